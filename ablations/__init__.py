@@ -1,0 +1,1 @@
+"""What varies: experiments, studies and the runner that puts the rooms together."""

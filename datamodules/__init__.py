@@ -1,0 +1,1 @@
+"""Corpora to crops to batches `[batch, channels, samples]`, float32 at 48 kHz."""

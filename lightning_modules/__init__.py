@@ -1,0 +1,1 @@
+"""When things happen in training: the GAN step, optimizers and schedules, checkpoints."""

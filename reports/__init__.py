@@ -1,0 +1,1 @@
+"""Metrics, evaluation of codecs, statistics, tables, figures and pages."""

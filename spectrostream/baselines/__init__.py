@@ -1,0 +1,1 @@
+"""Other codecs behind the interface of `spectrostream.interface.AudioCodec`."""

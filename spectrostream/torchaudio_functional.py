@@ -36,5 +36,6 @@ if not _torch_has_cuda_library():
     sys.modules.setdefault(_EXTENSION, _extension_without_compiled_part())
 
 from torchaudio.functional import melscale_fbanks, resample  # noqa: E402
+from torchaudio.transforms import Resample  # noqa: E402
 
-__all__ = ["melscale_fbanks", "resample"]
+__all__ = ["Resample", "melscale_fbanks", "resample"]

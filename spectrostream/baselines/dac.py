@@ -1,0 +1,207 @@
+"""Descript Audio Codec (arXiv:2306.06546) through `transformers.DacModel`, behind the interface of our codec.
+
+DAC is a 44.1 kHz mono codec. Stereo is two passes with shared weights, as its authors run it; 48 kHz audio is resampled on the
+way in and out, and the result is cut to the input's length. All strides are even, so its output is aligned with its input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spectrostream.interface import Reconstruction
+from spectrostream.torchaudio_functional import Resample
+
+PRETRAINED_NAME = "descript/dac_44khz"
+
+
+class PretrainedWeightsError(RuntimeError):
+    """The pretrained weights are not in the local cache; the message says how to get them."""
+
+
+@dataclass(frozen=True)
+class DacConfig:
+    """A DAC trained from random weights; the defaults are Descript's 44.1 kHz model.
+
+    strides: of the encoder; the decoder runs them backwards. quantizer_dropout: share of examples trained at a random rate.
+    sample_rate: inside DAC; its input and output are at 48 kHz.
+    """
+
+    kind: str = "dac"
+    channels: int = 2
+    encoder_width: int = 64
+    decoder_width: int = 1536
+    strides: tuple[int, ...] = (2, 4, 8, 8)
+    levels: int = 9
+    codebook_size: int = 1024
+    codebook_dim: int = 8
+    quantizer_dropout: float = 0.5
+    sample_rate: int = 44100
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strides", tuple(self.strides))
+        for key in ("channels", "encoder_width", "decoder_width", "levels", "codebook_dim", "sample_rate"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"model.{key} = {getattr(self, key)} is not possible; allowed: 1 or more")
+        if any(stride < 2 or stride % 2 for stride in self.strides):
+            raise ValueError(
+                f"model.strides = {self.strides} is not possible: an odd stride shifts the output; allowed: even numbers"
+            )
+        if self.decoder_width % 2 ** len(self.strides):
+            raise ValueError(
+                f"model.decoder_width = {self.decoder_width} is halved {len(self.strides)} times; "
+                f"allowed: multiples of {2 ** len(self.strides)}"
+            )
+
+
+class Dac(nn.Module):
+    """DAC for audio `[batch, channels, samples]` at 48 kHz; completes `spectrostream.interface.AudioCodec`.
+
+    Codes are int64 `[batch, channels, levels, frames]`.
+    """
+
+    sample_rate = 48000
+    is_causal = False
+    latency_samples = None
+
+    def __init__(self, config: DacConfig, model: nn.Module | None = None) -> None:
+        """model: a `transformers.DacModel` with weights; random weights of `config` by default."""
+        super().__init__()
+        self.config = config
+        self.model = _random_model(config) if model is None else model
+        self.resample_in = Resample(self.sample_rate, config.sample_rate)
+        self.resample_out = Resample(config.sample_rate, self.sample_rate)
+        self.hop_length = math.prod(config.strides)
+
+    @classmethod
+    def from_pretrained(cls, name: str = PRETRAINED_NAME, *, channels: int = 2) -> Dac:
+        """Descript's weights from the local Hugging Face cache or a local folder; nothing is downloaded.
+
+        Raises PretrainedWeightsError, saying what to type, if they are not there.
+        """
+        transformers = _import_transformers()
+        try:
+            model = transformers.DacModel.from_pretrained(name, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise PretrainedWeightsError(
+                f"the weights {name!r} are not in the local cache. On a machine with a network type: hf download {name}\n"
+                f"or give the path of a folder that holds config.json and model.safetensors. ({error})"
+            ) from error
+        inner = model.config
+        config = DacConfig(
+            channels=channels,
+            encoder_width=inner.encoder_hidden_size,
+            decoder_width=inner.decoder_hidden_size,
+            strides=tuple(inner.downsampling_ratios),
+            levels=inner.n_codebooks,
+            codebook_size=inner.codebook_size,
+            codebook_dim=inner.codebook_dim,
+            sample_rate=inner.sampling_rate,
+        )
+        return cls(config, model).eval()
+
+    @property
+    def channels(self) -> int:
+        """Audio channels."""
+        return self.config.channels
+
+    @property
+    def levels(self) -> int:
+        """Quantizer levels."""
+        return self.config.levels
+
+    @property
+    def codebook_size(self) -> int:
+        """Entries per level."""
+        return self.config.codebook_size
+
+    @property
+    def codebook_parameters(self) -> int:
+        """Numbers in all codebooks; here they are among `parameters()`."""
+        return self.config.levels * self.config.codebook_size * self.config.codebook_dim
+
+    def kbps(self, levels: int) -> float:
+        """Rate of all channels together."""
+        frame_rate = self.config.sample_rate / self.hop_length
+        return self.channels * levels * math.log2(self.config.codebook_size) * frame_rate / 1000
+
+    def bits(self, codes: Tensor) -> int:
+        """Bits of one example's codes `[batch, channels, levels, frames]`."""
+        return round(codes[0].numel() * math.log2(self.config.codebook_size))
+
+    @torch.no_grad()
+    def encode(self, audio: Tensor, *, levels: int | None = None) -> Tensor:
+        """Audio `[batch, channels, samples]` at 48 kHz to int64 codes `[batch, channels, levels, frames]`.
+
+        Raises ValueError for another number of channels or levels that were not trained.
+        """
+        levels = self.levels if levels is None else levels
+        if not 1 <= levels <= self.levels:
+            raise ValueError(f"levels = {levels} is not possible: this DAC has {self.levels}; allowed: 1..{self.levels}")
+        with self._evaluating():  # in training mode transformers draws the number of levels itself
+            codes = self.model.encode(self._inner_input(audio), n_quantizers=levels).audio_codes
+        return codes.unflatten(0, (-1, self.channels))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, *, length: int) -> Tensor:
+        """Codes `[batch, channels, levels, frames]` to audio `[batch, channels, length]` at 48 kHz."""
+        return self._outer_output(self.model.decode(audio_codes=codes.flatten(0, 1)).audio_values, length)
+
+    def forward(self, audio: Tensor) -> Reconstruction:
+        """One training pass; the loss holds DAC's own commitment and codebook losses with its weights."""
+        output = self.model(self._inner_input(audio))
+        return Reconstruction(self._outer_output(output.audio_values, audio.shape[-1]), output.loss.mean())
+
+    def _inner_input(self, audio: Tensor) -> Tensor:
+        """`[batch, channels, samples]` to `[batch * channels, 1, whole hops]` at DAC's rate."""
+        if audio.ndim != 3 or audio.shape[1] != self.channels or audio.shape[2] == 0:
+            raise ValueError(
+                f"audio has the shape {tuple(audio.shape)}; this codec takes [batch, {self.channels}, samples], samples > 0"
+            )
+        resampled = self.resample_in(audio.float().flatten(0, 1)[:, None])
+        return F.pad(resampled, (0, -resampled.shape[-1] % self.hop_length))
+
+    def _outer_output(self, audio: Tensor, length: int) -> Tensor:
+        """`[batch * channels, inner samples]` to `[batch, channels, length]` at 48 kHz."""
+        return self.resample_out(audio)[..., :length].unflatten(0, (-1, self.channels))
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(was_training)
+
+
+def _random_model(config: DacConfig) -> nn.Module:
+    transformers = _import_transformers()
+    inner = transformers.DacConfig(
+        encoder_hidden_size=config.encoder_width,
+        decoder_hidden_size=config.decoder_width,
+        downsampling_ratios=list(config.strides),
+        upsampling_ratios=list(config.strides)[::-1],
+        n_codebooks=config.levels,
+        codebook_size=config.codebook_size,
+        codebook_dim=config.codebook_dim,
+        quantizer_dropout=config.quantizer_dropout,
+        sampling_rate=config.sample_rate,
+    )
+    model = transformers.DacModel(inner)
+    model.apply_weight_norm()  # Descript trains with weight normalisation
+    return model
+
+
+def _import_transformers():  # type: ignore[no-untyped-def]  # noqa: ANN202
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError("DAC needs transformers; type: pip install 'spectrostream[baselines]'") from error
+    return transformers

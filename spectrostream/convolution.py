@@ -1,0 +1,114 @@
+"""Causal 2-D convolutions over `[batch, features, time, frequency]`, with the official implementation's exact padding.
+
+Time is "semicausal": a layer of kernel k and stride s pads max(k - s, 0) frames on the left and the rest of k - 1 on the
+right, so output frame i sees no input beyond frame i*s + s - 1 (its own stride block) and the length becomes ceil(T/s).
+Frequency is padded on both sides so that F bins become F/s. A waveform has a single "bin": kernels (k, 1).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Pair = tuple[int, int]
+
+
+def semicausal_padding(kernel: int, stride: int) -> Pair:
+    """Left and right zero frames of a time convolution."""
+    left = max(kernel - stride, 0)
+    return left, kernel - 1 - left
+
+
+def frequency_padding(kernel: int, stride: int) -> Pair:
+    """Zero bins below and above; the odd one goes above."""
+    total = max(kernel - stride, 0)
+    return total // 2, total - total // 2
+
+
+def _lecun_normal_(weight: Tensor, fan_in: float) -> None:
+    # ELU without normalisation layers: unit variance in, unit variance out. Our choice; the official initialiser is
+    # overwritten by the released weights.
+    nn.init.trunc_normal_(weight, std=1.0 / math.sqrt(fan_in), a=-2.0 / math.sqrt(fan_in), b=2.0 / math.sqrt(fan_in))
+
+
+class Convolution(nn.Module):
+    """Semicausal convolution: `[batch, in, T, F]` to `[batch, out, ceil(T/stride_t), F/stride_f]`."""
+
+    def __init__(self, in_features: int, out_features: int, kernel: Pair, stride: Pair = (1, 1)) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, *kernel))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        _lecun_normal_(self.weight, in_features * kernel[0] * kernel[1])
+        self._time_padding = semicausal_padding(kernel[0], stride[0])
+        self._frequency_padding = frequency_padding(kernel[1], stride[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._is_one_dimensional(x):
+            x = F.pad(x.squeeze(-1), self._time_padding)
+            return F.conv1d(x, self.weight.squeeze(-1), self.bias, self.stride[0]).unsqueeze(-1)
+        x = F.pad(x, (*self._frequency_padding, *self._time_padding))
+        return F.conv2d(x, self.weight, self.bias, self.stride)
+
+    def _is_one_dimensional(self, x: Tensor) -> bool:
+        # The same sum either way; CPU kernels vectorise over the last axis, which must then be time.
+        return x.shape[-1] == 1 and self.weight.shape[-1] == 1
+
+
+class TransposedConvolution(nn.Module):
+    """Causal transposed convolution: `[batch, in, T, F]` to `[batch, out, T*stride_t, F*stride_f]`.
+
+    The full output is cropped: in time to its first T*stride frames, in frequency on both sides.
+    """
+
+    def __init__(self, in_features: int, out_features: int, kernel: Pair, stride: Pair) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(torch.empty(in_features, out_features, *kernel))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        # Each output position receives kernel/stride taps per axis.
+        _lecun_normal_(self.weight, in_features * kernel[0] * kernel[1] / (stride[0] * stride[1]))
+        self._crop_below = frequency_padding(kernel[1], stride[1])[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames, bins = x.shape[-2] * self.stride[0], x.shape[-1] * self.stride[1]
+        if x.shape[-1] == 1 and self.weight.shape[-1] == 1:
+            y = F.conv_transpose1d(x.squeeze(-1), self.weight.squeeze(-1), self.bias, self.stride[0])
+            return y[..., :frames].unsqueeze(-1)
+        y = F.conv_transpose2d(x, self.weight, self.bias, self.stride)
+        return y[..., :frames, self._crop_below : self._crop_below + bins]
+
+
+def average_pool(x: Tensor, stride: Pair) -> Tensor:
+    """Mean over blocks of `stride`; an odd last block is completed with zero frames and still divided by its full size."""
+    if stride == (1, 1):
+        return x
+    missing = -x.shape[-2] % stride[0]
+    return F.avg_pool2d(F.pad(x, (0, 0, 0, missing)), stride)
+
+
+def repeat_upsample(x: Tensor, stride: Pair) -> Tensor:
+    """Each frame and bin repeated `stride` times."""
+    if stride == (1, 1):
+        return x
+    batch, features, frames, bins = x.shape
+    y = x[:, :, :, None, :, None].expand(batch, features, frames, stride[0], bins, stride[1])
+    return y.reshape(batch, features, frames * stride[0], bins * stride[1])
+
+
+def resampling_kernel(kernel: Pair, stride: Pair) -> Pair:
+    """Kernel of a block's resampling convolution: twice the stride, at least 3 (1 along an axis without extent)."""
+    return max(min(kernel[0], 3), 2 * stride[0]), max(min(kernel[1], 3), 2 * stride[1] if stride[1] > 1 else 1)
+
+
+def join_channels(x: Tensor, channels: int) -> Tensor:
+    """`[batch * channels, C, T, F]` to `[batch, channels * C, T, F]`, left channel's features first."""
+    return x.reshape(x.shape[0] // channels, channels * x.shape[1], *x.shape[2:])
+
+
+def separate_channels(x: Tensor, channels: int) -> Tensor:
+    """`[batch, channels * C, T, F]` to `[batch * channels, C, T, F]`."""
+    return x.reshape(x.shape[0] * channels, x.shape[1] // channels, *x.shape[2:])

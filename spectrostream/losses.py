@@ -1,0 +1,161 @@
+"""Training losses: hinge, feature matching and multi-scale mel, each a mean over scales; all in float32.
+
+The commitment loss is the quantizer's own and arrives with its result.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spectrostream.torchaudio_functional import melscale_fbanks
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the generator's losses (paper).
+
+    adversarial: of `hinge_generator_loss`.
+    feature_matching: of `feature_matching_loss`.
+    mel: of `MultiScaleMelLoss`, both parts together.
+    commitment: of the codec's commitment loss.
+    """
+
+    adversarial: float = 1.0
+    feature_matching: float = 100.0
+    mel: float = 1.0
+    commitment: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            weight = getattr(self, field.name)
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"loss.{field.name} is {weight!r}; allowed: a finite number, 0 (off) or more")
+
+
+def hinge_discriminator_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
+    """Scalar `mean(relu(1 - real)) + mean(relu(1 + fake))`, averaged over scales; 0 once all are told apart by a margin.
+
+    real_logits, fake_logits: one tensor of any shape per scale, for original and for decoded audio.
+    """
+    losses = [
+        F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()
+        for real, fake in zip(real_logits, fake_logits, strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
+def hinge_generator_loss(fake_logits: Sequence[Tensor]) -> Tensor:
+    """Scalar `-mean(fake)`, averaged over scales: the codec is rewarded for every step towards "real".
+
+    fake_logits: one tensor of any shape per scale, for decoded audio.
+    """
+    return -torch.stack([fake.float().mean() for fake in fake_logits]).mean()
+
+
+def feature_matching_loss(
+    real_features: Sequence[Sequence[Tensor]], fake_features: Sequence[Sequence[Tensor]]
+) -> Tensor:
+    """Scalar mean absolute difference of the judges' hidden features, averaged over layers, then over scales.
+
+    real_features, fake_features: per scale, per layer a tensor; no gradient flows into the real ones.
+    """
+    scales = []
+    for real_layers, fake_layers in zip(real_features, fake_features, strict=True):
+        layers = [
+            F.l1_loss(fake.float(), real.detach().float())
+            for real, fake in zip(real_layers, fake_layers, strict=True)
+        ]
+        scales.append(torch.stack(layers).mean())
+    return torch.stack(scales).mean()
+
+
+class MelLoss(NamedTuple):
+    """The two parts of the multi-scale mel loss, scalars; `total` is what is minimised."""
+
+    magnitude: Tensor
+    log_magnitude: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """Their sum: the paper weighs the two parts by the window alone."""
+        return self.magnitude + self.log_magnitude
+
+
+class MultiScaleMelLoss(nn.Module):
+    """Distance between mel spectrograms at several windows w, hop w/4 (Gritsenko et al. 2020; SoundStream; paper).
+
+    With S the magnitudes of an unscaled STFT (periodic Hann, reflected ends) through triangular mel filters from 0 Hz to half
+    the sample rate, a scale contributes
+
+        magnitude:      mean |S(decoded) - S(original)|
+        log magnitude:  sqrt(w/2) * mean (log(S(decoded) + 1e-5) - log(S(original) + 1e-5))^2
+
+    and both are averaged over scales. Unscaled magnitudes grow with sqrt(w), as does the weight of the second part. The 1e-5
+    inside the natural logarithm lies at the rounding noise of 16-bit audio: it bounds the slope and makes silence finite.
+
+    Short windows have fewer bins than 64 filters need, and some filters hold no bin at all (26 of 64 at w = 64, 48 kHz).
+    These are left out: they would only dilute the mean.
+    """
+
+    windows = (64, 128, 256, 512, 1024, 2048)
+    mels = 64
+    log_floor = 1e-5
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__()
+        for window in self.windows:
+            hann = torch.hann_window(window, periodic=True)
+            self.register_buffer(f"hann_{window}", hann, persistent=False)
+            self.register_buffer(f"filters_{window}", _mel_filters(window, self.mels, sample_rate), persistent=False)
+
+    def forward(self, decoded: Tensor, original: Tensor) -> MelLoss:
+        """Compare audio `[batch, channels, samples]` with its original; the gradient flows into `decoded` alone.
+
+        Each channel counts as an example of its own. ValueError if the shapes differ or if the audio is not longer than
+        half the longest window.
+        """
+        self._check(decoded, original)
+        magnitude, log_magnitude = [], []
+        with torch.autocast(decoded.device.type, enabled=False):
+            for window in self.windows:
+                mel = self.mel_spectrogram(decoded, window)
+                with torch.no_grad():
+                    target = self.mel_spectrogram(original, window)
+                    log_target = (target + self.log_floor).log()
+                magnitude.append(F.l1_loss(mel, target))
+                log_magnitude.append(math.sqrt(window / 2) * F.mse_loss((mel + self.log_floor).log(), log_target))
+        return MelLoss(torch.stack(magnitude).mean(), torch.stack(log_magnitude).mean())
+
+    def mel_spectrogram(self, audio: Tensor, window: int) -> Tensor:
+        """`[batch, channels, samples]` to magnitudes `[batch * channels, 1 + samples // (window/4), filled mel filters]`."""
+        ends = (window // 2, window // 2)
+        padded = F.pad(audio.float().flatten(0, 1), ends, mode="reflect")
+        # [batch * channels, frames, window]; on a CPU the gradient of unfold and rfft is faster than that of torch.stft
+        frames = padded.unfold(-1, window, window // 4) * self.get_buffer(f"hann_{window}").float()
+        # abs has a zero (sub)gradient at 0, so silence is safe
+        return torch.fft.rfft(frames).abs() @ self.get_buffer(f"filters_{window}").float()
+
+    def _check(self, decoded: Tensor, original: Tensor) -> None:
+        shapes = f"{list(decoded.shape)} and {list(original.shape)}"
+        if decoded.shape != original.shape or decoded.dim() != 3:
+            raise ValueError(f"the mel loss got audio of shapes {shapes}; both must be the same [batch, channels, samples]")
+        if decoded.shape[-1] <= max(self.windows) // 2:
+            needed = max(self.windows) // 2 + 1
+            raise ValueError(f"the mel loss got {decoded.shape[-1]} samples; it needs {needed} or more: use longer crops")
+
+
+def _mel_filters(window: int, mels: int, sample_rate: int) -> Tensor:
+    """Triangular filters of peak 1 on the HTK mel scale, `[window/2 + 1, filled filters]`."""
+    with warnings.catch_warnings():
+        # Empty filters are expected at short windows and dropped below.
+        warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
+        filters: Tensor = melscale_fbanks(window // 2 + 1, 0.0, sample_rate / 2, mels, sample_rate)
+    return filters[:, filters.sum(dim=0) > 0]

@@ -1,16 +1,12 @@
 """Audio in and out of files: the one place of this room that reads or writes audio.
 
-Whatever the file holds becomes float32 `[channels, samples]` at the asked rate. Nothing is clipped (decoded Vorbis may exceed
-1), nothing is mixed down, nothing is trimmed: what cannot be given exactly is an `AudioFileError`.
-
-Resampling is a Kaiser-windowed sinc over 128 zero crossings to each side, its cut-off at 0.975 of the lower Nyquist frequency and
-beta 10. Measured from 44.1 to 48 kHz: flat within 0.002 dB up to 21 kHz, the error 102 dB or more below the tone.
+Whatever the file holds becomes float32 `[channels, samples]` at the asked rate. Nothing is clipped (decoded Vorbis may
+exceed 1), nothing is mixed down, nothing is trimmed: what cannot be given exactly is an `AudioFileError`.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
 import stat
@@ -23,23 +19,13 @@ import soundfile
 import torch
 from torch import Tensor
 
-from spectrostream.torchaudio_functional import resample
+from datamodules.resampling import PartResampler
+from datamodules.seeking import read_frames
 
 logger = logging.getLogger(__name__)
 
-ZERO_CROSSINGS = 128
-ROLLOFF = 0.975
-KAISER_BETA = 10.0
-
-# The kernel of a rational resampler has (target / divisor) * (source / divisor) entries: a rate without a common divisor
-# with the target, such as 44101 Hz, would take gigabytes.
-_LARGEST_KERNEL = 2**25
-# Source frames decoded before the wanted ones, so that a lossy decoder has settled after a seek (Opus needs it).
-_LEAD_IN_FRAMES = 4096
-# A longer file is resampled in pieces of this many output samples, which bounds the memory.
-_PIECE_SAMPLES = 2**20
-
-# libsndfile repairs the header of a cut file silently and only notes it in its log: "data : 1728000 (should be 1036782)".
+# libsndfile repairs the header of a cut file silently and only notes it in its log:
+# "data : 1728000 (should be 1036782)".
 _SIZE_MISMATCH = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 # Encoders that write to a pipe do not know the size and put one of the largest 32-bit numbers there.
 _UNKNOWN_SIZE = 0x7FFFF000
@@ -88,12 +74,14 @@ def probe(path: str | Path) -> AudioInfo:
 def verify_ends(path: str | Path) -> AudioInfo:
     """Like `probe`, and decode the last sample, which shows most files that were cut short.
 
-    An Ogg file cut between two pages cannot be told from a shorter one.
+    Not so in Ogg files, whose header names no length: one that was cut short is a shorter file.
     """
     path = Path(path)
     with _open(path) as file:
         info = _info(path, file)
-        _read_frames(file, info, info.frames - 1, info.frames)
+        is_ogg = file.format == "OGG"
+    last = 0 if is_ogg else info.frames - 1
+    _read_frames(info, last, last + 1)
     return info
 
 
@@ -107,8 +95,8 @@ def read_audio(
 ) -> Tensor:
     """Read a file, or a part of it, as float32 `[channels, samples]` at `sample_rate` Hz, full scale 1, not clipped.
 
-    A part equals the same part of the whole file: around it as many frames are read as the resampler looks at. Start and length
-    are rounded to samples of `sample_rate`. Mono is repeated in each channel.
+    A part equals the same part of the whole file: around it as many frames are read as the resampler looks at. Start
+    and length are rounded to samples of `sample_rate`. Mono is repeated in each channel.
 
     Args:
         path: any format that libsndfile reads.
@@ -118,8 +106,8 @@ def read_audio(
         duration_seconds: how much; None reads to the end.
 
     Raises:
-        AudioFileError: unreadable, cut short, empty, with NaN or infinite samples, with another number of channels than 1 or
-            `channels`, or shorter than the part that is asked.
+        AudioFileError: unreadable, cut short, empty, with NaN or infinite samples, with another number of channels than
+            1 or `channels`, or shorter than the part that is asked.
     """
     path = Path(path)
     with _open(path) as file:
@@ -127,11 +115,14 @@ def read_audio(
         if info.channels not in (1, channels):
             raise _error(
                 path,
-                f"has {info.channels} channels, allowed are {' or '.join(map(str, sorted({1, channels})))}; nothing is mixed "
-                f"down silently: convert it first, for instance `ffmpeg -i IN -ac {channels} OUT.flac`",
+                f"has {info.channels} channels, allowed are {' or '.join(map(str, sorted({1, channels})))}; "
+                f"mix it down first, for instance `ffmpeg -i IN -ac {channels} OUT.flac`",
             )
-        start, stop = _sample_range(info, sample_rate, start_seconds, duration_seconds)
-        audio = _read_samples(file, info, sample_rate, start, stop)
+        resampler = _resampler(info, sample_rate)
+        total = resampler.length(info.frames)
+        start, stop = _sample_range(info, total, sample_rate, start_seconds, duration_seconds)
+    source = _read_frames(info, *resampler.source_range(start, stop, info.frames))
+    audio = resampler.resample(source, start, stop, info.frames)
     return audio.repeat(channels, 1) if info.channels < channels else audio
 
 
@@ -182,7 +173,7 @@ def _replace_file(path: Path, frames: np.ndarray, sample_rate: int, container: s
     partial = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         soundfile.write(_file_name(partial), frames, sample_rate, format=container, subtype=subtype)
-        os.replace(partial, path)
+        partial.replace(path)
     except soundfile.SoundFileError as error:
         raise _error(path, f"cannot be written: {_libsndfile_reason(error)}") from error
     finally:
@@ -199,7 +190,7 @@ def _file_name(path: Path) -> str | bytes:
 
 
 def _libsndfile_reason(error: Exception) -> str:
-    return f"libsndfile says: {getattr(error, 'error_string', str(error))}"
+    return f"libsndfile says: {getattr(error, 'error_string', str(error)).removeprefix('Error : ')}"
 
 
 def _open(path: Path) -> soundfile.SoundFile:
@@ -215,7 +206,8 @@ def _open(path: Path) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(_file_name(path))
     except (soundfile.SoundFileError, TypeError) as error:
-        reason = f"cannot be read as audio, {_libsndfile_reason(error)} Allowed is what libsndfile reads: WAV, FLAC, Ogg, MP3, ..."
+        allowed = "Allowed is what libsndfile reads: WAV, FLAC, Ogg, MP3, ..."
+        reason = f"cannot be read as audio, {_libsndfile_reason(error)} {allowed}"
         raise _error(path, reason) from error
 
 
@@ -229,9 +221,18 @@ def _info(path: Path, file: soundfile.SoundFile) -> AudioInfo:
     return info
 
 
-def _sample_range(info: AudioInfo, sample_rate: int, start: float, duration: float | None) -> tuple[int, int]:
-    """First and one past the last sample at `sample_rate`."""
-    total = -(-info.frames * sample_rate // info.sample_rate)
+def _resampler(info: AudioInfo, sample_rate: int) -> PartResampler:
+    try:
+        return PartResampler(info.sample_rate, sample_rate)
+    except ValueError as error:
+        remedy = f"convert it first, for instance `ffmpeg -i IN -ar {sample_rate} OUT.flac`"
+        raise _error(info.path, f"has an unusual sample rate: {error}; {remedy}") from error
+
+
+def _sample_range(
+    info: AudioInfo, total: int, sample_rate: int, start: float, duration: float | None
+) -> tuple[int, int]:
+    """First and one past the last sample at `sample_rate`, of `total`."""
     first = round(start * sample_rate)
     last = total if duration is None else first + round(duration * sample_rate)
     if not 0 <= first < last <= total:
@@ -243,75 +244,22 @@ def _sample_range(info: AudioInfo, sample_rate: int, start: float, duration: flo
     return first, last
 
 
-def _read_samples(file: soundfile.SoundFile, info: AudioInfo, sample_rate: int, start: int, stop: int) -> Tensor:
-    """Samples `start` to `stop` at `sample_rate`, `[channels of the file, stop - start]`."""
-    if info.sample_rate == sample_rate:
-        return _read_frames(file, info, start, stop)
-    grid = _ResamplingGrid.between(info, sample_rate)
-    offset = grid.source_range(start, stop)[0]
-    source = _read_frames(file, info, *grid.source_range(start, stop))
-    pieces = []
-    for piece_start in range(start, stop, _PIECE_SAMPLES):
-        piece_stop = min(piece_start + _PIECE_SAMPLES, stop)
-        first, last = grid.source_range(piece_start, piece_stop)
-        resampled = resample(
-            source[:, first - offset : last - offset],
-            info.sample_rate,
-            sample_rate,
-            lowpass_filter_width=ZERO_CROSSINGS,
-            rolloff=ROLLOFF,
-            resampling_method="sinc_interp_kaiser",
-            beta=KAISER_BETA,
-        )
-        skipped = first // grid.down * grid.up
-        pieces.append(resampled[:, piece_start - skipped : piece_stop - skipped])
-    return torch.cat(pieces, dim=1)
-
-
-@dataclass(frozen=True)
-class _ResamplingGrid:
-    """`up` output samples for each `down` source frames; a kernel that reaches `reach` frames to each side."""
-
-    up: int
-    down: int
-    reach: int
-    frames: int
-
-    @classmethod
-    def between(cls, info: AudioInfo, sample_rate: int) -> _ResamplingGrid:
-        divisor = math.gcd(info.sample_rate, sample_rate)
-        up, down = sample_rate // divisor, info.sample_rate // divisor
-        reach = math.ceil(ZERO_CROSSINGS * down / (min(up, down) * ROLLOFF))
-        if up * (down + 2 * reach) > _LARGEST_KERNEL:
-            raise _error(
-                info.path,
-                f"has the sample rate {info.sample_rate} Hz, which shares too small a divisor ({divisor}) with {sample_rate} Hz "
-                f"to be resampled exactly; convert it first, for instance `ffmpeg -i IN -ar {sample_rate} OUT.flac`",
-            )
-        return cls(up, down, reach, info.frames)
-
-    def source_range(self, start: int, stop: int) -> tuple[int, int]:
-        """Source frames that output samples `start` to `stop` depend on; the first is a multiple of `down`.
-
-        Output j lies at source time j * down / up. Only where both are whole numbers, at multiples of `up` and `down`, does a
-        part of the source meet the same phases of the kernel as the whole.
-        """
-        first_block = start // self.up - math.ceil(self.reach / self.down)
-        last_block = -(-stop // self.up)
-        return max(0, first_block) * self.down, min(self.frames, last_block * self.down + self.reach)
-
-
-def _read_frames(file: soundfile.SoundFile, info: AudioInfo, start: int, stop: int) -> Tensor:
+def _read_frames(info: AudioInfo, start: int, stop: int) -> Tensor:
     """Frames `start` to `stop` at the file's own rate, `[channels of the file, stop - start]`."""
-    lead_in = min(start, _LEAD_IN_FRAMES)
+    path = info.path
     try:
-        file.seek(start - lead_in)
-        frames = file.read(lead_in + stop - start, dtype="float32", always_2d=True)[lead_in:]
+        status = path.stat()
+        identity = (str(path), status.st_size, status.st_mtime_ns)
+        frames = read_frames(lambda: _open(path), identity, start, stop)
     except soundfile.SoundFileError as error:
         reason = f"is broken or cut short, {_libsndfile_reason(error)} Copy it again or remove it"
         raise _error(info.path, reason) from error
+    except OSError as error:
+        raise _error(path, f"cannot be opened: {error.strerror}") from error
     if len(frames) < stop - start:
-        reason = f"is cut short: its header promises {info.frames} frames, it ends at {start + len(frames)}; copy it again"
+        reason = (
+            f"is cut short: its header promises {info.frames} frames, it ends at {start + len(frames)}; copy it again"
+        )
         raise _error(info.path, reason)
     audio = torch.from_numpy(np.ascontiguousarray(frames.T))
     _require_finite(info.path, audio)

@@ -1,4 +1,4 @@
-"""A folder of audio files becomes a corpus: an ordered list of usable tracks and a list of what was left out, and why."""
+"""A folder of audio files becomes a corpus: the usable tracks in order, and what was left out and why."""
 
 from __future__ import annotations
 
@@ -16,10 +16,28 @@ logger = logging.getLogger(__name__)
 
 # What soundfile's libsndfile opens by itself; headerless .raw is left out because nothing says what it holds.
 AUDIO_EXTENSIONS = frozenset(
-    {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".snd", ".w64", ".wav", ".wave"}
+    {
+        ".aif",
+        ".aifc",
+        ".aiff",
+        ".au",
+        ".caf",
+        ".flac",
+        ".mp3",
+        ".oga",
+        ".ogg",
+        ".opus",
+        ".rf64",
+        ".snd",
+        ".w64",
+        ".wav",
+        ".wave",
+    }
 )
 # Music all the same, so it is reported instead of passed over.
-_FOREIGN_EXTENSIONS = frozenset({".aac", ".ac3", ".ape", ".dsf", ".m4a", ".mka", ".mp4", ".mpc", ".webm", ".wma", ".wv"})
+_FOREIGN_EXTENSIONS = frozenset(
+    {".aac", ".ac3", ".ape", ".dsf", ".m4a", ".mka", ".mp4", ".mpc", ".webm", ".wma", ".wv"}
+)
 
 _SHOWN = 3
 _PROBING_THREADS = 8
@@ -80,8 +98,8 @@ def demo_corpus_root() -> Path:
 def scan_folder(root: str | Path, *, minimum_seconds: float = 0.0, channels: int = 2) -> Corpus:
     """Find the usable audio below `root`, in an order that depends on the names only.
 
-    Links are followed, each folder and file counts once, hidden names are passed over. A file that is broken, empty, shorter
-    than `minimum_seconds` or of another channel count than 1 or `channels` is skipped; one log line tells how many.
+    Links are followed, each folder and file counts once, hidden names are passed over. A file that is broken, empty,
+    shorter than `minimum_seconds` or of another channel count than 1 or `channels` is skipped; the log says how many.
 
     Raises:
         EmptyCorpusError: `root` is not a folder, or has no usable audio.
@@ -89,7 +107,9 @@ def scan_folder(root: str | Path, *, minimum_seconds: float = 0.0, channels: int
     root = Path(root).expanduser()
     if not root.is_dir():
         kind = "is not a folder" if root.exists() else "does not exist"
-        raise EmptyCorpusError(f"The music folder {str(root)!r} {kind}. Type data.root=/path/to/music with a folder that exists.")
+        raise EmptyCorpusError(
+            f"The music folder {str(root)!r} {kind}. Type data.root=/path/to/music with a folder that exists."
+        )
     skipped: list[SkippedFile] = []
     seen = 0
     candidates: dict[str, Path] = {}
@@ -97,7 +117,9 @@ def scan_folder(root: str | Path, *, minimum_seconds: float = 0.0, channels: int
         seen += 1
         extension = path.suffix.lower()
         if extension in _FOREIGN_EXTENSIONS:
-            skipped.append(SkippedFile(path, f"{extension} cannot be read here; convert it, for instance `ffmpeg -i IN OUT.flac`"))
+            skipped.append(
+                SkippedFile(path, f"{extension} cannot be read here; convert it, for instance `ffmpeg -i IN OUT.flac`")
+            )
         elif extension in AUDIO_EXTENSIONS:
             identity = os.path.realpath(path)
             if identity in candidates:

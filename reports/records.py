@@ -21,7 +21,6 @@ COLUMNS = ("system", "levels", "kbps", "track", "segment", "metric", "value", "r
 """`kbps` is counted from the bits of that system at that many levels, all channels together."""
 
 _KEY = ["system", "levels", "track", "segment", "metric"]
-_TEXT = {name: str for name in ("system", "track", "segment", "metric", "reason")}
 _TRACK_KEY = ["system", "levels", "kbps", "track", "metric"]
 
 ROLES = ("baseline", "variant", "peer", "check")
@@ -63,7 +62,7 @@ def check_records(frame: pd.DataFrame) -> pd.DataFrame:
     """The same frame, or a ValueError that says which rule of a record it breaks and where."""
     if tuple(frame.columns) != COLUMNS:
         raise ValueError(f"records have the columns {list(COLUMNS)}; these have {list(frame.columns)}")
-    infinite = frame[np.isinf(frame["value"])]
+    infinite = frame[np.isinf(frame["value"].astype(float))]
     if not infinite.empty:
         raise ValueError(f"{_where(infinite)} is infinite: write NaN and say why in `reason`")
     mute = frame[frame["value"].isna() == (frame["reason"] == "")]
@@ -91,14 +90,12 @@ def read_records(path: Path) -> pd.DataFrame:
     header = pd.read_csv(path, nrows=0).columns
     if tuple(header) != COLUMNS:
         raise ValueError(f"{path}: records have the columns {list(COLUMNS)}; this file has {list(header)}")
-    # Only an empty number is missing: a track may well be called "NA", and an empty reason is an empty text.
-    frame = pd.read_csv(
-        path,
-        dtype={**_TEXT, "levels": "int64", "kbps": "float64", "value": "float64"},
-        keep_default_na=False,
-        na_values={"value": [""], "kbps": [""]},
-        float_precision="round_trip",
-    )
+    # Read as text and converted here: a track may well be called "NA", an empty reason is an empty text, and Python's
+    # float gives back every bit whatever the version of pandas.
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    frame["levels"] = frame["levels"].map(int)
+    for name in ("kbps", "value"):
+        frame[name] = [float(text or "nan") for text in frame[name]]
     try:
         return check_records(frame)
     except ValueError as error:
@@ -108,8 +105,9 @@ def read_records(path: Path) -> pd.DataFrame:
 def track_means(frame: pd.DataFrame) -> pd.DataFrame:
     """Segments averaged to tracks, the unit of every statistic.
 
-    Returns columns `system, levels, kbps, track, metric, value, reason, segments, skipped`: `value` is the mean over the
-    `segments` that have one, `skipped` counts those that have none. A track without any stays NaN and joins the reasons.
+    Returns columns `system, levels, kbps, track, metric, value, reason, segments, skipped`: `value` is the mean over
+    the `segments` that have one, `skipped` counts those that have none. A track without any stays NaN and joins the
+    reasons.
     """
     check_records(frame)
     groups = frame.groupby(_TRACK_KEY, sort=False, dropna=False)

@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from reports.scores import Score
-from reports.spectral_metrics import LONGEST_WINDOW, SAMPLE_RATE, is_silent, ratio_in_db, spectrum, unscorable
+from reports.spectral_metrics import LONGEST_WINDOW, SAMPLE_RATE, is_silent, power, ratio_in_db, spectrum, unscorable
 
 BANDS = 24  # equally wide on the ERB scale
 LOWEST_HZ, HIGHEST_HZ = 100.0, 16000.0
 SMOOTHED_FRAMES = 4
 LOUD_TILES_DB = 60.0  # a tile counts if it lies within this of the reference's loudest
-CHANNEL_FLOOR_DB = -80.0  # one channel of a tile, against the loudest tile of the reference: bounds the level difference
+CHANNEL_FLOOR_DB = (
+    -80.0
+)  # one channel of a tile, against the loudest tile of the reference: bounds the level difference
 PHASE_BELOW_HZ = 1500.0  # above, the ear does not follow the phase of the carrier
 WIDEST_RATIO_DB = 60.0  # |side / mid| beyond this is "no side" or "no mid"
 
@@ -98,11 +100,11 @@ def width_error(reference: Tensor, estimate: Tensor) -> Score:
 
 
 def phase_consistency(reference: Tensor, estimate: Tensor) -> Score:
-    """`sum Re(X Y*) / sum |X| |Y|` over the STFT of both channels: 1 for the same phase everywhere, 0 for a random one."""
+    """`sum Re(X Y*) / sum |X| |Y|` over the STFT of both channels: 1 for equal phases, 0 for random ones."""
     if reason := _unscorable_stereo(reference, estimate):
         return Score.missing(reason)
     x, y = spectrum(reference, LONGEST_WINDOW), spectrum(estimate, LONGEST_WINDOW)
-    magnitudes = float((x.abs() * y.abs()).double().sum())
+    magnitudes = float((power(x) * power(y)).sqrt().double().sum())
     if magnitudes == 0:
         return Score.missing("the estimate is silent: it has no phase")
     return Score(float((x * y.conj()).real.double().sum()) / magnitudes)
@@ -117,7 +119,7 @@ def _unscorable_stereo(reference: Tensor, estimate: Tensor) -> str:
 def _cues(audio: Tensor) -> _Cues:
     X = spectrum(audio, LONGEST_WINDOW)  # [2, bins, frames]
     bands = _erb_bands().to(audio)  # [bands, bins]
-    energy = bands @ X.abs().square()  # [2, bands, frames]
+    energy = bands @ power(X)  # [2, bands, frames]
     product = X[0] * X[1].conj()  # [bins, frames]
     cross = torch.complex(bands @ product.real, bands @ product.imag)  # [bands, frames]
     return _Cues(_smooth(energy), _smooth(cross))

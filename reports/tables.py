@@ -37,7 +37,7 @@ class Cell:
     bold: bool = False
     css: str = ""
     detail: str = ""
-    detail_raw: tuple[float | None, ...] = ()
+    detail_raw: tuple[float | str | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,12 +159,15 @@ def _csv_names(column: Column) -> list[str]:
 
 
 def _csv(column: Column, cell: Cell) -> list[float | int | str]:
-    missing = isinstance(cell.raw, float) and math.isnan(cell.raw)
-    raw = "" if missing or cell.raw is None else cell.raw
+    raw = _known(cell.raw)
     if raw == "" and cell.text != NOT_APPLICABLE:
         raw = cell.text
     details = cell.detail_raw or (None,) * len(column.details)
-    return [raw, *("" if value is None or math.isnan(value) else value for value in details)]
+    return [raw, *map(_known, details)]
+
+
+def _known(value: float | int | str | None) -> float | int | str:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
 
 
 # ---- LaTeX --------------------------------------------------------------------------------------------------------
@@ -195,6 +198,8 @@ _LATEX = {
     "≤": r"$\leq$",
     "≥": r"$\geq$",
     "≈": r"$\approx$",
+    "\u202f": r"\,",
+    "\u00a0": "~",
 }
 
 

@@ -49,7 +49,9 @@ class MultiScaleSTFTConfig:
         _require(self.kind == "multi_scale_stft", "kind", self.kind, "'multi_scale_stft'")
         windows_fit = all(window >= 4 and window % 2 == 0 for window in self.windows)
         distinct = len(set(self.windows)) == len(self.windows) > 0
-        _require(windows_fit and distinct, "windows", self.windows, "one or more different even numbers of samples, >= 4")
+        _require(
+            windows_fit and distinct, "windows", self.windows, "one or more different even numbers of samples, >= 4"
+        )
         _require(self.width >= 1, "width", self.width, "1 or more")
         _require(0 <= self.negative_slope < 1, "negative_slope", self.negative_slope, "0 <= slope < 1")
         blocks = len(self.multipliers)
@@ -65,7 +67,7 @@ def _require(condition: bool, key: str, value: object, allowed: str) -> None:
 
 
 class ResidualBlock2d(nn.Module):
-    """3x3 convolution, then a strided one of size stride + 2, each normalised; the shortcut is a strided 1x1 (SoundStream).
+    """3x3 convolution, then a strided one of size stride + 2, each normalised; strided 1x1 shortcut (SoundStream).
 
     "Layer norm" is `GroupNorm(1, features)`: mean and variance over features, time and frequency of one example, with a
     gain and bias per feature. It works for any number of frames and bins and never mixes examples.
@@ -95,8 +97,8 @@ class ResidualBlock2d(nn.Module):
 class STFTDiscriminator(nn.Module):
     """One scale: complex spectrogram, 7x7 convolution, residual blocks, a last convolution over the remaining bins.
 
-    All channels are judged together: real part, imaginary part and modulus of each, 3 * channels features, so that a wrong
-    phase between left and right is seen.
+    All channels are judged together: real part, imaginary part and modulus of each, 3 * channels features, so that a
+    wrong phase between left and right is seen.
     """
 
     analysis_window: Tensor
@@ -107,7 +109,7 @@ class STFTDiscriminator(nn.Module):
         self.hop_length = window // 2
         self.negative_slope = config.negative_slope
         hann = torch.hann_window(window, periodic=True, dtype=torch.float64)
-        # Divided by the root of its energy, so that white noise of variance v has E|X|^2 = v in every bin at every scale.
+        # Divided by the root of its energy: white noise of variance v has E|X|^2 = v in every bin at every scale.
         hann = hann / hann.square().sum().sqrt()
         self.register_buffer("analysis_window", hann.float(), persistent=False)
 
@@ -138,9 +140,9 @@ class STFTDiscriminator(nn.Module):
         return logits[:, 0, :, 0], features
 
     def spectrogram(self, audio: Tensor) -> Tensor:
-        """Real parts, imaginary parts, moduli of all channels: `[batch, 3 * channels, frames, window/2]`, always float32.
+        """Real, imaginary, modulus of all channels: `[batch, 3 * channels, frames, window/2]`, always float32.
 
-        The end is zero-padded to a whole frame, so that every sample is judged; the Nyquist bin is dropped, as in the codec.
+        The end is zero-padded to a whole frame, so the tail is judged too; the Nyquist bin is dropped as in the codec.
         """
         with torch.autocast(audio.device.type, enabled=False):
             rest = -(audio.shape[-1] - self.window) % self.hop_length
@@ -164,7 +166,7 @@ class MultiScaleSTFTDiscriminator(nn.Module):
         self.windows = config.windows
 
     def forward(self, audio: Tensor) -> Judgement:
-        """Judge audio `[batch, channels, samples]` at `windows`; ValueError if it is shorter than the longest of them."""
+        """Judge audio `[batch, channels, samples]`; ValueError if it is shorter than the longest window."""
         samples = audio.shape[-1]
         if audio.dim() != 3 or audio.shape[1] != self.channels:
             expected = f"[batch, {self.channels}, samples]"

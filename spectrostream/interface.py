@@ -11,7 +11,7 @@ class Reconstruction(NamedTuple):
     """What a codec returns in training.
 
     audio: `[batch, channels, samples]`, the same length as the input and aligned with it.
-    commitment_loss: scalar, already weighted as the codec's own recipe asks; added to the generator's loss as it is.
+    commitment_loss: scalar; for DAC its commitment and codebook losses with their own weights. `loss.commitment` weighs it.
     """
 
     audio: Tensor

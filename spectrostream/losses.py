@@ -41,7 +41,7 @@ class LossWeights:
 
 
 def hinge_discriminator_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
-    """Scalar `mean(relu(1 - real)) + mean(relu(1 + fake))`, averaged over scales; 0 once all are told apart by a margin.
+    """Scalar `mean(relu(1 - real)) + mean(relu(1 + fake))`, averaged over scales; 0 once all lie beyond the margin.
 
     real_logits, fake_logits: one tensor of any shape per scale, for original and for decoded audio.
     """
@@ -70,8 +70,7 @@ def feature_matching_loss(
     scales = []
     for real_layers, fake_layers in zip(real_features, fake_features, strict=True):
         layers = [
-            F.l1_loss(fake.float(), real.detach().float())
-            for real, fake in zip(real_layers, fake_layers, strict=True)
+            F.l1_loss(fake.float(), real.detach().float()) for real, fake in zip(real_layers, fake_layers, strict=True)
         ]
         scales.append(torch.stack(layers).mean())
     return torch.stack(scales).mean()
@@ -92,17 +91,18 @@ class MelLoss(NamedTuple):
 class MultiScaleMelLoss(nn.Module):
     """Distance between mel spectrograms at several windows w, hop w/4 (Gritsenko et al. 2020; SoundStream; paper).
 
-    With S the magnitudes of an unscaled STFT (periodic Hann, reflected ends) through triangular mel filters from 0 Hz to half
-    the sample rate, a scale contributes
+    With S the magnitudes of an unscaled STFT (periodic Hann, reflected ends) through triangular mel filters from 0 Hz
+    to half the sample rate, a scale contributes
 
         magnitude:      mean |S(decoded) - S(original)|
         log magnitude:  sqrt(w/2) * mean (log(S(decoded) + 1e-5) - log(S(original) + 1e-5))^2
 
-    and both are averaged over scales. Unscaled magnitudes grow with sqrt(w), as does the weight of the second part. The 1e-5
-    inside the natural logarithm lies at the rounding noise of 16-bit audio: it bounds the slope and makes silence finite.
+    and both are averaged over scales. Unscaled magnitudes of noise grow with sqrt(w), as does the weight of the second
+    part. The 1e-5 inside the natural logarithm lies below the rounding noise of 16-bit audio: it bounds the slope and
+    makes silence finite.
 
-    Short windows have fewer bins than 64 filters need, and some filters hold no bin at all (26 of 64 at w = 64, 48 kHz).
-    These are left out: they would only dilute the mean.
+    Short windows have fewer bins than 64 filters need, and some filters hold no bin at all (26 of 64 at w = 64 and
+    48 kHz). These are left out: they would only dilute the mean.
     """
 
     windows = (64, 128, 256, 512, 1024, 2048)
@@ -135,7 +135,7 @@ class MultiScaleMelLoss(nn.Module):
         return MelLoss(torch.stack(magnitude).mean(), torch.stack(log_magnitude).mean())
 
     def mel_spectrogram(self, audio: Tensor, window: int) -> Tensor:
-        """`[batch, channels, samples]` to magnitudes `[batch * channels, 1 + samples // (window/4), filled mel filters]`."""
+        """`[batch, channels, samples]` to magnitudes `[batch * channels, 1 + samples // (window/4), filters]`."""
         ends = (window // 2, window // 2)
         padded = F.pad(audio.float().flatten(0, 1), ends, mode="reflect")
         # [batch * channels, frames, window]; on a CPU the gradient of unfold and rfft is faster than that of torch.stft
@@ -146,10 +146,14 @@ class MultiScaleMelLoss(nn.Module):
     def _check(self, decoded: Tensor, original: Tensor) -> None:
         shapes = f"{list(decoded.shape)} and {list(original.shape)}"
         if decoded.shape != original.shape or decoded.dim() != 3:
-            raise ValueError(f"the mel loss got audio of shapes {shapes}; both must be the same [batch, channels, samples]")
+            raise ValueError(
+                f"the mel loss got audio of shapes {shapes}; both must be the same [batch, channels, samples]"
+            )
         if decoded.shape[-1] <= max(self.windows) // 2:
             needed = max(self.windows) // 2 + 1
-            raise ValueError(f"the mel loss got {decoded.shape[-1]} samples; it needs {needed} or more: use longer crops")
+            raise ValueError(
+                f"the mel loss got {decoded.shape[-1]} samples; it needs {needed} or more: use longer crops"
+            )
 
 
 def _mel_filters(window: int, mels: int, sample_rate: int) -> Tensor:

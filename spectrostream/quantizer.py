@@ -17,7 +17,6 @@ class QuantizerConfig:
     """Codebooks and how they learn.
 
     levels, codebook_size: 64 x 1024 entries in the released model (10 bits each).
-    commitment_weight: beta of the official configuration.
     bypass_probability: share of examples whose decoder sees the unquantized embedding.
     decay: of the EMA codebooks.
     initial_vectors: how many embeddings are collected before k-means starts the codebooks; until then every example is
@@ -27,7 +26,6 @@ class QuantizerConfig:
 
     levels: int = 64
     codebook_size: int = 1024
-    commitment_weight: float = 1.0
     bypass_probability: float = 0.5
     decay: float = 0.99
     initial_vectors: int = 4096
@@ -59,7 +57,7 @@ def _require(condition: bool, key: str, given: object, allowed: str) -> None:
 
 class Quantized(NamedTuple):
     """embeddings: `[batch, embedding_dim, frames]`, straight-through; codes: int64 `[batch, levels, frames]`;
-    commitment_loss: scalar, weighted; is_started: False while vectors are still collected for k-means.
+    commitment_loss: scalar; is_started: False while vectors are still collected for k-means.
     """
 
     embeddings: Tensor
@@ -140,7 +138,7 @@ class ResidualVectorQuantizer(nn.Module):
         chosen = partial_sums[levels - 1, torch.arange(batch, device=levels.device)]
         straight_through = flat + (chosen - flat).detach()
         seen = torch.where(is_bypassed[:, None, None], flat, straight_through)
-        loss = self.config.commitment_weight * commitment_loss(flat, partial_sums, levels, ~is_bypassed)
+        loss = commitment_loss(flat, partial_sums, levels, ~is_bypassed)
         return Quantized(seen.transpose(1, 2).to(embeddings.dtype), codes, loss, is_started=True)
 
     def _draw(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,212 @@
+"""One experiment as data: schema, YAML, overrides, identity. The only place where the rooms' configurations meet."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from datamodules.data_config import DataConfig
+from lightning_modules.codec_training import TrainingConfig
+from lightning_modules.fitting import TrainerConfig
+from spectrostream.baselines.dac import DacConfig
+from spectrostream.codec import SpectroStreamConfig
+from spectrostream.discriminators import MultiScaleSTFTConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be: the message names the key, what was given and what is allowed."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a trained codec is judged.
+
+    levels: operating points, numbers of quantizer levels. visqol: False skips the slowest metric.
+    workers: ViSQOL processes. keep_audio: writes every decoded segment for the report's player and pictures.
+    """
+
+    levels: tuple[int, ...] = (64,)
+    visqol: bool = True
+    workers: int = 2
+    keep_audio: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
+        if not self.levels or min(self.levels) < 1:
+            raise ValueError(f"evaluation.levels = {list(self.levels)} is not possible; allowed: one or more numbers >= 1")
+        if self.workers < 1:
+            raise ValueError(f"evaluation.workers = {self.workers} is not possible; allowed: 1 or more")
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """Everything that one run needs; each section stands beside the class it builds."""
+
+    model: SpectroStreamConfig | DacConfig
+    discriminator: MultiScaleSTFTConfig = field(default_factory=MultiScaleSTFTConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        trained = self.model.quantizer.levels if isinstance(self.model, SpectroStreamConfig) else self.model.levels
+        if max(self.evaluation.levels) > trained:
+            raise ValueError(
+                f"evaluation.levels = {list(self.evaluation.levels)} goes beyond the {trained} levels that the model "
+                f"trains; allowed: 1..{trained}"
+            )
+        longest = max(self.discriminator.windows)
+        if round(self.data.crop_seconds * 48000) < longest:
+            raise ValueError(
+                f"data.crop_seconds = {self.data.crop_seconds} is shorter than the discriminator's window of {longest} "
+                f"samples; allowed: {longest / 48000:.3f} or more"
+            )
+
+
+MODEL_KINDS: dict[str, type] = {"spectrostream": SpectroStreamConfig, "dac": DacConfig}
+_SECTIONS = {f.name: f for f in dataclasses.fields(ExperimentConfig)}
+# What does not change the result of training: how fast it runs, what is written about it, and how it is judged afterwards.
+NOT_IN_SIGNATURE = (
+    "evaluation",
+    "trainer.threads",
+    "trainer.log_every",
+    "trainer.checkpoint_every",
+    "trainer.keep_checkpoints",
+    "trainer.validate_every",
+    "trainer.wandb",
+    "trainer.wandb_project",
+    "data.num_workers",
+    "data.cache_audio",
+    "data.validation_crops",
+    "data.evaluation_segment_seconds",
+)
+
+
+def configs_folder() -> Path:
+    """The shipped configurations: in the repository, or inside the installed package."""
+    packaged = Path(__file__).parent / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def find_yaml(name: str, folder: Path, what: str) -> Path:
+    """A path as given, or the shipped file of that name. ConfigError lists what there is."""
+    for path in (Path(name), folder / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    shipped = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+    raise ConfigError(f"{what} = {name!r}: there is no such file; allowed: a path to a YAML file, or one of {shipped}")
+
+
+def load_layer(path: Path) -> DictConfig:
+    """A YAML file as one layer of a configuration."""
+    try:
+        layer = OmegaConf.load(path)
+    except Exception as error:  # YAML's own errors have no common base with OmegaConf's
+        raise ConfigError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(layer, DictConfig):
+        raise ConfigError(f"{path} holds a list; a mapping of sections is needed ({', '.join(_SECTIONS)})")
+    return layer
+
+
+def overrides_layer(overrides: Sequence[str]) -> DictConfig:
+    """`key=value` words as one layer."""
+    for word in overrides:
+        key, equals, _ = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{word!r} is not an override; type key=value, for instance training.max_steps=1000")
+    return OmegaConf.from_dotlist(list(overrides))
+
+
+def keys_layer(changes: Mapping[str, Any]) -> DictConfig:
+    """Dotted keys to values as one layer; `model: {kind: ..}` replaces the whole section."""
+    layer = OmegaConf.create({})
+    for key, value in changes.items():
+        OmegaConf.update(layer, key, value, force_add=True)
+    return layer
+
+
+def compose(*layers: DictConfig) -> ExperimentConfig:
+    """Schema, then each layer over the ones before it.
+
+    A layer with another `model.kind` replaces the model section: the keys of one codec mean nothing to another.
+    Raises ConfigError, naming the nearest right key for a mistyped one.
+    """
+    merged = OmegaConf.create({})
+    for layer in layers:
+        kind = OmegaConf.select(layer, "model.kind")
+        if kind is not None and kind != OmegaConf.select(merged, "model.kind") and "model" in merged:
+            merged.pop("model")
+        merged = OmegaConf.merge(merged, layer)
+    schema = _schema(OmegaConf.select(merged, "model.kind") or "spectrostream")
+    _refuse_unknown_keys(merged, schema, "")
+    try:
+        sections = OmegaConf.to_object(OmegaConf.merge(schema, merged))
+        return ExperimentConfig(**sections)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'configuration'}: {error.msg or error}") from error
+    except ConfigError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _schema(kind: str) -> DictConfig:
+    if kind not in MODEL_KINDS:
+        raise ConfigError(f"model.kind = {kind!r} is not known; allowed: {', '.join(MODEL_KINDS)}")
+    sections: dict[str, Any] = {"model": OmegaConf.structured(MODEL_KINDS[kind])}
+    for name, section in _SECTIONS.items():
+        if name != "model":
+            assert section.default_factory is not dataclasses.MISSING
+            sections[name] = OmegaConf.structured(section.default_factory)
+    return OmegaConf.create(sections)
+
+
+def _refuse_unknown_keys(given: DictConfig, schema: DictConfig, prefix: str) -> None:
+    for key in given:
+        if key not in schema:
+            near = difflib.get_close_matches(str(key), [str(k) for k in schema], n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"allowed here: {', '.join(str(k) for k in schema)}"
+            raise ConfigError(f"{prefix}{key} is not a key of the configuration; {hint}")
+        below, schema_below = given._get_node(key), schema._get_node(key)
+        if isinstance(below, DictConfig) and isinstance(schema_below, DictConfig):
+            _refuse_unknown_keys(below, schema_below, f"{prefix}{key}.")
+
+
+def load_experiment(config: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """A shipped or own YAML with `key=value` overrides."""
+    path = find_yaml(config, configs_folder(), "config")
+    return compose(load_layer(path), overrides_layer(overrides))
+
+
+def to_plain(config: ExperimentConfig) -> dict[str, Any]:
+    """Nested dictionaries and lists, as YAML and JSON take them."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def to_yaml(config: ExperimentConfig) -> str:
+    """The resolved configuration."""
+    return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
+
+
+def signature(config: ExperimentConfig, data_fingerprint: str) -> str:
+    """Identity of a training run: a hash of the resolved configuration and of the corpus, less `NOT_IN_SIGNATURE`."""
+    plain = to_plain(config)
+    for key in NOT_IN_SIGNATURE:
+        *sections, last = key.split(".")
+        node = plain
+        for section in sections:
+            node = node[section]
+        node.pop(last)
+    plain["data_fingerprint"] = data_fingerprint
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]

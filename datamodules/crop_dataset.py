@@ -1,0 +1,166 @@
+"""From crops to tensors: reading, the memory of decoded tracks, silence and broken files."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.audio_files import AudioFileError, read_audio
+from datamodules.corpus import Corpus
+from datamodules.crops import Crop, CropKey, RandomCrops
+from datamodules.splits import Span
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A fixed segment of held-out music.
+
+    `track` is the track's name, `name` is unique and fit for a file name, `audio` is `[channels, samples]`.
+    """
+
+    track: str
+    name: str
+    start_seconds: float
+    audio: Tensor
+
+
+class TrackReader:
+    """Reads parts of the tracks of a corpus as float32 `[channels, samples]` at one rate.
+
+    With `cache_audio` each track is decoded and resampled once, as a whole, and kept: 23 MB a minute at 48 kHz stereo.
+    Parts are the same either way. A worker process fills a memory of its own, so caching goes best with no workers.
+    """
+
+    def __init__(self, corpus: Corpus, *, sample_rate: int, channels: int, cache_audio: bool) -> None:
+        self.corpus = corpus
+        self.sample_rate = sample_rate
+        self.channels = channels
+        self.cache_audio = cache_audio
+        self._whole: dict[int, Tensor | None] = {}
+
+    def read(self, track_index: int, start_seconds: float, duration_seconds: float) -> Tensor:
+        """A part of a track; raises `AudioFileError` where the file cannot give it."""
+        whole = self._whole_track(track_index) if self.cache_audio else None
+        start = round(start_seconds * self.sample_rate)
+        stop = start + round(duration_seconds * self.sample_rate)
+        if whole is not None and 0 <= start < stop <= whole.shape[-1]:
+            return whole[:, start:stop].clone()
+        return read_audio(
+            self.corpus.tracks[track_index].path,
+            sample_rate=self.sample_rate,
+            channels=self.channels,
+            start_seconds=start_seconds,
+            duration_seconds=duration_seconds,
+        )
+
+    def _whole_track(self, track_index: int) -> Tensor | None:
+        """The decoded track, or None where only parts of the file are good: these are then read one by one."""
+        if track_index not in self._whole:
+            path = self.corpus.tracks[track_index].path
+            try:
+                self._whole[track_index] = read_audio(path, sample_rate=self.sample_rate, channels=self.channels)
+            except AudioFileError:
+                self._whole[track_index] = None
+        return self._whole[track_index]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Decoded music is not sent to worker processes.
+        return {**self.__dict__, "_whole": {}}
+
+
+class CropDataset(Dataset[Tensor]):
+    """Training crops by key `(batch_index, slot)`: float32 `[channels, samples]`.
+
+    A crop whose RMS lies below the threshold is drawn again, at most `silence_redraws` times; then the last one is
+    taken as it is. A file that cannot be read is logged once per process, counted in `failures`, and replaced by a draw
+    from the other tracks. Both depend on key, seed and files alone.
+
+    Args:
+        reader: of the corpus.
+        crops: where crops may lie.
+        crop_seconds: length of a crop.
+        seed: of the run.
+        silence_threshold_db: RMS over all channels, in dB re full scale 1.
+        silence_redraws: 0 takes every first draw.
+    """
+
+    def __init__(
+        self,
+        reader: TrackReader,
+        crops: RandomCrops,
+        *,
+        crop_seconds: float,
+        seed: int = 0,
+        silence_threshold_db: float = -60.0,
+        silence_redraws: int = 8,
+    ) -> None:
+        self._reader = reader
+        self._crops = crops
+        self._crop_seconds = crop_seconds
+        self._seed = seed
+        self._silence_threshold = 10 ** (silence_threshold_db / 20)
+        self._silence_redraws = silence_redraws
+        self.failures: Counter[str] = Counter()
+
+    def __getitem__(self, key: CropKey) -> Tensor:
+        batch_index, slot = key
+        broken: set[int] = set()
+        redraws = 0
+        for attempt in itertools.count():
+            crop = self._crops.crop_for(self._seed, batch_index, slot, attempt=attempt, without=broken)
+            try:
+                audio = self._reader.read(crop.track_index, crop.start_seconds, self._crop_seconds)
+            except AudioFileError as error:
+                self._note_failure(crop.track_index, error)
+                broken.add(crop.track_index)
+                if broken >= self._crops.track_indices:
+                    raise AudioFileError(
+                        f"None of the {len(broken)} training tracks can be read; the last: {error}"
+                    ) from error
+                continue
+            if redraws == self._silence_redraws or _rms(audio) >= self._silence_threshold:
+                break
+            redraws += 1
+        return _varied(audio, crop)
+
+    def _note_failure(self, track_index: int, error: AudioFileError) -> None:
+        name = self._reader.corpus.tracks[track_index].name
+        if name not in self.failures:
+            logger.warning("A training file is replaced by others from now on: %s", error)
+        self.failures[name] += 1
+
+
+class HeldOutDataset(Dataset[Tensor]):
+    """Fixed held-out crops `[channels, samples]` in a fixed order; a file that breaks is an error, never replaced."""
+
+    def __init__(self, reader: TrackReader, pieces: Sequence[Span]) -> None:
+        self._reader = reader
+        self._pieces = tuple(pieces)
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def __getitem__(self, index: int) -> Tensor:
+        piece = self._pieces[index]
+        return self._reader.read(piece.track_index, piece.start_seconds, piece.duration_seconds)
+
+
+def _rms(audio: Tensor) -> float:
+    return math.sqrt(float(audio.square().mean(dtype=torch.float64)))
+
+
+def _varied(audio: Tensor, crop: Crop) -> Tensor:
+    if crop.gain_db != 0:
+        audio = audio * 10 ** (crop.gain_db / 20)
+    return audio.flip(0) if crop.swap_channels else audio

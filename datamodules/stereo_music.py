@@ -1,0 +1,253 @@
+"""The Lightning data module: a folder of music in, batches `[batch, channels, samples]` out, nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from datamodules.corpus import Corpus, demo_corpus_root, scan_folder
+from datamodules.crop_dataset import CropDataset, Excerpt, HeldOutDataset, TrackReader
+from datamodules.crops import RandomCrops, StepSampler
+from datamodules.data_config import DataConfig, DataConfigError
+from datamodules.splits import Span, Split, split_spans
+
+__all__ = ["DataConfig", "DataConfigError", "Excerpt", "StereoMusicDataModule"]
+
+logger = logging.getLogger(__name__)
+
+# A corpus below this is kept in memory unless the configuration says otherwise: half an hour is 0.7 GB.
+_CACHED_SECONDS = 30 * 60
+# Metrics need some length: a shorter rest of a held-out span is not evaluated.
+_SHORTEST_EXCERPT_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    corpus: Corpus
+    split: Split
+    reader: TrackReader
+
+
+class StereoMusicDataModule(lightning.LightningDataModule):
+    """Random training crops, fixed held-out crops and excerpts of one corpus.
+
+    Training batch k depends on the seed and k only. k counts from `trainer.global_step * batches_per_step`, so a
+    resumed run goes on where it stopped. The training loader never ends: a Trainer stops it by `max_steps`, with
+    `max_epochs=-1`. With several processes the Trainer needs `use_distributed_sampler=False`.
+
+    Args:
+        config: see `DataConfig`.
+        sample_rate: of the batches, in Hz.
+        channels: of the batches; mono files are repeated in each.
+        batches_per_step: how many batches one count of `trainer.global_step` consumes.
+    """
+
+    def __init__(
+        self, config: DataConfig, *, sample_rate: int = 48000, channels: int = 2, batches_per_step: int = 1
+    ) -> None:
+        super().__init__()
+        if batches_per_step < 1:
+            raise ValueError(f"{batches_per_step=} must be 1 or more")
+        if config.swap_channels_probability > 0 and channels != 2:
+            key = f"data.swap_channels_probability={config.swap_channels_probability}"
+            raise DataConfigError(
+                f"{key} needs 2 channels, there are {channels}; type data.swap_channels_probability=0"
+            )
+        self.config = config
+        self.sample_rate = sample_rate
+        self.channels = channels
+        self.batches_per_step = batches_per_step
+        self._prepared: _Prepared | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Scan and divide the corpus, once; everything else here does it when it is needed."""
+        self._prepare()
+
+    @property
+    def corpus(self) -> Corpus:
+        """The tracks found below `data.root`."""
+        return self._prepare().corpus
+
+    @property
+    def split(self) -> Split:
+        """Which seconds are trained on and which are held out."""
+        return self._prepare().split
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the corpus' manifest, for the record of a run."""
+        return self.corpus.fingerprint()
+
+    def describe(self) -> str:
+        """One line: where, how many tracks, minutes trained on, seconds held out, files skipped."""
+        where = "demo corpus" if self.config.root is None else str(self.corpus.root)
+        return (
+            f"{where}: {len(self.corpus.tracks)} tracks, {self.split.train_seconds / 60:.1f} train minutes, "
+            f"{self.split.held_out_seconds:.1f} s held out, {len(self.corpus.skipped)} files skipped"
+        )
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        """Endless batches `[batch_size, channels, crop samples]`."""
+        config = self.config
+        rank, world_size = self._rank_and_world_size()
+        sampler = StepSampler(config.batch_size, rank=rank, world_size=world_size, start_batch=self._next_batch)
+        has_workers = config.num_workers > 0
+        return DataLoader(
+            self.train_dataset(),
+            batch_sampler=sampler,
+            num_workers=config.num_workers,
+            persistent_workers=has_workers,
+            # Forked workers can hang beside the threads of a process group.
+            multiprocessing_context="forkserver" if has_workers else None,
+            pin_memory=torch.cuda.is_available(),
+            generator=self._own_generator(),
+        )
+
+    def train_dataset(self) -> CropDataset:
+        """The training crops by key `(batch_index, slot)`."""
+        config, prepared = self.config, self._prepare()
+        crops = RandomCrops(
+            prepared.split.train,
+            crop_seconds=config.crop_seconds,
+            sample_rate=self.sample_rate,
+            gain_db_range=config.gain_db_range,
+            swap_channels_probability=config.swap_channels_probability,
+        )
+        return CropDataset(
+            prepared.reader,
+            crops,
+            crop_seconds=config.crop_seconds,
+            seed=config.seed,
+            silence_threshold_db=config.silence_threshold_db,
+            silence_redraws=config.silence_redraws,
+        )
+
+    def val_dataloader(self) -> DataLoader[Tensor] | list[DataLoader[Tensor]]:
+        """Fixed held-out crops `[batch, channels, crop samples]` in a fixed order; an empty list where there are none.
+
+        Every rank gets the same number of crops, because ranks that run out at different times would wait for each
+        other for ever. Where the crops do not divide evenly, the first few stand once more at the end.
+        """
+        pieces = self._held_out_pieces(self.config.crop_seconds, self.config.crop_seconds)
+        pieces = _spread(pieces, self.config.validation_crops)
+        if not pieces:
+            return []
+        rank, world_size = self._rank_and_world_size()
+        shard = [(position + rank) % len(pieces) for position in range(0, len(pieces), world_size)]
+        dataset = Subset(HeldOutDataset(self._prepare().reader, pieces), shard)
+        return DataLoader(
+            dataset,
+            batch_size=self.config.batch_size,
+            pin_memory=torch.cuda.is_available(),
+            generator=self._own_generator(),
+        )
+
+    def held_out_excerpts(self, limit: int | None = None) -> list[Excerpt]:
+        """Consecutive held-out segments of `data.evaluation_segment_seconds`, at most `limit`, spread evenly.
+
+        A last piece of a span is kept down to 2 s. A span of held-out music shorter than that gives none.
+        """
+        seconds = self.config.evaluation_segment_seconds
+        pieces = self._held_out_pieces(seconds, min(seconds, _SHORTEST_EXCERPT_SECONDS))
+        return [self._excerpt(piece) for piece in (pieces if limit is None else _spread(pieces, limit))]
+
+    def _excerpt(self, piece: Span) -> Excerpt:
+        prepared = self._prepare()
+        track = prepared.corpus.tracks[piece.track_index].name
+        audio = prepared.reader.read(piece.track_index, piece.start_seconds, piece.duration_seconds)
+        return Excerpt(track, f"{_file_stem(track)}-{piece.start_seconds:08.3f}s", piece.start_seconds, audio)
+
+    def _held_out_pieces(self, seconds: float, minimum_seconds: float) -> list[Span]:
+        return [
+            piece
+            for span in self.split.held_out
+            for piece in span.pieces(seconds, sample_rate=self.sample_rate, minimum_seconds=minimum_seconds)
+        ]
+
+    def _prepare(self) -> _Prepared:
+        if self._prepared is None:
+            config = self.config
+            root = demo_corpus_root() if config.root is None else Path(config.root)
+            corpus = scan_folder(root, minimum_seconds=config.crop_seconds, channels=self.channels)
+            split = _divided(corpus, config)
+            cache = config.cache_audio
+            reader = TrackReader(
+                corpus,
+                sample_rate=self.sample_rate,
+                channels=self.channels,
+                cache_audio=corpus.duration_seconds < _CACHED_SECONDS if cache is None else cache,
+            )
+            self._prepared = _Prepared(corpus, split, reader)
+            logger.info("%s", self.describe())
+        return self._prepared
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        connector = getattr(self.trainer, "_accelerator_connector", None)
+        if self.trainer.world_size > 1 and getattr(connector, "use_distributed_sampler", False):
+            # Lightning would divide each rank's share once more, without a word.
+            raise ValueError(
+                "Each rank has its own share of the crops already: give the Trainer use_distributed_sampler=False"
+            )
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def _next_batch(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_step * self.batches_per_step
+
+    def _own_generator(self) -> torch.Generator:
+        # Without one, a loader draws from torch's global generator and so disturbs the random numbers of the training.
+        return torch.Generator().manual_seed(self.config.seed)
+
+
+def _divided(corpus: Corpus, config: DataConfig) -> Split:
+    split = split_spans(
+        corpus,
+        split=config.split,
+        held_out_seconds=config.held_out_seconds,
+        held_out_fraction=config.held_out_fraction,
+        gap_seconds=config.gap_seconds,
+        minimum_seconds=config.crop_seconds,
+    )
+    if not split.train:
+        raise DataConfigError(
+            f"data.split={config.split!r} with data.held_out_fraction={config.held_out_fraction} holds out all "
+            f"{len(corpus.tracks)} tracks; lower data.held_out_fraction or type data.split=end"
+        )
+    wanted = config.held_out_fraction > 0 and (config.split == "track" or config.held_out_seconds > 0)
+    if wanted and split.undivided:
+        logger.warning(
+            "%d of %d tracks are too short to hold out a part of them and are wholly trained on, first %r",
+            len(split.undivided),
+            len(corpus.tracks),
+            corpus.tracks[split.undivided[0]].name,
+        )
+    if wanted and not split.held_out:
+        logger.warning(
+            "Nothing is held out, so nothing will be validated; raise data.held_out_fraction or data.held_out_seconds"
+        )
+    return split
+
+
+def _spread(pieces: Sequence[Span], limit: int) -> list[Span]:
+    """At most `limit` of the pieces, in order and evenly spread."""
+    count = min(limit, len(pieces))
+    return [pieces[position * len(pieces) // count] for position in range(count)]
+
+
+def _file_stem(track: str) -> str:
+    """The track's name as letters, digits, dots and dashes; where that loses something, a hash keeps it unique."""
+    stem = re.sub(r"[^\w.-]+", "_", track, flags=re.ASCII)
+    if stem == track and len(stem) <= 100:
+        return stem
+    digest = hashlib.sha256(track.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{stem[:100]}-{digest[:8]}"

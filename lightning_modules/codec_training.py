@@ -1,0 +1,164 @@
+"""The GAN step: when the judge learns, when the codec learns. What they compute is the codec room's."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.optimization import (
+    OptimizerConfig,
+    build_optimizer,
+    clip_gradients,
+    learning_rate,
+    set_learning_rate,
+)
+from spectrostream.interface import Reconstruction
+from spectrostream.losses import (
+    LossWeights,
+    MultiScaleMelLoss,
+    feature_matching_loss,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training run. Steps are generator updates everywhere.
+
+    accumulate: batches whose gradients are averaged for one update of each side.
+    adversarial_start: first update in which the judge learns and is obeyed; before it only mel and commitment losses act.
+    seed: of everything random in the step.
+    """
+
+    max_steps: int = 500_000
+    seed: int = 0
+    accumulate: int = 1
+    adversarial_start: int = 0
+    generator: OptimizerConfig = field(default_factory=OptimizerConfig)
+    discriminator: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossWeights = field(default_factory=LossWeights)
+
+    def __post_init__(self) -> None:
+        for key, lowest in (("max_steps", 1), ("accumulate", 1), ("adversarial_start", 0), ("seed", 0)):
+            if getattr(self, key) < lowest:
+                raise ValueError(f"training.{key} = {getattr(self, key)} is not possible; allowed: {lowest} or more")
+
+
+class CodecTraining(lightning.LightningModule):
+    """Trains any codec that returns a `Reconstruction` against a judge that returns a `Judgement`.
+
+    One reconstruction serves both turns, and both sides are updated after both turns are computed: neither sees the other's
+    new weights, so gradients accumulated over several batches equal those of one large batch.
+    """
+
+    def __init__(self, codec: nn.Module, discriminator: nn.Module, config: TrainingConfig) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.codec = codec
+        self.discriminator = discriminator
+        self.config = config
+        self.mel_loss = MultiScaleMelLoss(codec.sample_rate)
+        self._batches_in_step = 0
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Generator first, discriminator second."""
+        return [
+            build_optimizer(self.config.generator, self.codec.parameters()),
+            build_optimizer(self.config.discriminator, self.discriminator.parameters()),
+        ]
+
+    def on_fit_start(self) -> None:
+        """Checkpoints lie between updates, so a run never starts within one."""
+        self._batches_in_step = 0
+
+    def training_step(self, batch: Tensor, batch_index: int) -> None:
+        """batch: `[batch, channels, samples]`. Both turns; on the last batch of an update also both optimizers."""
+        self._count_generator_updates_only()
+        self._seed_batch()
+        reconstruction = self.codec(batch)
+        plays = self.global_step >= self.config.adversarial_start
+        if plays:
+            real_features = self._discriminator_turn(batch, reconstruction.audio.detach())
+            self._generator_turn(batch, reconstruction, real_features)
+        else:
+            self._generator_turn(batch, reconstruction, None)
+        self._batches_in_step += 1
+        if self._batches_in_step == self.config.accumulate:
+            self._update(discriminator_too=plays)
+            self._batches_in_step = 0
+
+    def validation_step(self, batch: Tensor, batch_index: int) -> None:
+        """Mel loss of held-out audio coded at the full rate."""
+        decoded = self.codec.decode(self.codec.encode(batch), length=batch.shape[-1])
+        self.log("validation/mel_loss", self.mel_loss(decoded, batch).total, sync_dist=True, batch_size=len(batch))
+        self._log_step()
+
+    def _discriminator_turn(self, real: Tensor, fake: Tensor) -> list[list[Tensor]]:
+        judged_real, judged_fake = self.discriminator(real), self.discriminator(fake)
+        loss = hinge_discriminator_loss(judged_real.logits, judged_fake.logits)
+        self.manual_backward(loss / self.config.accumulate)
+        self.log("train/discriminator_loss", loss.detach())
+        return judged_real.features
+
+    def _generator_turn(
+        self, real: Tensor, reconstruction: Reconstruction, real_features: list[list[Tensor]] | None
+    ) -> None:
+        weights = self.config.loss
+        mel = self.mel_loss(reconstruction.audio, real)
+        losses = {"mel": mel.total, "commitment": reconstruction.commitment_loss}
+        if real_features is not None:
+            # The judge's weights take no gradient in this turn.
+            self.discriminator.requires_grad_(False)
+            judged = self.discriminator(reconstruction.audio)
+            losses["adversarial"] = hinge_generator_loss(judged.logits)
+            losses["feature_matching"] = feature_matching_loss(real_features, judged.features)
+        total = torch.stack([getattr(weights, name) * loss for name, loss in losses.items()]).sum()
+        self.manual_backward(total / self.config.accumulate)
+        self.discriminator.requires_grad_(True)
+        self.log_dict({f"train/{name}_loss": loss.detach() for name, loss in losses.items()})
+        self.log("train/generator_loss", total.detach())
+        self._log_step()
+
+    def _update(self, *, discriminator_too: bool) -> None:
+        config, step = self.config, self.global_step
+        generator, discriminator = self.optimizers()
+        self._update_side(generator, self.codec, config.generator, "generator", step)
+        if discriminator_too:
+            self._update_side(discriminator, self.discriminator, config.discriminator, "discriminator", step)
+
+    def _update_side(self, optimizer: Any, side: nn.Module, config: OptimizerConfig, name: str, step: int) -> None:
+        norm = clip_gradients(side.parameters(), config.gradient_clip_norm, side=name, step=step)
+        set_learning_rate(optimizer, learning_rate(config, step, self.config.max_steps))
+        optimizer.step()
+        optimizer.zero_grad()
+        self.log(f"train/{name}_gradient_norm", norm)
+
+    def _count_generator_updates_only(self) -> None:
+        # Lightning counts every optimizer's step in `global_step`, which max_steps, checkpoints and loggers follow. It
+        # installs the counting hooks anew for each batch; without the discriminator's, one count is one generator update.
+        _, discriminator = self.optimizers()
+        discriminator._on_before_step = discriminator._on_after_step = _do_nothing
+
+    def _seed_batch(self) -> None:
+        # Random draws depend on the position alone, so that a resumed run draws the same.
+        batch = self.global_step * self.config.accumulate + self._batches_in_step
+        torch.manual_seed(_stable_seed(self.config.seed, batch, self.global_rank))
+
+    def _log_step(self) -> None:
+        # The loggers' x axis; Lightning's own counts batches here.
+        self.log("step", float(self.global_step))
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _stable_seed(*parts: int) -> int:
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,82 @@
+"""Optimizers, learning-rate schedules and gradient clipping of one side of the GAN."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+SCHEDULES = ("constant", "exponential", "cosine")
+
+
+class TrainingDivergedError(RuntimeError):
+    """A loss or gradient is no longer finite; the run cannot go on."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW for one side, generator or discriminator.
+
+    betas: (0.5, 0.9) as the re-implementation trains.
+    gradient_clip_norm: largest norm of that side's whole gradient; 0 is off.
+    schedule: "constant", "exponential" (decay per generator update) or "cosine" (to zero at max_steps).
+    warmup_steps: generator updates over which the rate rises linearly.
+    """
+
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.5, 0.9)
+    weight_decay: float = 0.0
+    gradient_clip_norm: float = 0.0
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    decay: float = 0.999996
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"optimizer schedule = {self.schedule!r} is not known; allowed: {', '.join(SCHEDULES)}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"optimizer learning_rate = {self.learning_rate} is not possible; allowed: above 0")
+        if self.gradient_clip_norm < 0:
+            raise ValueError(f"optimizer gradient_clip_norm = {self.gradient_clip_norm}; allowed: 0 (off) or above")
+
+
+def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW (Adam where weight_decay is 0)."""
+    return torch.optim.AdamW(
+        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+    )
+
+
+def learning_rate(config: OptimizerConfig, step: int, max_steps: int) -> float:
+    """The rate of generator update `step` (from 0): a function of the step alone, so a resumed run has the same."""
+    factor = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.schedule == "exponential":
+        factor *= config.decay**step
+    elif config.schedule == "cosine":
+        factor *= 0.5 * (1 + math.cos(math.pi * min(step / max_steps, 1.0)))
+    return config.learning_rate * factor
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """The same rate for every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, *, side: str, step: int) -> Tensor:
+    """Scales one side's gradients down to `max_norm` (0: leaves them); returns their norm before.
+
+    Raises TrainingDivergedError if it is not finite: one such step would spoil every weight.
+    """
+    parameters = list(parameters)
+    norm = nn.utils.clip_grad_norm_(parameters, max_norm if max_norm > 0 else math.inf)
+    if not torch.isfinite(norm):
+        raise TrainingDivergedError(
+            f"the gradient of the {side} is not finite at step {step}; "
+            f"try a lower {side}.learning_rate or a {side}.gradient_clip_norm"
+        )
+    return norm

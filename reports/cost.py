@@ -1,0 +1,100 @@
+"""What a codec costs: parameters, multiply-accumulates and computing time per second of audio, all measured."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from spectrostream.interface import AudioCodec
+
+TIMED_RUNS = 5
+
+
+class ParameterCounts(NamedTuple):
+    """parameters: elements of all nn.Parameters, None for a codec that is no nn.Module.
+
+    codebook_parameters: the codec's own declaration (`codec.codebook_parameters`, an integer), None if it makes none.
+    Codebooks learned by moving averages are buffers and then not among `parameters`.
+    """
+
+    parameters: int | None
+    codebook_parameters: int | None
+
+
+class RealTimeFactors(NamedTuple):
+    """Seconds of computing per second of audio, median of several runs; below 1 is faster than real time."""
+
+    encode: float
+    decode: float
+    threads: int
+
+
+def count_parameters(codec: AudioCodec) -> ParameterCounts:
+    """Parameters of the codec, a tensor that is used twice counted once."""
+    parameters = sum(p.numel() for p in codec.parameters()) if isinstance(codec, nn.Module) else None
+    return ParameterCounts(parameters, getattr(codec, "codebook_parameters", None))
+
+
+def macs_per_second(codec: AudioCodec, *, levels: int | None = None) -> float | None:
+    """Multiply-accumulates of encoding and decoding one second of all channels.
+
+    Counted while it runs: half the floating-point operations of torch's FlopCounterMode, which knows convolutions,
+    transposed convolutions and matrix products (attention included). Fourier transforms and element-wise work are not
+    counted. None where nothing can be counted: a codec outside torch, or recurrent layers, which have no formula.
+    """
+    if not isinstance(codec, nn.Module) or any(isinstance(module, nn.RNNBase) for module in codec.modules()):
+        return None
+    audio = _noise(codec, 1.0)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        codec.decode(codec.encode(audio, levels=levels), length=audio.shape[-1])
+    return counter.get_total_flops() / 2
+
+
+def real_time_factors(
+    codec: AudioCodec, *, seconds: float = 5.0, levels: int | None = None, runs: int = TIMED_RUNS
+) -> RealTimeFactors:
+    """Time encoding and decoding of `seconds` of noise, one example, after one run that is not counted.
+
+    ValueError unless `runs` and `seconds` are positive.
+    """
+    if runs < 1 or seconds <= 0:
+        raise ValueError(f"runs is {runs} and seconds is {seconds}; both are positive")
+    audio = _noise(codec, seconds)
+    with torch.inference_mode():
+        codes = codec.encode(audio, levels=levels)
+        encode = _median_seconds(lambda: codec.encode(audio, levels=levels), runs)
+        decode = _median_seconds(lambda: codec.decode(codes, length=audio.shape[-1]), runs)
+    return RealTimeFactors(encode / seconds, decode / seconds, torch.get_num_threads())
+
+
+def device_of(codec: AudioCodec) -> torch.device:
+    """Where the codec wants its audio: the device of its first parameter or buffer, else the CPU."""
+    if isinstance(codec, nn.Module):
+        for tensor in (*codec.parameters(), *codec.buffers()):
+            return tensor.device
+    return torch.device("cpu")
+
+
+def _noise(codec: AudioCodec, seconds: float) -> Tensor:
+    """`[1, channels, samples]`, the same noise each time: no codec here computes more or less for another sound."""
+    shape = (1, codec.channels, round(seconds * codec.sample_rate))
+    return (0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(0))).to(device_of(codec))
+
+
+def _median_seconds(run: Callable[[], Tensor], runs: int) -> float:
+    run()  # the first run plans transforms and allocates
+    return statistics.median(_seconds(run) for _ in range(runs))
+
+
+def _seconds(run: Callable[[], Tensor]) -> float:
+    start = time.perf_counter()
+    result = run()
+    if result.is_cuda:
+        torch.cuda.synchronize(result.device)  # the call returns before the device is done
+    return time.perf_counter() - start

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from music_files import noisy_tones, write_raw
+
+from datamodules import resampling, seeking
+from datamodules.audio_files import AudioFileError, probe, read_audio, verify_ends, write_audio
+from datamodules.corpus import demo_corpus_root
+
+
+def write_as(path: Path, frames: np.ndarray, sample_rate: int) -> Path:
+    extension = path.suffix[1:]
+    options = {"opus": {"format": "OGG", "subtype": "OPUS"}, "wav": {"subtype": "PCM_24"}}.get(extension, {})
+    return write_raw(path, frames, sample_rate, **options)
+
+
+@pytest.mark.parametrize(
+    ("extension", "sample_rate"),
+    [
+        ("wav", 48000),
+        ("wav", 44100),
+        ("flac", 44100),
+        ("flac", 48000),
+        ("ogg", 44100),
+        ("ogg", 48000),
+        ("opus", 48000),
+        ("mp3", 44100),
+        ("wav", 96000),
+        ("wav", 22050),
+        ("wav", 8000),
+        ("wav", 11025),
+    ],
+)
+def test_a_part_equals_the_same_part_of_the_whole(tmp_path: Path, extension: str, sample_rate: int) -> None:
+    path = write_as(tmp_path / f"x.{extension}", noisy_tones(3.0, sample_rate), sample_rate)
+    whole = read_audio(path)
+    assert whole.shape == (2, -(-probe(path).frames * 48000 // sample_rate))
+    for start, duration in ((0.0, 0.5), (1 / 48000, 0.1), (0.73211, 1.28), (2.2, 0.7999), (1.9999, None)):
+        part = read_audio(path, start_seconds=start, duration_seconds=duration)
+        first = round(start * 48000)
+        expected = whole[:, first:] if duration is None else whole[:, first : first + round(duration * 48000)]
+        assert part.shape == expected.shape
+        torch.testing.assert_close(part, expected, atol=1e-5, rtol=0)
+
+
+def test_pieces_of_a_long_file_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_raw(tmp_path / "x.wav", noisy_tones(2.0, 44100), 44100, subtype="FLOAT")
+    whole = read_audio(path)
+    monkeypatch.setattr(resampling, "_PIECE_SAMPLES", 7001)
+    torch.testing.assert_close(read_audio(path), whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("frequency", [1000.0, 15000.0, 20500.0])
+def test_a_tone_keeps_frequency_phase_and_amplitude(tmp_path: Path, frequency: float) -> None:
+    tone = 0.5 * np.sin(2 * np.pi * frequency * np.arange(44100) / 44100)
+    path = write_raw(tmp_path / "tone.wav", tone, 44100, subtype="FLOAT")
+    resampled = read_audio(path, channels=1)[0, 4000:-4000].double()
+    time = torch.arange(4000, 48000 - 4000, dtype=torch.float64) / 48000
+    torch.testing.assert_close(resampled, 0.5 * torch.sin(2 * np.pi * frequency * time), atol=1e-4, rtol=0)
+
+
+def test_a_tone_above_the_new_nyquist_frequency_vanishes(tmp_path: Path) -> None:
+    tone = np.sin(2 * np.pi * 30000 * np.arange(96000) / 96000)
+    path = write_raw(tmp_path / "tone.wav", tone, 96000, subtype="FLOAT")
+    assert read_audio(path)[:, 4000:-4000].abs().max() < 1e-4
+
+
+def test_mono_is_repeated_in_every_channel(tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "mono.wav", noisy_tones(0.5, 48000, channels=1), 48000)
+    audio = read_audio(path)
+    assert audio.shape == (2, 24000)
+    assert torch.equal(audio[0], audio[1])
+    assert read_audio(path, channels=1).shape == (1, 24000)
+
+
+@pytest.mark.parametrize(
+    ("subtype", "step"),
+    [("PCM_16", 2**-15), ("PCM_24", 2**-23), ("PCM_32", 2**-24), ("FLOAT", 2**-24), ("DOUBLE", 2**-24)],
+)
+def test_every_sample_format_becomes_float32(tmp_path: Path, subtype: str, step: float) -> None:
+    frames = noisy_tones(0.1, 48000)
+    audio = read_audio(write_raw(tmp_path / "x.wav", frames, 48000, subtype=subtype))
+    assert audio.dtype == torch.float32
+    torch.testing.assert_close(audio.double(), torch.from_numpy(frames.T.copy()), atol=step, rtol=0)
+
+
+def test_values_beyond_full_scale_are_kept(tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "loud.wav", np.full((480, 2), 1.5), 48000, subtype="FLOAT")
+    assert torch.equal(read_audio(path), torch.full((2, 480), 1.5))
+
+
+def test_one_sample_is_a_file(tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "one.wav", np.full((1, 2), 0.5), 48000)
+    assert read_audio(path).shape == (2, 1)
+
+
+@pytest.mark.parametrize("name", ["with space.wav", "🎵 ünïcode.flac", "new\nline.wav"])
+def test_unusual_names(tmp_path: Path, name: str) -> None:
+    assert read_audio(write_raw(tmp_path / name, noisy_tones(0.1, 48000), 48000)).shape == (2, 4800)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX file names may be any bytes")
+def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
+    source = write_raw(tmp_path / "x.wav", noisy_tones(0.1, 48000), 48000)
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
+    try:
+        source.rename(odd)
+    except OSError:
+        pytest.skip("this filesystem allows Unicode names only")
+    assert read_audio(odd).shape == (2, 4800)
+    assert write_audio(odd, torch.zeros(2, 10), 48000) == 0
+
+
+def test_unreadable_files_say_why(tmp_path: Path) -> None:
+    (tmp_path / "zero.wav").touch()
+    (tmp_path / "text.wav").write_text("this is not audio\n" * 100)
+    (tmp_path / "folder.wav").mkdir()
+    write_raw(tmp_path / "no frames.wav", np.zeros((0, 2)), 48000)
+    write_raw(tmp_path / "six.wav", np.zeros((100, 6)), 48000)
+    for name, reason in (
+        ("zero.wav", r"is empty \(0 bytes\)"),
+        ("text.wav", "libsndfile says: Format not recognised"),
+        ("folder.wav", r"is not a regular file"),
+        ("no frames.wav", "0 frames"),
+        ("six.wav", "has 6 channels, allowed are 1 or 2"),
+        ("missing.wav", "No such file"),
+    ):
+        with pytest.raises(AudioFileError, match=reason) as caught:
+            read_audio(tmp_path / name)
+        assert name in str(caught.value)
+        assert name not in caught.value.reason
+    with pytest.raises(AudioFileError, match=r"2 channels, allowed are 1;"):
+        read_audio(write_raw(tmp_path / "stereo.wav", np.zeros((100, 2)), 48000), channels=1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_counted(tmp_path: Path, value: float) -> None:
+    frames = noisy_tones(0.5, 44100)
+    frames[1000:1003, 1] = value
+    path = write_raw(tmp_path / "bad.wav", frames, 44100, subtype="FLOAT")
+    with pytest.raises(AudioFileError, match="3 NaN or infinite samples among 44100"):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("extension", ["wav", "flac", "mp3", "aiff", "w64", "caf", "au"])
+@pytest.mark.parametrize("kept", [0.5, 0.95])
+def test_a_file_that_was_cut_short_is_an_error(tmp_path: Path, extension: str, kept: float) -> None:
+    path = write_raw(tmp_path / f"x.{extension}", noisy_tones(3.0, 48000), 48000)
+    assert verify_ends(path).frames == 144000
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(AudioFileError, match="cut short|malformed"):
+        read_audio(path)
+    with pytest.raises(AudioFileError, match="cut short|malformed"):
+        verify_ends(path)
+
+
+def test_a_wav_file_written_to_a_pipe_is_whole(tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "x.wav", noisy_tones(0.5, 48000), 48000)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"data") + 4
+    content[4:8] = content[at : at + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    assert read_audio(path).shape == (2, 24000)
+
+
+def test_damage_inside_a_flac_file_is_an_error(tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "x.flac", noisy_tones(3.0, 48000), 48000)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 200] = bytes(200)
+    path.write_bytes(content)
+    with pytest.raises(AudioFileError, match="libsndfile says: flac decoder lost sync"):
+        read_audio(path)
+
+
+def test_a_part_outside_the_file_is_an_error(tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "x.wav", noisy_tones(1.0, 44100), 44100)
+    for start, duration in ((0.5, 0.6), (-0.1, 0.5), (1.0, None), (0.5, 0.0)):
+        with pytest.raises(AudioFileError, match="48000 samples long at 48000 Hz"):
+            read_audio(path, start_seconds=start, duration_seconds=duration)
+
+
+def test_a_rate_without_common_divisor_names_the_remedy(tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "x.wav", noisy_tones(0.1, 44101), 44101)
+    with pytest.raises(AudioFileError, match=r"44101 Hz and 48000 Hz.*ffmpeg .* -ar 48000"):
+        read_audio(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype"), [("x.wav", None), ("x.wav", "FLOAT"), ("x.flac", None), ("x.WAV", "PCM_16")]
+)
+def test_what_is_written_is_read_back(tmp_path: Path, name: str, subtype: str | None) -> None:
+    audio = torch.from_numpy(noisy_tones(0.2, 48000).T).float().clamp(-0.99, 0.99)
+    assert write_audio(tmp_path / name, audio, 48000, subtype) == 0
+    step = 2**-15 if subtype == "PCM_16" else 2**-23
+    torch.testing.assert_close(read_audio(tmp_path / name), audio, atol=step, rtol=0)
+    assert soundfile.info(tmp_path / name).subtype == (subtype or "PCM_24")
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_clipping_is_counted_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    audio = torch.tensor([[0.0, 1.5, -2.0, 1.0], [0.0, 0.0, 0.0, 1.1]])
+    with caplog.at_level(logging.WARNING):
+        assert write_audio(tmp_path / "x.wav", audio, 48000) == 3
+    assert "3 samples" in caplog.text
+    torch.testing.assert_close(read_audio(tmp_path / "x.wav"), audio.clamp(-1, 1), atol=1e-6, rtol=0)
+    assert write_audio(tmp_path / "y.wav", audio, 48000, "FLOAT") == 0
+    assert torch.equal(read_audio(tmp_path / "y.wav"), audio)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"
+    write_audio(path, torch.zeros(2, 100), 48000)
+    for audio, subtype, reason in (
+        (torch.full((2, 10), float("nan")), None, "NaN"),
+        (torch.zeros(10), None, "shape"),
+        (torch.zeros(2, 0), None, "shape"),
+        (torch.zeros(2, 10), "PCM_12", "PCM_16, PCM_24, FLOAT"),
+        # Every format has a largest number of channels.
+        (torch.zeros(2000, 10), None, "libsndfile says"),
+    ):
+        with pytest.raises(AudioFileError, match=reason):
+            write_audio(path, audio, 48000, subtype)
+    with pytest.raises(AudioFileError, match=r"\.wav, \.flac"):
+        write_audio(tmp_path / "x.mp3", torch.zeros(2, 10), 48000)
+    assert read_audio(path).shape == (2, 100)
+    assert [file.name for file in tmp_path.iterdir()] == ["x.wav"]
+
+
+# The three 25 s excerpts were cut out of longer Vorbis streams, after which libsndfile seeks to wrong places.
+@pytest.mark.parametrize("name", ["zalek2_whallon.ogg", "ambiphonic_zeropage.ogg", "ubports_duarte.ogg"])
+def test_parts_of_the_demo_corpus_equal_the_whole(name: str) -> None:
+    path = demo_corpus_root() / name
+    info = probe(path)
+    assert (info.sample_rate, info.channels) == (44100, 2)
+    whole = read_audio(path)
+    assert whole.shape == (2, -(-info.frames * 48000 // 44100))
+    assert whole.isfinite().all()
+    for start in (0.0, 0.15, 1.23456, 12.3456, 23.7):
+        part = read_audio(path, start_seconds=start, duration_seconds=1.28)
+        first = round(start * 48000)
+        torch.testing.assert_close(part, whole[:, first : first + 61440], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("extension", ["ogg", "opus", "mp3"])
+def test_a_long_compressed_file_is_read_after_seeks(tmp_path: Path, extension: str) -> None:
+    path = write_as(tmp_path / f"x.{extension}", noisy_tones(20.0, 48000), 48000)
+    whole = read_audio(path)
+    for start in (0.01, 5.0, 9.9, 15.4321, 19.3):
+        part = read_audio(path, start_seconds=start, duration_seconds=0.5)
+        first = round(start * 48000)
+        torch.testing.assert_close(part, whole[:, first : first + 24000], atol=1e-5, rtol=0)
+    assert [verdict for (name, *_), verdict in seeking._verdicts.items() if name == str(path)] == [True]
+
+
+def test_silence_cannot_vouch_for_seeking(tmp_path: Path) -> None:
+    frames = noisy_tones(16.0, 48000)
+    frames[9 * 48000 : 14 * 48000] = 0
+    path = write_as(tmp_path / "x.ogg", frames, 48000)
+    part = read_audio(path, start_seconds=15.0, duration_seconds=0.5)
+    torch.testing.assert_close(part, read_audio(path)[:, 720000:744000], atol=1e-5, rtol=0)
+    assert [verdict for (name, *_), verdict in seeking._verdicts.items() if name == str(path)] == [False]

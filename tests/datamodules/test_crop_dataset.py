@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import logging
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from music_files import noisy_tones, write_raw
+
+from datamodules.audio_files import AudioFileError, read_audio
+from datamodules.corpus import scan_folder
+from datamodules.crop_dataset import CropDataset, HeldOutDataset, TrackReader
+from datamodules.crops import RandomCrops
+from datamodules.splits import Span, split_spans
+
+KEYS = [(step, slot) for step in range(12) for slot in range(2)]
+
+
+def reader_of(root: Path, *, cache_audio: bool = False) -> TrackReader:
+    return TrackReader(scan_folder(root), sample_rate=48000, channels=2, cache_audio=cache_audio)
+
+
+def dataset_of(reader: TrackReader, *, gain_db: float = 0.0, swap: float = 0.0, redraws: int = 8) -> CropDataset:
+    crops = RandomCrops(
+        split_spans(reader.corpus).train,
+        crop_seconds=1.28,
+        sample_rate=48000,
+        gain_db_range=(gain_db, gain_db),
+        swap_channels_probability=swap,
+    )
+    return CropDataset(reader, crops, crop_seconds=1.28, silence_redraws=redraws)
+
+
+def test_cached_and_uncached_crops_are_the_same(music_folder: Path) -> None:
+    uncached, cached = (dataset_of(reader_of(music_folder, cache_audio=cache)) for cache in (False, True))
+    for key in KEYS:
+        crop = uncached[key]
+        assert crop.shape == (2, 61440)
+        assert crop.dtype == torch.float32
+        torch.testing.assert_close(cached[key], crop, atol=1e-5, rtol=0)
+
+
+def test_a_cached_crop_may_be_changed_in_place(music_folder: Path) -> None:
+    dataset = dataset_of(reader_of(music_folder, cache_audio=True))
+    before = dataset[0, 0].clone()
+    dataset[0, 0].zero_()
+    assert torch.equal(dataset[0, 0], before)
+
+
+def test_decoded_music_is_not_sent_to_workers(music_folder: Path) -> None:
+    dataset = dataset_of(reader_of(music_folder, cache_audio=True))
+    crop = dataset[0, 0]
+    sent = pickle.dumps(dataset)
+    assert len(sent) < 20000
+    assert torch.equal(pickle.loads(sent)[0, 0], crop)
+
+
+def test_gain_and_channel_swap_are_applied(music_folder: Path) -> None:
+    reader = reader_of(music_folder, cache_audio=True)
+    plain, varied = dataset_of(reader)[3, 1], dataset_of(reader, gain_db=-6.0206, swap=1.0)[3, 1]
+    torch.testing.assert_close(varied, 0.5 * plain.flip(0), atol=1e-5, rtol=1e-4)
+
+
+def test_silent_crops_are_drawn_again(tmp_path: Path) -> None:
+    frames = noisy_tones(8.0, 48000)
+    frames[: 5 * 48000] = 0
+    write_raw(tmp_path / "late.wav", frames, 48000)
+    reader = reader_of(tmp_path, cache_audio=True)
+    first_draws, redrawn = dataset_of(reader, redraws=0), dataset_of(reader, redraws=30)
+    silent = [key for key in KEYS if not first_draws[key].any()]
+    assert len(silent) > 5
+    for key in KEYS:
+        assert redrawn[key].square().mean().sqrt() > 1e-3
+        if key not in silent:
+            assert torch.equal(redrawn[key], first_draws[key])
+
+
+def test_a_silent_corpus_ends_its_redraws(tmp_path: Path) -> None:
+    write_raw(tmp_path / "nothing.wav", np.zeros((4 * 48000, 2)), 48000)
+    assert not dataset_of(reader_of(tmp_path))[0, 0].any()
+
+
+@pytest.mark.parametrize("cache_audio", [False, True])
+def test_a_file_that_breaks_is_replaced_and_named_once(
+    music_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, cache_audio: bool
+) -> None:
+    root = tmp_path / "music"
+    shutil.copytree(music_folder, root)
+    expected = [dataset_of(reader_of(root))[key] for key in KEYS]
+    dataset = dataset_of(reader_of(root, cache_audio=cache_audio))
+    (root / "b.ogg").unlink()
+    (root / "deep" / "d.ogg").write_bytes(b"no longer audio")
+    with caplog.at_level(logging.WARNING):
+        crops = [dataset[key] for key in KEYS]
+    assert dataset.failures.keys() == {"b.ogg", "deep/d.ogg"}
+    assert dataset.failures.total() > len(dataset.failures)
+    assert len(caplog.records) == 2
+    kept = [torch.allclose(crop, other, atol=1e-5) for crop, other in zip(crops, expected, strict=True)]
+    assert 0 < sum(kept) < len(KEYS)
+    # The replacement does not depend on what was asked before.
+    again = dataset_of(reader_of(music_folder))
+    again._reader.corpus = dataset._reader.corpus
+    for key, crop in reversed(list(zip(KEYS, crops, strict=True))):
+        torch.testing.assert_close(again[key], crop, atol=1e-5, rtol=0)
+
+
+def test_when_every_file_breaks_training_ends_with_an_error(music_folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "music"
+    shutil.copytree(music_folder, root)
+    dataset = dataset_of(reader_of(root))
+    shutil.rmtree(root)
+    with pytest.raises(AudioFileError, match="None of the 4 training tracks can be read"):
+        dataset[0, 0]
+
+
+def test_a_track_with_a_bad_spot_still_gives_its_good_parts(tmp_path: Path) -> None:
+    frames = noisy_tones(6.0, 48000)
+    frames[200000] = np.nan
+    path = write_raw(tmp_path / "spot.wav", frames, 48000, subtype="FLOAT")
+    good = read_audio(path, duration_seconds=1.28)
+    for cache in (False, True):
+        reader = reader_of(tmp_path, cache_audio=cache)
+        assert torch.equal(reader.read(0, 0.0, 1.28), good)
+        with pytest.raises(AudioFileError, match="2 NaN"):
+            reader.read(0, 4.0, 1.28)
+
+
+def test_held_out_crops_are_never_replaced(music_folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "music"
+    shutil.copytree(music_folder, root)
+    dataset = HeldOutDataset(reader_of(root), [Span(0, 4.0, 5.28), Span(1, 4.0, 5.28)])
+    assert len(dataset) == 2
+    expected = read_audio(root / "a.flac", start_seconds=4.0, duration_seconds=1.28)
+    assert torch.equal(dataset[0], expected)
+    (root / "b.ogg").unlink()
+    with pytest.raises(AudioFileError, match=r"b\.ogg"):
+        dataset[1]

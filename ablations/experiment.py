@@ -17,12 +17,13 @@ from omegaconf.errors import OmegaConfBaseException
 from datamodules.data_config import DataConfig
 from lightning_modules.codec_training import TrainingConfig
 from lightning_modules.fitting import TrainerConfig
-from spectrostream.baselines.dac import DacConfig
 from spectrostream.codec import SpectroStreamConfig
 from spectrostream.discriminators import MultiScaleSTFTConfig
+from spectrostream.errors import UserError
+from spectrostream.registry import CONFIGS, CodecConfig
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration that cannot be: the message names the key, what was given and what is allowed."""
 
 
@@ -51,7 +52,7 @@ class EvaluationConfig:
 class ExperimentConfig:
     """Everything that one run needs; each section stands beside the class it builds."""
 
-    model: SpectroStreamConfig | DacConfig
+    model: CodecConfig
     discriminator: MultiScaleSTFTConfig = field(default_factory=MultiScaleSTFTConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -73,7 +74,6 @@ class ExperimentConfig:
             )
 
 
-MODEL_KINDS: dict[str, type] = {"spectrostream": SpectroStreamConfig, "dac": DacConfig}
 _SECTIONS = {f.name: f for f in dataclasses.fields(ExperimentConfig)}
 # What does not change the result of training: how fast it runs, what is written about it, and how it is judged afterwards.
 NOT_IN_SIGNATURE = (
@@ -161,9 +161,9 @@ def compose(*layers: DictConfig) -> ExperimentConfig:
 
 
 def _schema(kind: str) -> DictConfig:
-    if kind not in MODEL_KINDS:
-        raise ConfigError(f"model.kind = {kind!r} is not known; allowed: {', '.join(MODEL_KINDS)}")
-    sections: dict[str, Any] = {"model": OmegaConf.structured(MODEL_KINDS[kind])}
+    if kind not in CONFIGS:
+        raise ConfigError(f"model.kind = {kind!r} is not known; allowed: {', '.join(CONFIGS)}")
+    sections: dict[str, Any] = {"model": OmegaConf.structured(CONFIGS[kind])}
     for name, section in _SECTIONS.items():
         if name != "model":
             assert section.default_factory is not dataclasses.MISSING

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from datamodules.resampling import PartResampler
 from datamodules.seeking import read_frames
+from spectrostream.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ _SIZE_TOLERANCE = 16
 _WRITABLE = {".wav": ("WAV", ("PCM_16", "PCM_24", "FLOAT")), ".flac": ("FLAC", ("PCM_16", "PCM_24"))}
 
 
-class AudioFileError(Exception):
+class AudioFileError(UserError):
     """An audio file that cannot be used: the message names the file, what is wrong and what is allowed.
 
     `reason` is the message without the file's name.
@@ -79,9 +80,14 @@ def verify_ends(path: str | Path) -> AudioInfo:
     path = Path(path)
     with _open(path) as file:
         info = _info(path, file)
-        is_ogg = file.format == "OGG"
-    last = 0 if is_ogg else info.frames - 1
-    _read_frames(info, last, last + 1)
+        try:
+            # Where exactly a seek lands does not matter here, and Ogg files seek to their end badly.
+            file.seek(0 if file.format == "OGG" else info.frames - 1)
+            decoded = len(file.read(1, dtype="float32"))
+        except soundfile.SoundFileError as error:
+            raise _broken(info, error) from error
+    if not decoded:
+        raise _error(info.path, f"is cut short: the last of {info.frames} frames is not there; copy it again")
     return info
 
 
@@ -221,6 +227,10 @@ def _info(path: Path, file: soundfile.SoundFile) -> AudioInfo:
     return info
 
 
+def _broken(info: AudioInfo, error: soundfile.SoundFileError) -> AudioFileError:
+    return _error(info.path, f"is broken or cut short, {_libsndfile_reason(error)} Copy it again or remove it")
+
+
 def _resampler(info: AudioInfo, sample_rate: int) -> PartResampler:
     try:
         return PartResampler(info.sample_rate, sample_rate)
@@ -252,8 +262,7 @@ def _read_frames(info: AudioInfo, start: int, stop: int) -> Tensor:
         identity = (str(path), status.st_size, status.st_mtime_ns)
         frames = read_frames(lambda: _open(path), identity, start, stop)
     except soundfile.SoundFileError as error:
-        reason = f"is broken or cut short, {_libsndfile_reason(error)} Copy it again or remove it"
-        raise _error(info.path, reason) from error
+        raise _broken(info, error) from error
     except OSError as error:
         raise _error(path, f"cannot be opened: {error.strerror}") from error
     if len(frames) < stop - start:

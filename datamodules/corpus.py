@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.audio_files import AudioFileError, verify_ends
+from spectrostream.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ _SHOWN = 3
 _PROBING_THREADS = 8
 
 
-class EmptyCorpusError(Exception):
+class EmptyCorpusError(UserError):
     """No usable audio where it was looked for; the message tells what was seen and what to type."""
 
 

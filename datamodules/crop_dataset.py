@@ -157,7 +157,7 @@ class HeldOutDataset(Dataset[Tensor]):
 
 
 def _rms(audio: Tensor) -> float:
-    return math.sqrt(float(audio.square().mean(dtype=torch.float64)))
+    return float(torch.linalg.vector_norm(audio)) / math.sqrt(audio.numel())
 
 
 def _varied(audio: Tensor, crop: Crop) -> Tensor:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from datamodules.splits import SPLITS
+from spectrostream.errors import UserError
 
 _SHORTEST_SECONDS = 0.01
 
 
-class DataConfigError(ValueError):
+class DataConfigError(UserError, ValueError):
     """A value that is not allowed: the message quotes the key, the value and what is allowed."""
 
 

@@ -21,6 +21,7 @@ _TOLERANCE = 1e-5
 _LEAD_IN_FRAMES = 8192
 _BLOCK_FRAMES = 2**16
 
+# Per process; a file that changes gets a new verdict.
 _verdicts: dict[tuple[str, int, int], bool] = {}
 
 

@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
@@ -18,6 +18,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image
 
+from reports.ablation_tables import same_configuration
 from reports.records import SystemCard
 
 INK = "#24292f"
@@ -25,6 +26,7 @@ MUTED = "#57606a"
 RULE = "#d0d7de"
 Dash = Any  # a matplotlib line style
 WIDTH = 7.2  # inches: both columns of a paper
+DOTS_PER_INCH = 200  # of WebP
 
 # Okabe and Ito's colours that keep contrast on white and on black, then some of Tol's: blue is ours, vermilion DAC.
 _OURS = "#0072b2"
@@ -35,7 +37,7 @@ _MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">")
 _DASHES: tuple[Dash, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
 _FAMILY = re.compile(r"font-family: [^;\"]+")
-_FONTS = "system-ui, -apple-system, Segoe UI, Helvetica, Arial, DejaVu Sans, sans-serif"
+_FONTS = "Helvetica Neue, Helvetica, Arial, Liberation Sans, system-ui, sans-serif"
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: searchable, and in the reader's own font
     "font.family": ["DejaVu Sans"],  # measured with the wide font that matplotlib brings, so nothing overflows
@@ -73,25 +75,34 @@ _SETTINGS: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class SystemStyle:
-    """How one system is drawn everywhere in a report."""
+    """How one system is drawn everywhere in a report; a hollow marker is a further seed of the filled one."""
 
     color: str
     marker: str
     dash: Dash
+    hollow: bool = False
+
+    @property
+    def dot(self) -> dict[str, Any]:
+        """The marker's arguments for `Axes.plot`."""
+        inside = "white" if self.hollow else self.color
+        return {"marker": self.marker, "color": self.color, "markerfacecolor": inside}
 
 
 def system_styles(cards: Sequence[SystemCard]) -> dict[str, SystemStyle]:
-    """A style per system. Neighbours differ in colour, marker and dash, so colour never carries the meaning alone."""
+    """A style per system. Neighbours differ in colour, marker and dash, so colour never carries the meaning alone.
+
+    Runs that differ by their seed alone share a colour and a marker.
+    """
     peers = zip(cycle(_PEERS), cycle(_MARKERS), cycle(_DASHES[:1]), strict=False)
     variants = zip(cycle(_VARIANTS), cycle(_MARKERS), cycle(_DASHES[1:]), strict=False)
-    styles = {}
-    for card in cards:
-        if card.role == "baseline":
-            styles[card.name] = SystemStyle(_OURS, "o", "-")
-        elif card.role == "check":
-            styles[card.name] = SystemStyle(_CHECK, "x", _DASHES[2])
-        else:
-            styles[card.name] = SystemStyle(*next(peers if card.role == "peer" else variants))
+    own = sorted((card for card in cards if card.role in ("baseline", "variant")), key=lambda card: card.role)
+    styles = {card.name: SystemStyle(_CHECK, "x", _DASHES[2]) for card in cards if card.role == "check"}
+    styles |= {card.name: SystemStyle(*next(peers)) for card in cards if card.role == "peer"}
+    for first, *seeds in same_configuration(own):
+        style = SystemStyle(_OURS, "o", "-") if first.role == "baseline" else SystemStyle(*next(variants))
+        styles[first.name] = style
+        styles |= {card.name: replace(style, dash=_DASHES[2], hollow=True) for card in seeds}
     return styles
 
 
@@ -116,10 +127,10 @@ def svg(figure: Figure) -> str:
     return _FAMILY.sub(f"font-family: {_FONTS}", text)
 
 
-def webp(figure: Figure, dots_per_inch: int = 150) -> bytes:
+def webp(figure: Figure) -> bytes:
     """The figure as WebP on white: spectrograms are pixels, and an SVG full of them would be larger."""
     canvas = FigureCanvasAgg(figure)
-    figure.set_dpi(dots_per_inch)
+    figure.set_dpi(DOTS_PER_INCH)
     figure.set_facecolor("white")
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
@@ -131,10 +142,18 @@ def webp(figure: Figure, dots_per_inch: int = 150) -> bytes:
 def inline_svg(text: str, name: str) -> str:
     """SVG for use inside HTML: no prologue, identifiers made unique by `name`, ink that follows the page's colours."""
     body = text[text.index("<svg") :]
+    body = re.sub(
+        r'width="([\d.]+)pt" height="[\d.]+pt"', lambda size: f'style="width: {_share(size[1])}%"', body, count=1
+    )
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)
     for color, variable in ((INK, "ink"), (MUTED, "muted"), (RULE, "rule")):
         body = body.replace(color, f"var(--{variable})")
     return body
+
+
+def _share(points: str) -> str:
+    """The width in per cent of a full-width figure, so that type has one size in all figures."""
+    return f"{100 * float(points) / (72 * WIDTH):.1f}"
 
 
 def direction(higher_is_better: bool) -> str:

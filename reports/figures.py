@@ -30,9 +30,9 @@ from reports.track_scores import Point, TrackScores
 
 CURVE_METRICS = ("visqol_lr", "visqol_s", "mel_distance", "ipd_error")
 AXIS_METRICS = ("ipd_error", "ic_error")
-_MOST_POINTS = 400  # of a training curve on paper
+_MOST_POINTS = 200  # of a training curve on paper
 _RATE_TICKS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536)  # kbps
-_SMOOTHING = 40  # a training curve is averaged over one fortieth of its points
+_SMOOTHING = 30  # a training curve is averaged over one thirtieth of the longest run
 
 AxisPositions = Sequence[tuple[str, float | str]]  # (system, where it stands on the axis)
 
@@ -82,9 +82,7 @@ def _rate_curve(panel: Axes, scores: TrackScores, points: list[Point], metric: s
     known = [(scores.rates[point], scores.estimate(point, metric)) for point in points]
     known = [(kbps, estimate) for kbps, estimate in known if not math.isnan(estimate.mean)]
     kbps = [rate for rate, _ in known]
-    panel.plot(
-        kbps, [estimate.mean for _, estimate in known], color=style.color, marker=style.marker, linestyle=style.dash
-    )
+    panel.plot(kbps, [estimate.mean for _, estimate in known], linestyle=style.dash, **style.dot)
     low, high = ([getattr(estimate, side) for _, estimate in known] for side in ("low", "high"))
     panel.fill_between(kbps, low, high, color=style.color, alpha=0.15, linewidth=0)
 
@@ -135,9 +133,9 @@ def _axis_panel(
         point, style = (system, anchor[1]), drawn.styles[system]
         mean = scores.mean(point, metric)
         if math.isnan(mean):
-            panel.annotate("n/a", (at, 0), xycoords=("data", "axes fraction"), ha="center", va="bottom", color=MUTED)
+            panel.annotate("n/a", (at, 0.03), xycoords=("data", "axes fraction"), ha="center", color=MUTED)
             continue
-        panel.plot([at], [mean], color=style.color, marker=style.marker, linestyle="none", zorder=3)
+        panel.plot([at], [mean], linestyle="none", zorder=3, **style.dot)
         if point == anchor:
             panel.plot([at], [mean], color=style.color, marker="o", markersize=9, fillstyle="none", markeredgewidth=0.8)
             continue
@@ -187,7 +185,8 @@ def track_scatter(
 def _scatter_panel(panel: Axes, scores: TrackScores, ours: Point, theirs: Point, metric: str, drawn: Drawn) -> None:
     pairs = scores.pairs(theirs, ours, metric)
     higher, style = METRICS[metric].higher_is_better, drawn.styles[ours[0]]
-    panel.set_title(f"{metric_label(metric)}, {scores.rates[ours]:.1f} kbps")
+    wins = scores.difference(theirs, ours, metric).wins
+    panel.set_title(f"{METRICS[metric].title}: better on {wins} of {len(pairs)}")
     panel.set_xlabel(f"{drawn.titles[theirs[0]]}, {scores.rates[theirs]:.2f} kbps")
     panel.set_ylabel(f"{drawn.titles[ours[0]]}, {scores.rates[ours]:.2f} kbps")
     panel.set_aspect("equal")
@@ -203,10 +202,6 @@ def _scatter_panel(panel: Axes, scores: TrackScores, ours: Point, theirs: Point,
     panel.set(xlim=ends, ylim=ends)
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_locator(MaxNLocator(4))
-    wins = scores.difference(theirs, ours, metric).wins
-    x, y, across, along = (0.04, 0.96, "left", "top") if higher else (0.96, 0.04, "right", "bottom")
-    verdict = f"better on {wins} of {len(pairs)}"
-    panel.text(x, y, verdict, transform=panel.transAxes, color=style.color, ha=across, va=along)
 
 
 # ---- training -----------------------------------------------------------------------------------------------------
@@ -216,16 +211,16 @@ def training_curves(curves: Mapping[str, pd.DataFrame], drawn: Drawn) -> str:
     """All runs over the same steps, one panel per logged quantity, lightly smoothed; the baseline lies on top."""
     names = list(dict.fromkeys(name for frame in curves.values() for name in frame["name"]))
     names.sort(key=lambda name: (not name.startswith("validation"), name))
-    columns = min(3, len(names))
+    columns = 2 if len(names) in (2, 4) else min(3, len(names))
     rows = math.ceil(len(names) / columns)
     with drawing("training-curves"):
         figure = new_figure(0.55 + 1.9 * rows)
         panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
         for panel, name in zip(panels, names, strict=False):
-            for system, frame in reversed(list(curves.items())):
-                _training_curve(
-                    panel, frame[frame["name"] == name], drawn.styles[system], first=system == next(iter(curves))
-                )
+            shown = {system: _logged(frame, name) for system, frame in curves.items()}
+            window = max(1, max(len(curve) for curve in shown.values()) // _SMOOTHING)
+            for system, curve in reversed(list(shown.items())):
+                _training_curve(panel, curve, drawn.styles[system], window, first=system == next(iter(curves)))
             panel.set_title(name.replace("_", " "))
             panel.set_xlabel("step")
             panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -236,12 +231,15 @@ def training_curves(curves: Mapping[str, pd.DataFrame], drawn: Drawn) -> str:
         return svg(figure)
 
 
-def _training_curve(panel: Axes, curve: pd.DataFrame, style: SystemStyle, *, first: bool) -> None:
-    known = curve.dropna(subset=["value"]).sort_values("step")
-    if known.empty:
+def _logged(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Columns step and value of one logged quantity, in the order of the steps."""
+    return frame.loc[frame["name"] == name, ["step", "value"]].dropna().sort_values("step")
+
+
+def _training_curve(panel: Axes, curve: pd.DataFrame, style: SystemStyle, window: int, *, first: bool) -> None:
+    if curve.empty:
         return
-    window = max(1, len(known) // _SMOOTHING)
-    smooth = known[["step", "value"]].rolling(window, min_periods=1, center=True).mean()
+    smooth = curve.rolling(window, min_periods=1, center=True).mean()
     thinned = smooth.iloc[:: max(1, len(smooth) // _MOST_POINTS)]
     width, order = (1.8, 3) if first else (1.0, 2)
     panel.plot(

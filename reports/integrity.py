@@ -39,10 +39,10 @@ def integrity_warnings(cards: Sequence[SystemCard], reference: str) -> tuple[str
 
 def integrity_line(cards: Sequence[SystemCard]) -> str:
     """What was found equal, for rows without a warning."""
-    steps = next((card.steps for card in cards if card.steps is not None), None)
-    return f"Checked on the cards of these {len(cards)} systems: same {', '.join(what for what, _ in _SAME)}" + (
-        f" ({steps} steps)." if steps is not None else "."
-    )
+    steps = next((card.steps for card in cards if card.steps is not None), "no")
+    finished = sum(card.status == "finished" for card in cards)
+    what = ", ".join(what for what, _ in _SAME)
+    return f"Checked on the cards of these {finished} finished systems: same {what} ({steps} steps)."
 
 
 def provenance_table(cards: Sequence[SystemCard]) -> Table:

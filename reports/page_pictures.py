@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from markupsafe import Markup
+from PIL import Image
 
 from reports import figures, spectrogram_figures
-from reports.figure_style import inline_svg
+from reports.figure_style import DOTS_PER_INCH, WIDTH, inline_svg
 from reports.figures import Drawn
 from reports.page_audio import data_uri, file_name
 from reports.peer_tables import matched_pairs
@@ -33,6 +35,7 @@ class Picture:
     file: str
     svg: Markup | None = None
     source: str = ""
+    share: float = 1.0  # of the text's width, so that type has one size in all figures
 
 
 def draw_pictures(report: ReportInput, scores: TrackScores, drawn: Drawn, folder: Path) -> tuple[Picture, ...]:
@@ -57,23 +60,26 @@ class _Folder:
     def webp(self, name: str, section: str, content: bytes, alt: str, caption: str) -> Picture:
         file = f"{name}.webp"
         (self._folder / file).write_bytes(content)
-        return Picture(name, section, alt, caption, file, source=data_uri(content, "image/webp"))
+        share = Image.open(io.BytesIO(content)).width / (DOTS_PER_INCH * WIDTH)
+        return Picture(name, section, alt, caption, file, source=data_uri(content, "image/webp"), share=share)
 
 
 def _axes(report: ReportInput, scores: TrackScores, drawn: Drawn, place: _Folder) -> Iterator[Picture]:
     anchor = (report.baseline, report.ablation_levels)
     if math.isnan(scores.mean(anchor, next(iter(scores.metrics), ""))) and not scores.points(report.baseline):
         return
+    explanation = (
+        "Every dot is one training run, the ringed one is the baseline, a further seed is hollow; n/a: that run has no "
+        "score. Bars: 95 % interval of the paired difference to the baseline over tracks; a bar that misses the dashed "
+        "line is a difference."
+    )
     for title, positions in report.axes.items():
         if not positions:
             continue
         name = file_name("axis", title)
         text = figures.ablation_axis(title, scores, positions, anchor, drawn, name)
-        caption = (
-            f"{title}, at {report.ablation_levels} levels. Every dot is one training run; the ringed one is the "
-            "baseline. Bars: 95 % interval of the paired difference to the baseline over tracks; a bar that misses the "
-            "dashed line is a difference."
-        )
+        caption = f"{title}, at {report.ablation_levels} levels. {explanation}"
+        explanation = "Drawn as above."
         yield place.svg(name, "axes", text, f"Quality and stereo-cue error over {title}", caption)
 
 
@@ -97,7 +103,9 @@ def _peers(report: ReportInput, scores: TrackScores, drawn: Drawn, place: _Folde
 def _training(report: ReportInput, scores: TrackScores, drawn: Drawn, place: _Folder) -> Iterator[Picture]:
     curves = {name: report.curves[name] for name in _baseline_first(report) if not report.curves[name].empty}
     if curves:
-        caption = "All runs over the same steps: running means over one fortieth of a run; the baseline is thick."
+        caption = (
+            "All runs over the same steps: running means over one thirtieth of the longest; the baseline is thick."
+        )
         text = figures.training_curves(curves, drawn)
         yield place.svg("training_curves", "training", text, "Training and validation curves of all runs", caption)
 

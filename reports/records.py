@@ -93,10 +93,10 @@ def read_records(path: Path) -> pd.DataFrame:
     # Read as text and converted here: a track may well be called "NA", an empty reason is an empty text, and Python's
     # float gives back every bit whatever the version of pandas.
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    frame["levels"] = frame["levels"].map(int)
-    for name in ("kbps", "value"):
-        frame[name] = [float(text or "nan") for text in frame[name]]
     try:
+        frame["levels"] = frame["levels"].map(int)
+        for name in ("kbps", "value"):
+            frame[name] = [float(text or "nan") for text in frame[name]]
         return check_records(frame)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -144,7 +144,7 @@ class SystemCard:
     title: str  # the words in a table
     role: str  # one of ROLES
     change: str = ""  # the one change against the baseline, in words
-    changes: dict[str, Any] = field(default_factory=dict)  # dotted configuration key -> value
+    changes: dict[str, str] = field(default_factory=dict)  # dotted configuration key -> value
     axis: str = ""  # the ablation's axis: "fusion", "split", "frontend", ...
     signature: str = ""  # of the resolved configuration
     parameters: int | None = None  # elements of all nn.Parameters

@@ -5,14 +5,20 @@ Audio is [2, samples], left and right, all of one segment aligned to the sample 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from reports.figure_style import MUTED, WIDTH, drawing, new_figure, webp
+from reports.tables import number
+
+# White is right, blue and vermilion tell lead from lag, and black, where both meet, is inverted.
+_PHASE_COLORS = LinearSegmentedColormap.from_list("phase", ["#111111", "#0072b2", "#ffffff", "#d55e00", "#111111"])
 
 Audio = NDArray[np.float32]
 Spectrum = NDArray[np.complex128]
@@ -21,6 +27,7 @@ WINDOW = 2048
 HOP = 512
 RANGE_DB = 80.0  # below the loudest tile of the reference
 AUDIBLE_DB = 60.0  # phase is drawn only where the reference is within this of its loudest tile
+GONIOMETER_BINS = 141
 PHASE_FRAMES = 4  # cross-spectra are averaged over this many frames, as the metrics do
 PHASE_LIMIT_HZ = 6000.0
 
@@ -50,26 +57,20 @@ def spectrograms(audio: Mapping[str, Audio], sample_rate: int) -> bytes:
 
 
 def phase_errors(reference: Audio, decoded: Mapping[str, Audio], sample_rate: int) -> bytes:
-    """Where the phase between left and right is wrong, and by how much: angle of the cross-spectra's difference.
+    """Where the phase between left and right is wrong, and by how much, up to `PHASE_LIMIT_HZ`.
 
-    angle(X_L X_R* . conj(Y_L Y_R*)) with X the reference and Y the decoded audio, each product averaged over
-    `PHASE_FRAMES`; white is right, dark is polarity flipped, grey is where the reference is too quiet to matter.
+    White is right, black is polarity flipped, grey is where the reference is too quiet to matter.
     """
-    target = _cross_spectrum(reference)
-    level = np.abs(target)
-    audible = level > level.max() * 10 ** (-AUDIBLE_DB / 10)
-    extent = (reference.shape[1] / sample_rate, PHASE_LIMIT_HZ)
-    top = int(PHASE_LIMIT_HZ / (sample_rate / WINDOW)) + 1
     with drawing("phase-errors"):
         figure = new_figure(2.6, width=min(WIDTH, 1.0 + 3.1 * len(decoded)))
         panels = figure.subplots(1, len(decoded), sharey=True, squeeze=False)[0]
+        extent = (reference.shape[1] / sample_rate, PHASE_LIMIT_HZ)
         for panel, (title, samples) in zip(panels, decoded.items(), strict=True):
-            error = np.angle(target * np.conj(_cross_spectrum(samples)))
-            shown = np.ma.masked_where(~audible, error)[:top]
-            image = _image(panel, shown, extent, "twilight_shifted", (-np.pi, np.pi))
+            error, weights = _phase_error(reference, samples, sample_rate)
+            shown = np.ma.masked_where(weights == 0, error)
+            image = _image(panel, shown, extent, _PHASE_COLORS, (-np.pi, np.pi))
             panel.set_facecolor("#c8ccd0")
-            weighted = float(np.average(np.abs(error[:top]), weights=level[:top] * audible[:top] + 1e-30))
-            panel.set_title(f"{title}: mean {weighted:.2f} rad")
+            panel.set_title(f"{title}: mean {number(_mean_error(error, weights), 2)} rad")
             panel.set_xlabel("seconds")
         panels[0].set_ylabel("kHz")
         bar = figure.colorbar(image, ax=panels, pad=0.01, aspect=30, ticks=[-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi])
@@ -78,24 +79,36 @@ def phase_errors(reference: Audio, decoded: Mapping[str, Audio], sample_rate: in
         return webp(figure)
 
 
+def mean_phase_error(reference: Audio, decoded: Audio, sample_rate: int) -> float:
+    """Mean absolute phase error in rad, weighted by the reference's energy; NaN if the reference is silent."""
+    return _mean_error(*_phase_error(reference, decoded, sample_rate))
+
+
 def goniometers(audio: Mapping[str, Audio]) -> bytes:
     """The density of (left, right) sample pairs, turned so that mono is upright and side is across.
 
-    All panels share one scale, set by the reference, which comes first.
+    All panels share one extent, set by the reference, which comes first, and one scale of counts.
     """
     reach = float(np.quantile(np.abs(_turned(next(iter(audio.values())))), 0.999)) * 1.25 or 1.0
-    edges = np.linspace(-reach, reach, 141)
+    densities = {title: np.log10(1 + goniometer_density(samples, reach)) for title, samples in audio.items()}
+    highest = max(density.max() for density in densities.values())
     with drawing("goniometers"):
         figure = new_figure(2.6, width=min(WIDTH, 2.4 * len(audio)))
         panels = figure.subplots(1, len(audio), sharex=True, sharey=True, squeeze=False)[0]
-        for panel, (title, samples) in zip(panels, audio.items(), strict=True):
-            side, mid = _turned(samples)
-            counts, _, _ = np.histogram2d(side, mid, bins=(edges, edges))
-            density = np.log10(1 + counts.T)
-            panel.imshow(density, origin="lower", extent=(-reach, reach, -reach, reach), cmap="magma", vmin=0)
+        for panel, (title, density) in zip(panels, densities.items(), strict=True):
+            box = (-reach, reach, -reach, reach)
+            panel.imshow(density, origin="lower", extent=box, cmap="magma", vmin=0, vmax=highest)
             _diagonals(panel, reach)
             panel.set_title(title)
         return webp(figure)
+
+
+def goniometer_density(audio: Audio, reach: float) -> NDArray[np.float64]:
+    """Counts of sample pairs, [mid, side], both from -reach to reach in `GONIOMETER_BINS` bins."""
+    side, mid = _turned(audio)
+    edges = np.linspace(-reach, reach, GONIOMETER_BINS + 1)
+    counts, _, _ = np.histogram2d(mid, side, bins=(edges, edges))
+    return counts
 
 
 def _diagonals(panel: Axes, reach: float) -> None:
@@ -115,7 +128,11 @@ def _turned(audio: Audio) -> Audio:
 
 
 def _image(
-    panel: Axes, values: NDArray[np.float64], extent: tuple[float, float], colors: str, limits: tuple[float, float]
+    panel: Axes,
+    values: NDArray[np.float64],
+    extent: tuple[float, float],
+    colors: str | Colormap,
+    limits: tuple[float, float],
 ) -> AxesImage:
     """`values` [frequency, frame] as a picture; `extent` is its width in seconds and its height in Hz."""
     seconds, hertz = extent
@@ -135,6 +152,19 @@ def _image(
 def _mid_side(audio: Audio) -> tuple[Spectrum, Spectrum]:
     left, right = audio
     return _stft((left + right) / 2), _stft((left - right) / 2)
+
+
+def _phase_error(reference: Audio, decoded: Audio, sample_rate: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """angle(X_L X_R* . conj(Y_L Y_R*)) of reference X and decoded Y, and weights: X's energy where it is audible."""
+    bins = int(PHASE_LIMIT_HZ / sample_rate * WINDOW) + 1
+    target, given = _cross_spectrum(reference), _cross_spectrum(decoded)
+    level = np.abs(target)
+    weights = np.where(level > level.max() * 10 ** (-AUDIBLE_DB / 10), level, 0.0)
+    return np.angle(target * np.conj(given))[:bins], weights[:bins]
+
+
+def _mean_error(error: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    return float(np.average(np.abs(error), weights=weights)) if weights.any() else math.nan
 
 
 def _cross_spectrum(audio: Audio) -> Spectrum:

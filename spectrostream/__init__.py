@@ -1,8 +1,28 @@
 """The SpectroStream codec in pure PyTorch; works without Lightning, OmegaConf, pandas and matplotlib."""
 
-from spectrostream import torchaudio_functional as torchaudio_functional  # before any other library imports torchaudio
-from spectrostream.codec import SpectroStream, SpectroStreamConfig
-from spectrostream.interface import AudioCodec, Reconstruction
-from spectrostream.quantizer import QuantizerConfig
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spectrostream.codec import SpectroStream, SpectroStreamConfig
+    from spectrostream.interface import AudioCodec, Reconstruction
+    from spectrostream.quantizer import QuantizerConfig
 
 __all__ = ["AudioCodec", "QuantizerConfig", "Reconstruction", "SpectroStream", "SpectroStreamConfig"]
+
+_HOMES = {
+    "AudioCodec": "interface",
+    "QuantizerConfig": "quantizer",
+    "Reconstruction": "interface",
+    "SpectroStream": "codec",
+    "SpectroStreamConfig": "codec",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Torch is imported when a codec is asked for, so that the command line's --help answers at once.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -28,6 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectrostream.errors import UserError
+
 MAGIC = b"SPS1"
 VERSION = 1
 CHUNK_FRAMES = 250  # 10 s at 25 tokens/s
@@ -50,7 +52,7 @@ _NUMBERS = {
 }
 
 
-class BitstreamError(ValueError):
+class BitstreamError(UserError, ValueError):
     """A coded file that cannot be read or written; the message names the byte and what was expected there."""
 
 

@@ -5,7 +5,7 @@ is missing) and `import torchaudio` raises. Everything used here (`resample`, `m
 itself has no CUDA library, the module that loads the compiled part is therefore replaced, before the import, by one that
 says "not available", which torchaudio understands. On a CUDA build nothing is touched.
 
-Importing the package `spectrostream` runs this first, so libraries that import torchaudio on their own find it working.
+Nothing else here imports torchaudio; it is the only way to `resample` and mel filters.
 """
 
 from __future__ import annotations

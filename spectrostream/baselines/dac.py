@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spectrostream.errors import UserError
 from spectrostream.interface import Reconstruction
 from spectrostream.torchaudio_functional import Resample
 
 PRETRAINED_NAME = "descript/dac_44khz"
 
 
-class PretrainedWeightsError(RuntimeError):
+class PretrainedWeightsError(UserError):
     """The pretrained weights are not in the local cache; the message says how to get them."""
 
 

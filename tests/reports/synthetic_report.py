@@ -46,13 +46,13 @@ BASELINE = "base"
 
 
 def cards() -> tuple[SystemCard, ...]:
-    rest = {
+    rest: dict[str, tuple[str, str, str, dict[str, str]]] = {
         "base": ("STFT <6/6>", "baseline", "", {}),
-        "base-seed-2": ("STFT <6/6>, seed 2", "variant", "second seed", {"seed": 2}),
-        "fusion-0": ("Fusion 0", "variant", "channels fused at once", {"model.fusion": 0}),
-        "fusion-3": ("Fusion 3", "variant", "channels fused before block 3", {"model.fusion": 3}),
-        "fusion-7": ("Fusion 7", "variant", "channels fused last & split first", {"model.fusion": 7}),
-        "split-3": ("Split 3", "variant", "channels split after block 3", {"model.split": 3}),
+        "base-seed-2": ("STFT <6/6>, seed 2", "variant", "second seed", {"seed": "2"}),
+        "fusion-0": ("Fusion 0", "variant", "channels fused at once", {"model.fusion": "0"}),
+        "fusion-3": ("Fusion 3", "variant", "channels fused before block 3", {"model.fusion": "3"}),
+        "fusion-7": ("Fusion 7", "variant", "channels fused last & split first", {"model.fusion": "7"}),
+        "split-3": ("Split 3", "variant", "channels split after block 3", {"model.split": "3"}),
         "waveform": ("Waveform_front-end", "variant", "waveform front-end, 50 % fewer bands", {"frontend": "waveform"}),
         "dac": ("DAC", "peer", "", {}),
         "base@step0": ("untrained", "check", "", {}),
@@ -61,7 +61,7 @@ def cards() -> tuple[SystemCard, ...]:
     return tuple(_card(name, *words) for name, words in rest.items())
 
 
-def _card(name: str, title: str, role: str, change: str, changes: dict[str, object]) -> SystemCard:
+def _card(name: str, title: str, role: str, change: str, changes: dict[str, str]) -> SystemCard:
     failed = name == "fusion-7"
     return SystemCard(
         name=name,

@@ -65,8 +65,6 @@ def values(frame, metric: str, levels: int) -> list[float]:
 
 def test_every_metric_of_every_segment_is_recorded(segments: list[Segment], pool: VisqolPool, tmp_path: Path) -> None:
     codec, said = RoundingCodec().train(), []
-    codec.inner.eval()
-    codec.train()
     frame = evaluate(
         "rounding", codec, segments, levels=[2, 3], visqol=pool, audio_folder=tmp_path, progress=said.append
     )

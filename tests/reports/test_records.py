@@ -65,6 +65,11 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="records have the columns"):
         check_records(frame)
     frame.to_csv(tmp_path / "other.csv", index=False)
+    records(("t", "s", 1.0, "")).astype({"value": object}).assign(value="loud").to_csv(
+        tmp_path / "words.csv", index=False
+    )
+    with pytest.raises(ValueError, match=r"words.csv: could not convert string to float: 'loud'"):
+        read_records(tmp_path / "words.csv")
     with pytest.raises(ValueError, match=r"other.csv: records have the columns .*'n'"):
         read_records(tmp_path / "other.csv")
 
@@ -95,7 +100,7 @@ CARD = SystemCard(
     title="Fusion at block 3",
     role="variant",
     change="the channels fuse in block 3",
-    changes={"codec.fusion": 3},
+    changes={"codec.fusion": "3"},
     axis="fusion",
     parameters=9_251_904,
     macs_per_second=1.5e9,

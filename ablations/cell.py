@@ -1,0 +1,219 @@
+"""One run of a study in its own folder: train, evaluate, write its records and its card. Run again, it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import pandas as pd
+import soundfile
+from torch import nn
+
+from ablations.assembly import data_module, evaluation_segments, initial_codec, training_module
+from ablations.experiment import ExperimentConfig, signature, to_yaml
+from ablations.provenance import git_revision, package_versions, read_json, write_json
+from ablations.study import BASELINE, Cell
+from datamodules.stereo_music import StereoMusicDataModule
+from lightning_modules.fitting import FitResult, fit
+from reports.cost import count_parameters, macs_per_second
+from reports.evaluation import Segment, evaluate, protocol
+from reports.records import SystemCard, write_card, write_records
+from reports.visqol_scores import VisqolPool
+from spectrostream.codec import SpectroStream
+from spectrostream.errors import UserError
+from spectrostream.weights import load_codec, save_codec
+
+# Checks of the baseline: the untrained codec, and the trained decoder without any codes.
+STEP_0 = "step0"
+ZERO_CODES = "zero-codes"
+
+Report = Callable[[str, int], None]
+"""Told the phase in words and the generator updates done."""
+
+
+class CellBusyError(UserError):
+    """Another process works in this cell's folder."""
+
+
+def cell_folder(cells: Path, cell: Cell, data_fingerprint: str) -> Path:
+    """Where the cell lives: its name for people, its signature for identity."""
+    return cells / f"{cell.name}-{signature(cell.config, data_fingerprint)}"
+
+
+def is_done(folder: Path, cell: Cell) -> bool:
+    """True if the cell was trained, and evaluated as it is configured now."""
+    done = read_json(folder / "DONE.json")
+    return done is not None and done["evaluation"] == evaluation_identity(cell.config)
+
+
+def evaluation_identity(config: ExperimentConfig) -> str:
+    """Hash of how a codec is evaluated: operating points, metrics, segments; not of how many processes do it."""
+    plain = dataclasses.asdict(config.evaluation)
+    plain.pop("workers")
+    plain["protocol"] = protocol(config.data.evaluation_segment_seconds).hash
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def run_cell(cell: Cell, folder: Path, *, compared_at: int, report: Report | None = None) -> None:
+    """Trains (or resumes) and evaluates `cell` in `folder`; ends with DONE.json.
+
+    compared_at: levels at which the baseline's learning checks are made. Raises CellBusyError if somebody is at it.
+    """
+    report = report or (lambda _phase, _step: None)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        (folder / "failed.json").unlink(missing_ok=True)
+        (folder / "DONE.json").unlink(missing_ok=True)
+        data = data_module(cell.config)
+        _describe(cell, folder, data)
+        result = trained(cell.config, folder, data, report, run_name=cell.name)
+        report("evaluating", result.steps)
+        records, cards = _evaluate(cell, folder, data, result, compared_at)
+        write_records(records, folder / "records.csv")
+        for card in cards:
+            write_card(card, folder / f"card-{card.name}.json")
+        write_json({"evaluation": evaluation_identity(cell.config), "steps": result.steps}, folder / "DONE.json")
+
+
+def trained(
+    config: ExperimentConfig, folder: Path, data: StereoMusicDataModule, report: Report, *, run_name: str
+) -> FitResult:
+    """The finished training of `config` in `folder`: done before, resumed, or done now; leaves codec.safetensors."""
+    finished = read_json(folder / "trained.json")
+    if finished is not None and (folder / "codec.safetensors").exists():
+        return FitResult(**finished)
+    report("training", 0)
+    module = training_module(config)
+    result = fit(
+        module, data, config.trainer, folder, report=lambda step, _: report("training", step), run_name=run_name
+    )
+    if module.global_rank == 0:
+        save_codec(module.codec, folder / "codec.safetensors")
+        write_json(dataclasses.asdict(result), folder / "trained.json")
+    return result
+
+
+def _describe(cell: Cell, folder: Path, data: StereoMusicDataModule) -> None:
+    """A run folder explains itself."""
+    (folder / "config.yaml").write_text(to_yaml(cell.config), encoding="utf-8")
+    facts = {
+        "command": shlex.join(sys.argv),
+        "git_revision": git_revision(),
+        "versions": package_versions(),
+        "data": data.describe(),
+        "data_fingerprint": data.fingerprint,
+        "skipped_files": {str(file.path): file.reason for file in data.corpus.skipped},
+    }
+    write_json(facts, folder / "run.json")
+
+
+def _evaluate(
+    cell: Cell, folder: Path, data: StereoMusicDataModule, result: FitResult, compared_at: int
+) -> tuple[pd.DataFrame, list[SystemCard]]:
+    config = cell.config
+    segments = evaluation_segments(data)
+    codec = load_codec(folder / "codec.safetensors")
+    audio = folder / "audio" if config.evaluation.keep_audio else None
+    if audio is not None:
+        _write_references(segments, audio / "reference")
+    pool = VisqolPool(config.evaluation.workers) if config.evaluation.visqol else nullcontext()
+    with pool as visqol:
+        frames = [evaluate(cell.name, codec, segments, levels=config.evaluation.levels, visqol=visqol, audio_folder=audio)]
+        cards = [_card(cell, codec, data, result)]
+        if cell.variant.role == BASELINE:
+            for name, title, checked, levels in _learning_checks(cell, codec, compared_at):
+                frames.append(evaluate(name, checked, segments, levels=[levels], visqol=visqol, audio_folder=audio))
+                cards.append(_check_card(cards[0], name, title))
+    return pd.concat(frames, ignore_index=True), cards
+
+
+def _learning_checks(cell: Cell, codec: nn.Module, compared_at: int) -> Iterator[tuple[str, str, nn.Module, int]]:
+    """Name, title, codec and levels of what a trained codec has to beat."""
+    yield f"{cell.name}@{STEP_0}", "untrained (step 0)", initial_codec(cell.config), compared_at
+    if isinstance(codec, SpectroStream):
+        yield f"{cell.name}@{ZERO_CODES}", "trained decoder, zero codes", codec, 0
+
+
+def _card(cell: Cell, codec: nn.Module, data: StereoMusicDataModule, result: FitResult) -> SystemCard:
+    counts = count_parameters(codec)
+    discriminator = training_module(cell.config).discriminator
+    latency = codec.latency_samples
+    return SystemCard(
+        name=cell.name,
+        title=cell.variant.title,
+        role=cell.variant.role,
+        change=cell.variant.change,
+        changes={key: value for key, value in cell.variant.set.items() if not key.startswith("evaluation.")},
+        axis=cell.variant.axis,
+        signature=signature(cell.config, data.fingerprint),
+        parameters=counts.parameters,
+        codebook_parameters=counts.codebook_parameters,
+        discriminator_parameters=count_parameters(discriminator).parameters,
+        macs_per_second=macs_per_second(codec),
+        latency_ms=None if latency is None else 1000 * latency / codec.sample_rate,
+        is_causal=codec.is_causal,
+        sample_rate=codec.sample_rate,
+        steps=result.steps,
+        training_seconds=result.seconds,
+        audio_seconds_seen=result.audio_seconds,
+        seed=cell.seed,
+        versions=package_versions(),
+        data_fingerprint=data.fingerprint,
+        protocol_hash=protocol(cell.config.data.evaluation_segment_seconds).hash,
+        git_revision=git_revision(),
+    )
+
+
+def _check_card(of: SystemCard, name: str, title: str) -> SystemCard:
+    untrained = name.endswith(STEP_0)
+    return dataclasses.replace(
+        of,
+        name=name,
+        title=title,
+        role="check",
+        steps=0 if untrained else of.steps,
+        training_seconds=0.0 if untrained else of.training_seconds,
+        audio_seconds_seen=0.0 if untrained else of.audio_seconds_seen,
+    )
+
+
+def failed_card(cell: Cell, reason: str) -> SystemCard:
+    """What is known of a cell that did not finish."""
+    return SystemCard(
+        name=cell.name,
+        title=cell.variant.title,
+        role=cell.variant.role,
+        change=cell.variant.change,
+        axis=cell.variant.axis,
+        seed=cell.seed,
+        status="failed",
+        status_reason=reason,
+    )
+
+
+def _write_references(segments: list[Segment], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for segment in segments:
+        path = folder / f"{segment.name}.flac"
+        soundfile.write(path, segment.audio.clamp(-1, 1).T.numpy(), 48000, subtype="PCM_24")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process per cell; the system frees the lock even of a killed one."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise CellBusyError(f"{folder} is being worked on by another process; wait for it or stop it") from error
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,138 @@
+"""From the cells' folders to a report: cards, records, curves and audio, as they lie on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ablations.cell import failed_card, is_done
+from ablations.provenance import read_json
+from ablations.runner import Task
+from ablations.study import BASELINE, Study
+from reports.cost import real_time_factors
+from reports.evaluation import protocol
+from reports.page import ReportInput, write_report
+from reports.records import COLUMNS, SystemCard, read_card, read_records, write_card
+from spectrostream.errors import UserError
+from spectrostream.weights import load_codec
+
+
+class NothingToReportError(UserError):
+    """The baseline did not finish: there is nothing to compare with."""
+
+
+def measure_costs(tasks: Sequence[Task]) -> None:
+    """Adds real-time factors to finished cards that lack them; one after the other, so that they are comparable."""
+    for task in tasks:
+        path = task.folder / f"card-{task.cell.name}.json"
+        if not is_done(task.folder, task.cell):
+            continue
+        card = read_card(path)
+        if card.encode_real_time_factor is None:
+            factors = real_time_factors(load_codec(task.folder / "codec.safetensors"), seconds=2.0, runs=3)
+            measured = dataclasses.replace(
+                card,
+                encode_real_time_factor=factors.encode,
+                decode_real_time_factor=factors.decode,
+                threads=factors.threads,
+            )
+            write_card(measured, path)
+
+
+def study_report(study: Study, tasks: Sequence[Task], failures: Mapping[str, str], folder: Path) -> Path:
+    """Writes the report of all cells into `folder`; returns its index.html."""
+    finished = [task for task in tasks if is_done(task.folder, task.cell)]
+    baseline = next((task for task in finished if task.cell.variant.role == BASELINE), None)
+    if baseline is None:
+        raise NothingToReportError("the baseline did not finish, so there is nothing to compare with; see its folder above")
+    cards = [card for task in finished for card in _cards(task)]
+    unfinished = [task for task in tasks if task not in finished]
+    cards += [failed_card(task.cell, failures.get(task.cell.name) or _known_failure(task)) for task in unfinished]
+    report = ReportInput(
+        title=study.title,
+        question=study.question,
+        lead=_lead(study, baseline, cards),
+        cards=tuple(cards),
+        records=pd.concat([read_records(task.folder / "records.csv") for task in finished], ignore_index=True)[
+            list(COLUMNS)
+        ],
+        curves={task.cell.name: training_curves(task.folder) for task in finished},
+        reference_audio={path.stem: path for path in (baseline.folder / "audio" / "reference").glob("*.flac")},
+        decoded_audio={key: path for task in finished for key, path in _decoded_audio(task.folder / "audio").items()},
+        baseline=baseline.cell.name,
+        peers=tuple(task.cell.name for task in finished if task.cell.variant.role == "peer"),
+        ablation_levels=study.compared_at,
+        study_facts=_facts(study, baseline),
+        axes=study.positions([task.cell for task in finished]),
+    )
+    return write_report(report, folder)
+
+
+def training_curves(folder: Path) -> pd.DataFrame:
+    """Columns step, name, value from the logs of every attempt; where two attempts logged a step, the later one holds."""
+    frames = []
+    for attempt, path in enumerate(sorted((folder / "logs").glob("attempt-*/metrics.csv"))):
+        wide = pd.read_csv(path)
+        names = [name for name in wide.columns if "/" in name]
+        long = wide.melt(id_vars="step", value_vars=names, var_name="name").dropna(subset="value")
+        frames.append(long.assign(attempt=attempt))
+    if not frames:
+        return pd.DataFrame({"step": [], "name": [], "value": []})
+    curves = pd.concat(frames).sort_values(["name", "step", "attempt"])
+    kept = curves.drop_duplicates(["name", "step"], keep="last")
+    return kept[["step", "name", "value"]].reset_index(drop=True)
+
+
+def _cards(task: Task) -> list[SystemCard]:
+    cards = [read_card(path) for path in sorted(task.folder.glob("card-*.json"))]
+    # Words are the study's: they may have been improved since the cell ran.
+    variant = task.cell.variant
+    return [
+        dataclasses.replace(card, title=variant.title, change=variant.change, axis=variant.axis, role=variant.role)
+        if card.name == task.cell.name
+        else card
+        for card in cards
+    ]
+
+
+def _known_failure(task: Task) -> str:
+    failed = read_json(task.folder / "failed.json")
+    return failed["reason"] if failed else "not run yet"
+
+
+def _decoded_audio(folder: Path) -> dict[tuple[str, int, str], Path]:
+    """`<system>/<levels>/<segment>.flac` by its parts."""
+    return {
+        (path.parent.parent.name, int(path.parent.name), path.stem): path for path in sorted(folder.glob("*/*/*.flac"))
+    }
+
+
+def _lead(study: Study, baseline: Task, cards: Sequence[SystemCard]) -> tuple[str, ...]:
+    own = next(card for card in cards if card.name == baseline.cell.name)
+    assert own.steps is not None
+    assert own.audio_seconds_seen is not None
+    assert own.training_seconds is not None
+    heard, minutes = own.audio_seconds_seen / 60, own.training_seconds / 60
+    return (
+        f"Every model here was trained for {own.steps:,} steps ({heard:.1f} minutes of audio, "
+        f"{minutes:.1f} minutes of computing for the baseline). The published systems were trained for hundreds of "
+        "thousands of steps on thousands of hours.",
+        "Read the differences as a check that the road works, not as findings about the architectures.",
+    )
+
+
+def _facts(study: Study, baseline: Task) -> dict[str, str]:
+    run = read_json(baseline.folder / "run.json")
+    config = baseline.cell.config
+    return {
+        "study": study.name,
+        "corpus": run["data"],
+        "data fingerprint": run["data_fingerprint"][:16],
+        "seeds": ", ".join(map(str, study.seeds)),
+        "protocol": protocol(config.data.evaluation_segment_seconds).hash,
+        "git revision": run["git_revision"] or "not in a repository",
+        "versions": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
+    }

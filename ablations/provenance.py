@@ -1,0 +1,52 @@
+"""What a result was made with: git revision and the versions of the packages that matter."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("torch", "torchaudio", "lightning", "transformers", "visqol-python", "numpy", "scipy", "pandas")
+
+
+def git_revision() -> str:
+    """Short revision of the repository this code lies in, with "-modified" if files differ; "" outside a repository."""
+    folder = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--abbrev=10", "--dirty=-modified", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return described.stdout.strip()
+
+
+def package_versions() -> dict[str, str]:
+    """Python and the installed ones of the packages that results depend on."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Beside, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """None if there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

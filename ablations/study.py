@@ -1,0 +1,176 @@
+"""A study: a question, a base, and the few keys that change in each variant. Data, never a second script."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ablations.experiment import (
+    ConfigError,
+    ExperimentConfig,
+    compose,
+    configs_folder,
+    find_yaml,
+    keys_layer,
+    load_layer,
+    overrides_layer,
+)
+
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the study.
+
+    set: dotted configuration keys and their values, over the study's own. change: the one change, in words.
+    axis: the study's axis it lies on; role: "baseline", "variant" or "peer".
+    """
+
+    name: str
+    title: str
+    role: str
+    set: Mapping[str, Any]
+    change: str = ""
+    axis: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a variant with one seed."""
+
+    name: str
+    variant: Variant
+    config: ExperimentConfig
+    seed: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """A parsed study file.
+
+    axes: axis in words -> the configuration key it moves. compared_at: levels of the ablation table.
+    """
+
+    name: str
+    title: str
+    question: str
+    base: DictConfig
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...]
+    axes: Mapping[str, str]
+    compared_at: int
+
+    def cells(self, overrides: Sequence[str] = ()) -> tuple[Cell, ...]:
+        """Every run of the study; `key=value` overrides hold for all of them. Raises ConfigError."""
+        shared = overrides_layer(overrides)
+        return tuple(self._cell(variant, seed, shared) for variant in self.variants for seed in self.seeds)
+
+    def _cell(self, variant: Variant, seed: int, shared: DictConfig) -> Cell:
+        layers = [self.base, keys_layer({"training.seed": seed, "data.seed": seed}), keys_layer(variant.set)]
+        # An override of the model's keys cannot hold for a codec of another kind.
+        if variant.role == "peer" and "model" in shared:
+            shared = OmegaConf.masked_copy(shared, [key for key in shared if key != "model"])
+        try:
+            config = compose(*layers, shared)
+        except ConfigError as error:
+            raise ConfigError(f"{self.name}, variant {variant.name}: {error}") from error
+        name = variant.name if len(self.seeds) == 1 else f"{variant.name}-seed{seed}"
+        return Cell(name, variant, config, seed)
+
+    def positions(self, cells: Sequence[Cell]) -> dict[str, list[tuple[str, float | str]]]:
+        """For each axis the cells on it, with their value of its key; the baseline lies on every axis."""
+        placed: dict[str, list[tuple[str, float | str]]] = {}
+        for axis, key in self.axes.items():
+            on_axis = [cell for cell in cells if cell.variant.role == BASELINE or cell.variant.axis == axis]
+            placed[axis] = [(cell.name, _value_at(cell.config, key)) for cell in on_axis]
+        return placed
+
+
+def studies_folder() -> Path:
+    """The shipped studies."""
+    return Path(__file__).parent / "studies"
+
+
+def load_study(name: str) -> Study:
+    """A shipped study by name, or a YAML file. Raises ConfigError naming what is missing or unknown."""
+    path = find_yaml(name, studies_folder(), "study")
+    try:
+        plain = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # YAML's own errors have no common base with OmegaConf's
+        raise ConfigError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{path} is not a study; it needs the keys title, question, base, baseline and variants")
+    _check_keys(plain, path)
+    base = compose_base(plain)
+    variants = [Variant(name=BASELINE, role=BASELINE, **_entry(plain["baseline"], path, BASELINE))]
+    for section, role in (("variants", "variant"), ("peers", "peer")):
+        for key, entry in (plain.get(section) or {}).items():
+            variants.append(Variant(name=str(key), role=role, **_entry(entry, path, key)))
+    study = Study(
+        name=path.stem,
+        title=str(plain["title"]),
+        question=" ".join(str(plain["question"]).split()),
+        base=base,
+        variants=tuple(variants),
+        seeds=tuple(plain.get("seeds") or (0,)),
+        axes=dict(plain.get("axes") or {}),
+        compared_at=int(plain["compared_at"]),
+    )
+    _check_axes(study, path)
+    return study
+
+
+def compose_base(plain: Mapping[str, Any]) -> DictConfig:
+    """The base configuration with the study's own changes for every run."""
+    layers = [load_layer(find_yaml(str(plain["base"]), configs_folder(), "base"))]
+    layers.append(keys_layer(plain.get("set") or {}))
+    merged = OmegaConf.merge(*layers)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+_REQUIRED = ("title", "question", "base", "baseline", "compared_at")
+_OPTIONAL = ("set", "variants", "peers", "seeds", "axes")
+_ENTRY = ("title", "set", "change", "axis")
+
+
+def _check_keys(plain: Mapping[str, Any], path: Path) -> None:
+    missing = [key for key in _REQUIRED if key not in plain]
+    unknown = [str(key) for key in plain if key not in (*_REQUIRED, *_OPTIONAL)]
+    if missing or unknown:
+        raise ConfigError(
+            f"{path}: missing keys: {', '.join(missing) or 'none'}; unknown keys: {', '.join(unknown) or 'none'}; "
+            f"a study has {', '.join(_REQUIRED)} and may have {', '.join(_OPTIONAL)}"
+        )
+
+
+def _entry(entry: Any, path: Path, name: str) -> dict[str, Any]:
+    if not isinstance(entry, dict) or "title" not in entry or set(entry) - set(_ENTRY):
+        raise ConfigError(f"{path}, {name}: a variant has a title and may have {', '.join(_ENTRY[1:])}; given: {entry!r}")
+    return {"set": {}, **entry}
+
+
+def _check_axes(study: Study, path: Path) -> None:
+    for variant in study.variants:
+        if variant.axis and variant.axis not in study.axes:
+            allowed = ", ".join(study.axes) or "none declared"
+            raise ConfigError(f"{path}, {variant.name}: axis {variant.axis!r} is not among the study's axes ({allowed})")
+        moved = [key for key in variant.set if not key.startswith("evaluation.")]
+        if variant.axis and moved != [study.axes[variant.axis]]:
+            raise ConfigError(
+                f"{path}, {variant.name}: a variant on the axis {variant.axis!r} changes {study.axes[variant.axis]} "
+                f"and nothing else; given: {', '.join(moved) or 'nothing'}"
+            )
+
+
+def _value_at(config: ExperimentConfig, key: str) -> float | str:
+    node: Any = dataclasses.asdict(config)
+    for part in key.split("."):
+        node = node[part]
+    return node

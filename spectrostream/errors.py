@@ -1,0 +1,5 @@
+"""The error that a command shows without a traceback."""
+
+
+class UserError(Exception):
+    """A mistake or a circumstance that the user can act on; the message says what was given, what is allowed, what to type."""

@@ -1,0 +1,39 @@
+"""The codecs that can be built from a configuration, by their `kind`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from spectrostream.baselines.dac import Dac, DacConfig
+from spectrostream.codec import SpectroStream, SpectroStreamConfig
+
+CodecConfig = SpectroStreamConfig | DacConfig
+CONFIGS: dict[str, type[SpectroStreamConfig] | type[DacConfig]] = {"spectrostream": SpectroStreamConfig, "dac": DacConfig}
+
+
+def build_codec(config: CodecConfig) -> nn.Module:
+    """A codec with random weights."""
+    return SpectroStream(config) if isinstance(config, SpectroStreamConfig) else Dac(config)
+
+
+def config_from_plain(plain: dict[str, Any]) -> CodecConfig:
+    """Inverse of `dataclasses.asdict`. Raises ValueError for an unknown kind or key."""
+    kind = plain.get("kind")
+    if kind not in CONFIGS:
+        raise ValueError(f"kind = {kind!r} is not a known codec; allowed: {', '.join(CONFIGS)}")
+    return _construct(CONFIGS[kind], plain)
+
+
+def _construct(schema: type, plain: dict[str, Any]) -> Any:
+    known = {field.name: field for field in dataclasses.fields(schema)}
+    unknown = sorted(plain.keys() - known.keys())
+    if unknown:
+        raise ValueError(f"{schema.__name__} has no {', '.join(unknown)}")
+    values = {}
+    for name, value in plain.items():
+        factory = known[name].default_factory
+        values[name] = _construct(factory, value) if isinstance(factory, type) and isinstance(value, dict) else value
+    return schema(**values)

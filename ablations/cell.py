@@ -6,6 +6,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shlex
 import sys
@@ -21,6 +22,7 @@ from ablations.assembly import data_module, evaluation_segments, initial_codec, 
 from ablations.experiment import ExperimentConfig, signature, to_yaml
 from ablations.provenance import git_revision, package_versions, read_json, write_json
 from ablations.study import BASELINE, Cell
+from ablations.zero_codes import ZeroCodes
 from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.fitting import FitResult, fit
 from reports.cost import count_parameters, macs_per_second
@@ -29,6 +31,7 @@ from reports.records import SystemCard, write_card, write_records
 from reports.visqol_scores import VisqolPool
 from spectrostream.codec import SpectroStream
 from spectrostream.errors import UserError
+from spectrostream.interface import AudioCodec
 from spectrostream.weights import load_codec, save_codec
 
 # Checks of the baseline: the untrained codec, and the trained decoder without any codes.
@@ -90,6 +93,7 @@ def trained(
     finished = read_json(folder / "trained.json")
     if finished is not None and (folder / "codec.safetensors").exists():
         return FitResult(**finished)
+    _quiet_lightning()
     report("training", 0)
     module = training_module(config)
     result = fit(
@@ -129,17 +133,18 @@ def _evaluate(
         frames = [evaluate(cell.name, codec, segments, levels=config.evaluation.levels, visqol=visqol, audio_folder=audio)]
         cards = [_card(cell, codec, data, result)]
         if cell.variant.role == BASELINE:
-            for name, title, checked, levels in _learning_checks(cell, codec, compared_at):
-                frames.append(evaluate(name, checked, segments, levels=[levels], visqol=visqol, audio_folder=audio))
+            for name, title, checked in _learning_checks(cell, codec):
+                # Without ViSQOL: the cheap distances tell.
+                frames.append(evaluate(name, checked, segments, levels=[compared_at], visqol=None, audio_folder=audio))
                 cards.append(_check_card(cards[0], name, title))
     return pd.concat(frames, ignore_index=True), cards
 
 
-def _learning_checks(cell: Cell, codec: nn.Module, compared_at: int) -> Iterator[tuple[str, str, nn.Module, int]]:
-    """Name, title, codec and levels of what a trained codec has to beat."""
-    yield f"{cell.name}@{STEP_0}", "untrained (step 0)", initial_codec(cell.config), compared_at
+def _learning_checks(cell: Cell, codec: nn.Module) -> Iterator[tuple[str, str, AudioCodec]]:
+    """Name, title and codec of what a trained codec has to beat."""
+    yield f"{cell.name}@{STEP_0}", "untrained (step 0)", initial_codec(cell.config)
     if isinstance(codec, SpectroStream):
-        yield f"{cell.name}@{ZERO_CODES}", "trained decoder, zero codes", codec, 0
+        yield f"{cell.name}@{ZERO_CODES}", "trained decoder, zero codes", ZeroCodes(codec)
 
 
 def _card(cell: Cell, codec: nn.Module, data: StereoMusicDataModule, result: FitResult) -> SystemCard:
@@ -204,6 +209,12 @@ def _write_references(segments: list[Segment], folder: Path) -> None:
     for segment in segments:
         path = folder / f"{segment.name}.flac"
         soundfile.write(path, segment.audio.clamp(-1, 1).T.numpy(), 48000, subtype="PCM_24")
+
+
+def _quiet_lightning() -> None:
+    """Its hints go, its warnings stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ablations.assembly import data_module
-from ablations.cell import CellBusyError, cell_folder, is_done, trained
+from ablations.cell import cell_folder, is_done, trained
 from ablations.console import ConsoleDisplay, progress_bar
 from ablations.experiment import ConfigError, ExperimentConfig, load_experiment, signature, to_yaml
 from ablations.gathering import measure_costs, study_report
@@ -24,7 +23,6 @@ _SIGNATURE = "signature.json"
 def train(config: str, overrides: Sequence[str], out: Path, console: Console) -> Path:
     """One training in `out`; started again it resumes, and refuses to go on under another configuration."""
     experiment = load_experiment(config, overrides)
-    quiet_libraries()
     data = data_module(experiment)
     console.print(data.describe(), markup=False, highlight=False)
     _claim(out, experiment, signature(experiment, data.fingerprint))
@@ -56,7 +54,6 @@ def ablate(study_name: str, overrides: Sequence[str], out: Path, jobs: int | Non
     """Runs what is missing of a study and writes its report; returns the page and how many runs failed."""
     study = load_study(study_name)
     tasks = study_tasks(study, overrides, out)
-    quiet_libraries()
     waiting = [task for task in tasks if not is_done(task.folder, task.cell)]
     console.print(f"{study.title}: {len(tasks)} runs, {len(tasks) - len(waiting)} done before", highlight=False)
     with ConsoleDisplay(console, total_steps=sum(task.cell.config.training.max_steps for task in waiting)) as display:
@@ -98,11 +95,3 @@ def default_jobs(tasks: Sequence[Task]) -> int:
         return 1
     return max(1, (os.cpu_count() or 1) // (trainer.threads * trainer.devices))
 
-
-def quiet_libraries() -> None:
-    """Lightning's hints go; its warnings stay."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
-__all__ = ["CellBusyError", "ablate", "report", "train"]

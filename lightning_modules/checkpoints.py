@@ -23,7 +23,11 @@ class RunCheckpoint(Callback):
         self.folder = folder
         self.every = every
         self.keep = keep
-        self._saved_step = -1
+        self._saved_step = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """A resumed run stands at a saved step, also during the batches of its first update."""
+        self._saved_step = trainer.global_step
 
     def on_train_batch_end(
         self,
@@ -43,7 +47,7 @@ class RunCheckpoint(Callback):
 
     def _save(self, trainer: lightning.Trainer) -> None:
         step = trainer.global_step
-        if step in (0, self._saved_step):
+        if step == self._saved_step:
             return
         self._saved_step = step
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +56,8 @@ class RunCheckpoint(Callback):
         trainer.save_checkpoint(temporary)  # every process takes part, the first one writes
         if trainer.is_global_zero:
             _finish(temporary, path)
-            for _, old in _numbered(self.folder)[: -self.keep]:
+            # Newer ones are damaged, or training had gone on from them: they count for nothing.
+            for _, old in [one for one in _numbered(self.folder) if one[0] <= step][: -self.keep]:
                 _checksum_path(old).unlink(missing_ok=True)
                 old.unlink()
         trainer.strategy.barrier("checkpoint")

@@ -97,7 +97,7 @@ class CodecTraining(lightning.LightningModule):
         """Mel loss of held-out audio coded at the full rate."""
         decoded = self.codec.decode(self.codec.encode(batch), length=batch.shape[-1])
         self.log("validation/mel_loss", self.mel_loss(decoded, batch).total, sync_dist=True, batch_size=len(batch))
-        self._log_step()
+        self._log_step(self.global_step)
 
     def _discriminator_turn(self, real: Tensor, fake: Tensor) -> list[list[Tensor]]:
         judged_real, judged_fake = self.discriminator(real), self.discriminator(fake)
@@ -123,7 +123,7 @@ class CodecTraining(lightning.LightningModule):
         self.discriminator.requires_grad_(True)
         self.log_dict({f"train/{name}_loss": loss.detach() for name, loss in losses.items()})
         self.log("train/generator_loss", total.detach())
-        self._log_step()
+        self._log_step(self.global_step + 1)
 
     def _update(self, *, discriminator_too: bool) -> None:
         config, step = self.config, self.global_step
@@ -150,9 +150,9 @@ class CodecTraining(lightning.LightningModule):
         batch = self.global_step * self.config.accumulate + self._batches_in_step
         torch.manual_seed(_stable_seed(self.config.seed, batch, self.global_rank))
 
-    def _log_step(self) -> None:
-        # The loggers' x axis; Lightning's own counts batches here.
-        self.log("step", float(self.global_step))
+    def _log_step(self, step: int) -> None:
+        # The loggers' x axis, in completed generator updates; Lightning's own counts batches here.
+        self.log("step", float(step))
 
 
 def _do_nothing() -> None:

@@ -179,6 +179,8 @@ def _loggers(config: TrainerConfig, folder: Path, run_name: str | None) -> list[
 
 
 def _ignore_what_is_meant(trainer: lightning.Trainer) -> None:
-    # Data at hand in memory needs no workers; small models on CPU machines are a use of ours.
-    for message in (".*does not have many workers.*", ".*available but not used.*"):
+    # Data at hand in memory needs no workers; small models on CPU machines are a use of ours; the last is Lightning's own
+    # use of a torch interface that torch 2.13 calls old.
+    messages = (".*does not have many workers.*", ".*available but not used.*", ".*isinstance.treespec, LeafSpec.*")
+    for message in messages:
         warnings.filterwarnings("ignore", message=message)

@@ -41,7 +41,12 @@ class OptimizerConfig:
         if not self.learning_rate > 0:
             raise ValueError(f"optimizer learning_rate = {self.learning_rate} is not possible; allowed: above 0")
         if self.gradient_clip_norm < 0:
-            raise ValueError(f"optimizer gradient_clip_norm = {self.gradient_clip_norm}; allowed: 0 (off) or above")
+            given = f"gradient_clip_norm = {self.gradient_clip_norm}"
+            raise ValueError(f"optimizer {given} is not possible; allowed: 0 (off) or above")
+        if self.warmup_steps < 0:
+            raise ValueError(f"optimizer warmup_steps = {self.warmup_steps} is not possible; allowed: 0 (off) or more")
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"optimizer decay = {self.decay} is not possible; allowed: above 0, at most 1")
 
 
 def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -77,6 +82,6 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, *, side:
     if not torch.isfinite(norm):
         raise TrainingDivergedError(
             f"the gradient of the {side} is not finite at step {step}; "
-            f"try a lower {side}.learning_rate or a {side}.gradient_clip_norm"
+            f"try a lower training.{side}.learning_rate or a training.{side}.gradient_clip_norm"
         )
     return norm

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from reports.records import METRICS, SystemCard
+from reports.statistics import FEWEST_TRACKS
 from reports.tables import (
     NOT_APPLICABLE,
     Cell,
@@ -281,6 +282,8 @@ def few_tracks(scores: TrackScores) -> str:
     tracks = scores.track_count
     if tracks >= FEW_TRACKS:
         return ""
+    if tracks < FEWEST_TRACKS:
+        return f" Only {tracks} track{'s' * (tracks != 1)}: too few for any interval."
     return f" Only {tracks} tracks: the intervals are wide, and no signed-rank p can be below {2 * 0.5**tracks:.2g}."
 
 

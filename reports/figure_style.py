@@ -24,6 +24,7 @@ from reports.records import SystemCard
 INK = "#24292f"
 MUTED = "#57606a"
 RULE = "#d0d7de"
+PAPER = "#ffffff"
 Dash = Any  # a matplotlib line style
 WIDTH = 7.2  # inches: both columns of a paper
 DOTS_PER_INCH = 200  # of WebP
@@ -85,7 +86,7 @@ class SystemStyle:
     @property
     def dot(self) -> dict[str, Any]:
         """The marker's arguments for `Axes.plot`."""
-        inside = "white" if self.hollow else self.color
+        inside = PAPER if self.hollow else self.color
         return {"marker": self.marker, "color": self.color, "markerfacecolor": inside}
 
 
@@ -146,7 +147,7 @@ def inline_svg(text: str, name: str) -> str:
         r'width="([\d.]+)pt" height="[\d.]+pt"', lambda size: f'style="width: {_share(size[1])}%"', body, count=1
     )
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)
-    for color, variable in ((INK, "ink"), (MUTED, "muted"), (RULE, "rule")):
+    for color, variable in ((INK, "ink"), (MUTED, "muted"), (RULE, "rule"), (PAPER, "page")):
         body = body.replace(color, f"var(--{variable})")
     return body
 

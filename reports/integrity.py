@@ -39,7 +39,7 @@ def integrity_warnings(cards: Sequence[SystemCard], reference: str) -> tuple[str
 
 def integrity_line(cards: Sequence[SystemCard]) -> str:
     """What was found equal, for rows without a warning."""
-    steps = next((card.steps for card in cards if card.steps is not None), "no")
+    steps = value_cell(next((card.steps for card in cards if card.steps is not None), None)).text
     finished = sum(card.status == "finished" for card in cards)
     what = ", ".join(what for what, _ in _SAME)
     return f"Checked on the cards of these {finished} finished systems: same {what} ({steps} steps)."

@@ -8,7 +8,7 @@ METRIC_DEFINITIONS = {
     "mel_distance": "As DAC reports it: windows of 2048 and 512 samples with 150 and 80 mel bands, mean absolute "
     "difference of log power plus that of magnitude, summed over both.",
     "stft_distance": "The same without the mel bands.",
-    "si_sdr": "Scale-invariant signal-to-distortion ratio, both channels taken as one signal.",
+    "si_sdr": "Scale-invariant signal-to-distortion ratio, both channels taken as one signal, means removed.",
     "sdr_m": "10 log10 of signal over error energy of the mid signal.",
     "sdr_s": "The same of the side signal.",
     "ild_error": "Mean absolute difference of the inter-channel level differences in 24 ERB bands, 100 Hz to 16 kHz.",
@@ -16,9 +16,10 @@ METRIC_DEFINITIONS = {
     "reference's coherence. With IC, primary for fusion and split points.",
     "ic_error": "Mean absolute difference of the inter-channel coherence in the same bands.",
     "width_error": "Absolute difference of 10 log10 of side over mid energy.",
-    "phase_consistency": "Real part of the cross-spectrum of reference and decoded audio over the product of their "
-    "magnitudes; 1 is in phase.",
-    "log_spectral_distance": "Root mean square difference of the log spectra, floored at −80 dB below the peak.",
+    "phase_consistency": "Real part of the cross-spectra of reference and decoded channels, summed, over the summed "
+    "product of their magnitudes; 1 is in phase, 0 random.",
+    "log_spectral_distance": "Difference of the spectra in dB, floored at −80 dB below the peak: root mean square over "
+    "frequency, then the mean over frames and channels.",
     "clipped_samples": "Decoded samples beyond full scale.",
 }
 

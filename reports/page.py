@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,18 @@ def report_tables(report: ReportInput, scores: TrackScores) -> dict[str, Table]:
         "cost": cost_table(report.cards, systems),
         "provenance": provenance_table(report.cards),
     }
-    return {name: table for name, table in tables.items() if table is not None}
+    stamp = _stamp(report)
+    return {
+        name: table if name in ("cost", "provenance") else replace(table, notes=(*table.notes, stamp))
+        for name, table in tables.items()
+        if table is not None
+    }
+
+
+def _stamp(report: ReportInput) -> str:
+    """What every table of scores is stamped with: the protocol, and on how much audio it was applied."""
+    hashes = sorted({card.protocol_hash for card in report.cards if card.protocol_hash}) or ["not recorded"]
+    return f"Evaluation protocol {', '.join(hashes)}; {_evaluated_on(report.records)}."
 
 
 def _context(
@@ -132,12 +143,16 @@ def _sections(report: ReportInput) -> dict[str, Section]:
 
 
 def _counts(records: pd.DataFrame) -> dict[str, str]:
-    segments = records[["track", "segment"]].drop_duplicates()
     missing = int(records["value"].isna().sum())
     return {
-        "Evaluated on": f"{records['track'].nunique()} tracks, {len(segments)} segments",
+        "Evaluated on": _evaluated_on(records),
         "Scores": f"{len(records)}, of which {missing} are missing with a reason",
     }
+
+
+def _evaluated_on(records: pd.DataFrame) -> str:
+    segments = records[["track", "segment"]].drop_duplicates()
+    return f"{records['track'].nunique()} tracks, {len(segments)} segments"
 
 
 def _write_tables(tables: Mapping[str, Table], folder: Path) -> None:

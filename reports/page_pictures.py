@@ -66,7 +66,7 @@ class _Folder:
 
 def _axes(report: ReportInput, scores: TrackScores, drawn: Drawn, place: _Folder) -> Iterator[Picture]:
     anchor = (report.baseline, report.ablation_levels)
-    if math.isnan(scores.mean(anchor, next(iter(scores.metrics), ""))) and not scores.points(report.baseline):
+    if not scores.points(report.baseline):
         return
     explanation = (
         "Every dot is one training run, the ringed one is the baseline, a further seed is hollow; n/a: that run has no "

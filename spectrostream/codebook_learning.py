@@ -126,8 +126,12 @@ def kmeans(vectors: Tensor, clusters: int, iterations: int) -> tuple[Tensor, Ten
 
 
 def nearest_entries(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Index of the nearest entry: argmin of |c|^2 - 2 x.c, the lowest index on a tie. `[n, dim]`, `[k, dim]` to `[n]`."""
-    return torch.addmm(codebook.square().sum(1), vectors, codebook.T, alpha=-2).argmin(1)
+    """Index of the nearest entry: argmin of |c|^2 - 2 x.c, the lowest index on a tie. `[n, dim]`, `[k, dim]` to `[n]`.
+
+    In float32 under autocast too: distances in bfloat16 would choose other entries in training than in use.
+    """
+    with torch.autocast(vectors.device.type, enabled=False):
+        return torch.addmm(codebook.square().sum(1), vectors, codebook.T, alpha=-2).argmin(1)
 
 
 def _is_distributed() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -72,14 +73,13 @@ class SpectroStreamConfig:
 class SpectroStream(nn.Module):
     """The codec; completes `spectrostream.interface.AudioCodec`.
 
-    Token t of an N-sample signal stands for samples 1920t .. 1920t + 1919 and sees at most 480 samples more; the decoder
-    looks one embedding ahead: it drops the frames of its first token, and one zero embedding is appended at the end.
+    Token t of an N-sample signal stands for samples 1920t .. 1920t + 1919 and sees the front-end's look-ahead beyond them
+    (480 samples for the STFT); the decoder looks one embedding ahead: it drops the frames of its first token, and one zero
+    embedding is appended at the end.
     """
 
     sample_rate = SAMPLE_RATE
     is_causal = True
-    # One block of samples fills a token, and the decoder waits for the next token (80 ms).
-    latency_samples = 2 * SAMPLES_PER_TOKEN
 
     def __init__(self, config: SpectroStreamConfig) -> None:
         super().__init__()
@@ -100,6 +100,14 @@ class SpectroStream(nn.Module):
     def channels(self) -> int:
         """Audio channels."""
         return self.config.channels
+
+    @property
+    def latency_samples(self) -> int:
+        """Delay of the output stream when streaming in blocks of one token: 3840 (80 ms) for the STFT, 1920 for the waveform.
+
+        Output block b waits for token b + 1, and that for the blocks which its front-end's look-ahead reaches.
+        """
+        return SAMPLES_PER_TOKEN * (1 + math.ceil(self.frontend.look_ahead / SAMPLES_PER_TOKEN))
 
     @property
     def levels(self) -> int:
@@ -131,22 +139,28 @@ class SpectroStream(nn.Module):
         Raises ValueError for another number of channels, no samples, or levels that were not trained.
         """
         levels = self.levels if levels is None else levels
-        if not 0 <= levels <= self.levels:
-            raise ValueError(f"levels = {levels} is not possible: this codec was trained with {self.levels}; allowed: 0..{self.levels}")
+        self._require_levels(levels)
         return self.quantizer.encode(self.embed(audio), levels)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, *, length: int) -> Tensor:
         """Codes `[batch, levels, frames]` to audio `[batch, channels, length]`.
 
-        Raises ValueError if the codes do not stand for `length` samples.
+        Raises ValueError if the codes do not stand for `length` samples, or for levels that were not trained.
         """
+        self._require_levels(codes.shape[1])
         if codes.shape[-1] != -(-length // SAMPLES_PER_TOKEN):
             raise ValueError(
                 f"{codes.shape[-1]} frames of codes stand for {SAMPLES_PER_TOKEN * (codes.shape[-1] - 1) + 1} .. "
                 f"{SAMPLES_PER_TOKEN * codes.shape[-1]} samples, not for length = {length}"
             )
         return self.synthesize(self.quantizer.decode(codes), length)
+
+    def _require_levels(self, levels: int) -> None:
+        if not 0 <= levels <= self.levels:
+            raise ValueError(
+                f"levels = {levels} is not possible: this codec was trained with {self.levels}; allowed: 0..{self.levels}"
+            )
 
     def forward(self, audio: Tensor) -> Reconstruction:
         """One training pass: random levels and bypass per example; the codebooks learn."""

@@ -58,9 +58,13 @@ class Layout:
 
 
 class FrontEnd(Protocol):
-    """The contract of a front-end; `synthesis(analysis(x), x.shape[-1])` is x (up to the first window's fade-in)."""
+    """The contract of a front-end; the first samples of `synthesis(analysis(x))` are x, as far as the features hold it.
+
+    look_ahead: samples beyond a frame's own hop that the frame sees.
+    """
 
     hop_length: int
+    look_ahead: int
     features_per_channel: int
     layout: Layout
 
@@ -75,12 +79,13 @@ class ComplexSTFT(nn.Module):
     """Complex spectrogram: periodic Hann 960, hop 480, the Nyquist bin dropped (paper; official implementation).
 
     Frame k covers samples 480k .. 480k + 959; only the right end is zero-padded, so the first 480 samples lie in one frame
-    and come back with a fade-in.
+    and come back with a fade-in. Everything else comes back but for the dropped bin.
     """
 
     window: Tensor
     synthesis_window: Tensor
     hop_length = 480
+    look_ahead = 480
     features_per_channel = 2  # real, imaginary
     layout = Layout(
         bins=480,
@@ -128,6 +133,7 @@ class Waveform(nn.Module):
     """
 
     hop_length = 1
+    look_ahead = 0
     features_per_channel = 1
     layout = Layout(
         bins=1,

@@ -90,9 +90,7 @@ def official_config(state: Mapping[str, Tensor]) -> SpectroStreamConfig:
         embedding_dim=embedding_dim,
         fusion=fusion,
         split=split,
-        quantizer=QuantizerConfig(
-            levels=levels, codebook_size=codebook_size, initial_vectors=max(4096, codebook_size)
-        ),
+        quantizer=QuantizerConfig(levels=levels, codebook_size=codebook_size, initial_vectors=max(4096, codebook_size)),
     )
 
 

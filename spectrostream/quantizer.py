@@ -21,6 +21,7 @@ class QuantizerConfig:
     decay: of the EMA codebooks.
     initial_vectors: how many embeddings are collected before k-means starts the codebooks; until then every example is
         bypassed. More than `codebook_size`, or duplicate centroids stay dead for ever.
+    kmeans_iterations: of Lloyd's algorithm, at the start of each level.
     revival_threshold: an entry is revived when its EMA usage falls below this fraction of an equal share.
     """
 
@@ -43,6 +44,8 @@ class QuantizerConfig:
             self.initial_vectors,
             f"at least quantizer.codebook_size = {self.codebook_size}",
         )
+        _require(self.kmeans_iterations >= 0, "kmeans_iterations", self.kmeans_iterations, "0 or more")
+        _require(0 <= self.revival_threshold < 1, "revival_threshold", self.revival_threshold, "0 or more, below 1")
 
     @property
     def bits_per_index(self) -> float:

@@ -11,7 +11,10 @@ from spectrostream.baselines.dac import Dac, DacConfig
 from spectrostream.codec import SpectroStream, SpectroStreamConfig
 
 CodecConfig = SpectroStreamConfig | DacConfig
-CONFIGS: dict[str, type[SpectroStreamConfig] | type[DacConfig]] = {"spectrostream": SpectroStreamConfig, "dac": DacConfig}
+CONFIGS: dict[str, type[SpectroStreamConfig] | type[DacConfig]] = {
+    "spectrostream": SpectroStreamConfig,
+    "dac": DacConfig,
+}
 
 
 def build_codec(config: CodecConfig) -> nn.Module:
@@ -21,13 +24,15 @@ def build_codec(config: CodecConfig) -> nn.Module:
 
 def config_from_plain(plain: dict[str, Any]) -> CodecConfig:
     """Inverse of `dataclasses.asdict`. Raises ValueError for an unknown kind or key."""
-    kind = plain.get("kind")
+    kind = plain.get("kind") if isinstance(plain, dict) else None
     if kind not in CONFIGS:
         raise ValueError(f"kind = {kind!r} is not a known codec; allowed: {', '.join(CONFIGS)}")
     return _construct(CONFIGS[kind], plain)
 
 
-def _construct(schema: type, plain: dict[str, Any]) -> Any:
+def _construct(schema: type, plain: Any) -> Any:
+    if not isinstance(plain, dict):
+        raise ValueError(f"{schema.__name__} is made of keys and values, not of {plain!r}")
     known = {field.name: field for field in dataclasses.fields(schema)}
     unknown = sorted(plain.keys() - known.keys())
     if unknown:
@@ -35,5 +40,5 @@ def _construct(schema: type, plain: dict[str, Any]) -> Any:
     values = {}
     for name, value in plain.items():
         factory = known[name].default_factory
-        values[name] = _construct(factory, value) if isinstance(factory, type) and isinstance(value, dict) else value
+        values[name] = _construct(factory, value) if isinstance(factory, type) else value
     return schema(**values)

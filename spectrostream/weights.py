@@ -14,7 +14,7 @@ from torch import nn
 
 from spectrostream.errors import UserError
 from spectrostream.official_weights import from_official
-from spectrostream.registry import CodecConfig, build_codec, config_from_plain
+from spectrostream.registry import build_codec, config_from_plain
 
 __all__ = ["WeightsError", "codec_fingerprint", "from_official", "load_codec", "save_codec"]
 
@@ -51,11 +51,12 @@ def load_codec(path: Path) -> nn.Module:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
     except SafetensorError as error:
         raise WeightsError(f"{path} is not a readable safetensors file: {error}") from error
-    codec = build_codec(_config(path, metadata))
+    codec = _random_codec(path, metadata)
     expected = {name for name in codec.state_dict() if not name.startswith(_ONLY_FOR_TRAINING)}
     if expected != state.keys():
         odd = min(expected ^ state.keys())
-        raise WeightsError(f"{path} does not fit its own configuration: {odd} is {'missing' if odd in expected else 'foreign'}")
+        kind = "missing" if odd in expected else "foreign"
+        raise WeightsError(f"{path} does not fit its own configuration: {kind} tensor {odd}")
     try:
         codec.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -73,12 +74,14 @@ def codec_fingerprint(codec: nn.Module) -> bytes:
     return digest.digest()[:8]
 
 
-def _config(path: Path, metadata: dict[str, str]) -> CodecConfig:
+def _random_codec(path: Path, metadata: dict[str, str]) -> nn.Module:
     if metadata.get("format") != FORMAT:
-        raise WeightsError(f"{path} holds no codec of this project (its format is {metadata.get('format')!r}, not {FORMAT!r})")
+        raise WeightsError(
+            f"{path} holds no codec of this project (its format is {metadata.get('format')!r}, not {FORMAT!r})"
+        )
     if metadata.get("version") != VERSION:
         raise WeightsError(f"{path} is of format version {metadata.get('version')!r}; this version reads {VERSION!r}")
     try:
-        return config_from_plain(json.loads(metadata["config"]))
-    except (KeyError, TypeError, ValueError) as error:
+        return build_codec(config_from_plain(json.loads(metadata["config"])))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path} has an unusable configuration: {error}") from error

@@ -91,7 +91,7 @@ def test_inline_svg_has_identifiers_of_its_own(scores: TrackScores, drawn: Drawn
     assert inline.startswith("<svg")
     assert "<?xml" not in inline
     root = ElementTree.fromstring(inline)
-    identifiers = [element.get("id") for element in root.iter() if element.get("id")]
+    identifiers = [element.attrib["id"] for element in root.iter() if "id" in element.attrib]
     assert all(identifier.startswith("one-") for identifier in identifiers)
     references = {value[1:] for element in root.iter() for key, value in element.items() if key.endswith("}href")}
     assert references

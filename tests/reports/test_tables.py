@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 import re
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -186,7 +188,11 @@ def test_bold_is_the_best_and_what_does_not_differ_from_it() -> None:
     chosen = records[
         records["system"].isin(["base", "base-seed-2", "fusion-0"]) & (records["metric"] == "mel_distance")
     ]
-    wobble = {"base": [0] * 6, "base-seed-2": [0.02, -0.01, 0.01, -0.02, 0.02, -0.01], "fusion-0": [0.2] * 5 + [0.3]}
+    wobble: dict[str, list[float]] = {
+        "base": [0] * 6,
+        "base-seed-2": [0.02, -0.01, 0.01, -0.02, 0.02, -0.01],
+        "fusion-0": [0.2] * 5 + [0.3],
+    }
     at = {track: index for index, track in enumerate(study.TRACKS)}
     rows = zip(chosen["system"], chosen["track"], strict=True)
     values = [1 + 0.1 * at[track] + wobble[system][at[track]] for system, track in rows]
@@ -269,7 +275,7 @@ def test_paired_differences_are_ours_minus_theirs(scores: TrackScores) -> None:
     difference, p, wins, better = mel.cells[1:]
     expected = scores.values(("base", 4), "mel_distance") - scores.values(("dac", 1), "mel_distance")
     assert difference.raw == pytest.approx(expected.mean())
-    assert float(difference.raw) < 0
+    assert expected.mean() < 0
     assert p.raw == pytest.approx(min(1.0, 2 * 0.5**6 * len(table.rows))), "Holm over the whole table"
     assert wins.text == "6 / 6"
     assert better.text == "ours"
@@ -319,9 +325,7 @@ def test_equal_rows_pass_and_failed_rows_are_not_held_against_them() -> None:
 
 
 def test_a_row_with_other_steps_is_named() -> None:
-    import dataclasses
-
-    changed = {"fusion-0": {"steps": 9000}, "waveform": {"protocol_hash": ""}}
+    changed: dict[str, dict[str, Any]] = {"fusion-0": {"steps": 9000}, "waveform": {"protocol_hash": ""}}
     own = [dataclasses.replace(card, **changed.get(card.name, {})) for card in study.cards() if card.role != "check"]
     assert integrity_warnings(own, "base") == (
         "steps: 12000 in STFT <6/6>, but not in Fusion 0 (9000)",
@@ -330,7 +334,5 @@ def test_a_row_with_other_steps_is_named() -> None:
 
 
 def test_a_fact_nobody_recorded_is_no_agreement() -> None:
-    import dataclasses
-
     own = [dataclasses.replace(card, git_revision="") for card in study.cards() if card.role == "baseline"]
     assert integrity_warnings(own, "base") == ("code revision: not recorded, so that it cannot be checked",)

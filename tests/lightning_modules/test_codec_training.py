@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from training_setup import FAST, LIGHTNING_WARNINGS, TOKENS, Batches, Updates, is_same, noise, tiny_module, train
+
+from lightning_modules.codec_training import CodecTraining, TrainingConfig
+from lightning_modules.optimization import OptimizerConfig, TrainingDivergedError
+from spectrostream.losses import (
+    LossWeights,
+    feature_matching_loss,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+)
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS]
+
+
+class Steps(Callback):
+    """Weights and logged values after each batch."""
+
+    def __init__(self) -> None:
+        self.weights: list[dict[str, dict[str, Tensor]]] = []
+        self.metrics: list[dict[str, float]] = []
+        self.counts: list[int] = []
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: object, batch: object, batch_index: int
+    ) -> None:
+        self.weights.append({side: weights_of(getattr(module, side)) for side in ("codec", "discriminator")})
+        self.metrics.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+        self.counts.append(trainer.global_step)
+
+
+def weights_of(side: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in side.named_parameters()}
+
+
+def gradients_of(loss: Tensor, side: nn.Module) -> list[Tensor]:
+    return list(torch.autograd.grad(loss, list(side.parameters()), retain_graph=True))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "lowest"), [("max_steps", 0, 1), ("accumulate", 0, 1), ("adversarial_start", -1, 0), ("seed", -1, 0)]
+)
+def test_impossible_values_are_named(key: str, value: int, lowest: int) -> None:
+    with pytest.raises(ValueError, match=rf"training.{key} = {value} is not possible; allowed: {lowest} or more"):
+        TrainingConfig(**{key: value})
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("adversarial_start", [0, 1, 9])
+def test_a_step_is_a_generator_update_whoever_else_learns(accumulate: int, adversarial_start: int) -> None:
+    """Lightning counts the steps of all optimizers; here neither the judge nor accumulation shows."""
+    module = tiny_module(max_steps=2, accumulate=accumulate, adversarial_start=adversarial_start)
+    heard: list[int] = []
+    module.codec.register_forward_hook(lambda *_: heard.append(1))
+    updates, steps = Updates(), Steps()
+    trainer = train(module, Batches(), updates, steps)
+    assert trainer.global_step == 2
+    assert len(heard) == 2 * accumulate
+    assert steps.counts == [batch // accumulate for batch in range(1, 2 * accumulate + 1)]
+    assert len(updates.rates[0]) == 2
+    assert len(updates.rates[1]) == max(0, 2 - adversarial_start)
+
+
+class PlainGradientDescent(CodecTraining):
+    """Adam divides by a gradient's size and so blows up rounding; plain descent shows gradients as they are."""
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [torch.optim.SGD(side.parameters(), lr=1.0) for side in (self.codec, self.discriminator)]
+
+
+def test_accumulated_batches_equal_one_large_batch() -> None:
+    """Before the codebooks start nothing is drawn and nothing mixes examples, so the two must agree."""
+    # Steps of plain descent that move weights by about 1e-3: the mel loss is steep at the start.
+    rates = {"generator": OptimizerConfig(learning_rate=1e-6), "discriminator": OptimizerConfig(learning_rate=1e-2)}
+    after = {}
+    for accumulate in (1, 2):
+        parts = tiny_module(initial_vectors=1000, max_steps=2, accumulate=accumulate, **rates)
+        module = PlainGradientDescent(parts.codec, parts.discriminator, parts.config)
+        before = weights_of(module)
+        data = Batches(lambda k, n=accumulate: noise(k // n, 4)[4 // n * (k % n) : 4 // n * (k % n + 1)])
+        train(module, data)
+        after[accumulate] = weights_of(module)
+    for side in ("codec.", "discriminator."):
+        names = [name for name in before if name.startswith(side)]
+        moved = max((after[1][name] - before[name]).abs().max().item() for name in names)
+        apart = max((after[1][name] - after[2][name]).abs().max().item() for name in names)
+        print(side, moved, apart)
+        assert moved > 1e-3
+        assert apart < 1e-6
+
+
+def test_the_judge_waits_for_its_first_step() -> None:
+    module = tiny_module(max_steps=4, adversarial_start=2)
+    start = {side: weights_of(getattr(module, side)) for side in ("codec", "discriminator")}
+    steps = Steps()
+    train(module, Batches(), steps)
+    states = [start, *steps.weights]
+    for step, (before, after) in enumerate(zip(states[:-1], states[1:], strict=True)):
+        assert not is_same(before["codec"], after["codec"])
+        assert is_same(before["discriminator"], after["discriminator"]) == (step < 2)
+    adversarial = {"train/adversarial_loss", "train/feature_matching_loss", "train/discriminator_loss"}
+    assert [adversarial <= metrics.keys() for metrics in steps.metrics] == [False, False, True, True]
+    assert all(not adversarial & metrics.keys() for metrics in steps.metrics[:2])
+    for metrics in steps.metrics[:2]:
+        obeyed = metrics["train/mel_loss"] + metrics["train/commitment_loss"]
+        assert metrics["train/generator_loss"] == pytest.approx(obeyed, rel=1e-6)
+
+
+def test_each_side_learns_from_its_own_loss_alone() -> None:
+    """The gradients that the optimizers apply are those of the formulas, computed here a second time.
+
+    A trace of the generator's loss in the judge's gradient, or the reverse, would show; so would a judge updated before
+    the generator was judged.
+    """
+    weights = LossWeights(adversarial=2.0, feature_matching=30.0, mel=0.5, commitment=0.0)
+    module = tiny_module(max_steps=1, initial_vectors=1000, loss=weights)
+    real = noise(0)
+    decoded = module.codec(real).audio
+    judged_real, judged, judged_detached = map(module.discriminator, (real, decoded, decoded.detach()))
+    generator_loss = (
+        2.0 * hinge_generator_loss(judged.logits)
+        + 30.0 * feature_matching_loss(judged_real.features, judged.features)
+        + 0.5 * module.mel_loss(decoded, real).total
+    )
+    discriminator_loss = hinge_discriminator_loss(judged_real.logits, judged_detached.logits)
+    expected = (
+        gradients_of(generator_loss, module.codec),
+        gradients_of(discriminator_loss, module.discriminator),
+    )
+
+    module.codec.quantizer.learning.collected_count.zero_()  # the pass above was none of the training
+    updates, steps = Updates(), Steps()
+    train(module, Batches(), updates, steps)
+    for side in (0, 1):
+        for applied, wanted in zip(updates.gradients[side][0], expected[side], strict=True):
+            torch.testing.assert_close(applied, wanted, rtol=1e-4, atol=1e-6)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert steps.metrics[0]["train/generator_loss"] == pytest.approx(generator_loss.item(), rel=1e-5)
+    assert steps.metrics[0]["train/discriminator_loss"] == pytest.approx(discriminator_loss.item(), rel=1e-5)
+
+
+def test_each_side_is_clipped_to_its_own_limit_and_reported_before() -> None:
+    limits = (0.02, 0.005)
+    free, clipped, free_steps, clipped_steps = Updates(), Updates(), Steps(), Steps()
+    train(tiny_module(max_steps=1), Batches(), free, free_steps)
+    generator, discriminator = (replace(FAST, gradient_clip_norm=limit) for limit in limits)
+    train(tiny_module(max_steps=1, generator=generator, discriminator=discriminator), Batches(), clipped, clipped_steps)
+    for side, name in enumerate(("generator", "discriminator")):
+        (before,), (applied,) = free.norms(side), clipped.norms(side)
+        assert before > 2 * limits[side]
+        assert applied == pytest.approx(limits[side], rel=1e-3)
+        for steps in (free_steps, clipped_steps):
+            assert steps.metrics[0][f"train/{name}_gradient_norm"] == pytest.approx(before, rel=1e-5)
+
+
+def test_a_diverged_generator_ends_the_run_and_names_the_step() -> None:
+    module = tiny_module(max_steps=9)
+    with pytest.raises(TrainingDivergedError, match="generator is not finite at step 2"):
+        train(module, Batches(lambda k: noise(k) * (math.nan if k == 2 else 1)))
+
+
+def test_a_diverged_discriminator_ends_the_run_and_names_the_step() -> None:
+    module = tiny_module(max_steps=9)
+    turns: list[int] = []
+
+    def spoil(gradient: Tensor) -> Tensor:
+        turns.append(1)
+        return gradient * math.nan if len(turns) == 2 else gradient
+
+    next(module.discriminator.parameters()).register_hook(spoil)
+    with pytest.raises(TrainingDivergedError, match="discriminator is not finite at step 1"):
+        train(module, Batches())
+    # The generator's turn gives the judge no gradient: one call for each of two steps.
+    assert len(turns) == 2
+
+
+def test_the_rate_in_force_is_the_schedule_of_each_side() -> None:
+    updates = Updates()
+    generator = OptimizerConfig(learning_rate=1e-3, warmup_steps=4)
+    discriminator = OptimizerConfig(learning_rate=4e-3, schedule="exponential", decay=0.5)
+    train(tiny_module(max_steps=3, accumulate=2, generator=generator, discriminator=discriminator), Batches(), updates)
+    assert updates.rates[0] == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3])
+    assert updates.rates[1] == pytest.approx([4e-3, 2e-3, 1e-3])
+
+
+def test_codebooks_start_and_random_draws_follow_the_seed_alone() -> None:
+    """Whatever state torch's generator is in, the run is the same; another seed is another run."""
+    ends = []
+    for seed, disturbance in ((3, 10), (3, 20), (4, 10)):
+        module = tiny_module(max_steps=6, seed=seed)
+        torch.manual_seed(disturbance)
+        train(module, Batches())
+        assert module.codec.quantizer.learning.is_started
+        ends.append(module.state_dict())
+    assert is_same(ends[0], ends[1])
+    assert not is_same(ends[0], ends[2])
+
+
+def test_every_batch_of_an_update_draws_its_own_numbers() -> None:
+    module = tiny_module(max_steps=2, accumulate=2)
+    seeds: list[int] = []
+    module.codec.register_forward_pre_hook(lambda *_: seeds.append(torch.initial_seed()))
+    train(module, Batches())
+    assert len(set(seeds)) == 4
+
+
+def test_training_lowers_the_mel_loss() -> None:
+    """One batch again and again: the loss of its decoded audio, codes included, must fall by a third."""
+    module = tiny_module(max_steps=40, adversarial_start=30, initial_vectors=4 * 2 * TOKENS, generator=FAST)
+    audio = noise(0)
+
+    def loss() -> float:
+        with torch.no_grad():
+            decoded = module.codec.decode(module.codec.encode(audio), length=audio.shape[-1])
+            return float(module.mel_loss(decoded, audio).total)
+
+    before = loss()
+    train(module, Batches(lambda _: audio))
+    print(before, loss())
+    assert loss() < before * 2 / 3

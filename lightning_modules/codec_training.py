@@ -50,6 +50,10 @@ class TrainingConfig:
                 raise ValueError(f"training.{key} = {getattr(self, key)} is not possible; allowed: {lowest} or more")
 
 
+class OtherModelError(ValueError):
+    """A checkpoint that does not fit the model that is to go on from it."""
+
+
 class CodecTraining(lightning.LightningModule):
     """Trains any codec that returns a `Reconstruction` against a judge that returns a `Judgement`.
 
@@ -72,6 +76,17 @@ class CodecTraining(lightning.LightningModule):
             build_optimizer(self.config.generator, self.codec.parameters()),
             build_optimizer(self.config.discriminator, self.discriminator.parameters()),
         ]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses another model's checkpoint, with the first difference instead of all of them."""
+        saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+        own = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
+        for name in sorted(saved.keys() | own.keys()):
+            if saved.get(name) != own.get(name):
+                raise OtherModelError(
+                    f"the checkpoint is of another model: its {name} is {_shape_in_words(saved.get(name))}, here it is "
+                    f"{_shape_in_words(own.get(name))}; train in a new folder, or with the configuration of this one"
+                )
 
     def on_fit_start(self) -> None:
         """Checkpoints lie between updates, so a run never starts within one."""
@@ -153,6 +168,10 @@ class CodecTraining(lightning.LightningModule):
     def _log_step(self, step: int) -> None:
         # The loggers' x axis, in completed generator updates; Lightning's own counts batches here.
         self.log("step", float(step))
+
+
+def _shape_in_words(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else f"of shape {list(shape)}"
 
 
 def _do_nothing() -> None:

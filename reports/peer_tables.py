@@ -21,6 +21,7 @@ from reports.tables import (
 )
 from reports.track_scores import Point, RateGroup, TrackScores, matched_rates
 
+SIGNIFICANT = 0.05  # corrected p of a paired comparison
 CHANNELS = 2  # all systems code stereo; a mono codec codes it in two passes
 
 
@@ -82,7 +83,7 @@ def paired_table(scores: TrackScores, cards: Sequence[SystemCard], baseline: str
     )
     notes = (
         f"p: Wilcoxon signed-rank over tracks, Holm-corrected over the {len(rows)} comparisons of this table. “Better” "
-        "is left open where the interval contains zero; it does not ask for a small p." + few_tracks(scores),
+        f"is open unless the interval excludes zero and p is below {SIGNIFICANT}." + few_tracks(scores),
     )
     return Table("Paired differences, track by track", columns, tuple(rows), notes)
 
@@ -173,7 +174,9 @@ def _paired_cells(metric: str, result: PairedDifference, p: float) -> tuple[Cell
         return (missing, nothing, nothing, nothing)
     sign = 1 if info.higher_is_better else -1
     low, high = sorted((sign * estimate.low, sign * estimate.high))
-    verdict = "ours" if low > 0 else "theirs" if high < 0 else "open"
+    # Both have to speak: with few tracks the interval alone is too narrow, and p alone does not say how much.
+    settled = p < SIGNIFICANT
+    verdict = "ours" if settled and low > 0 else "theirs" if settled and high < 0 else "open"
     text = signed(estimate.mean, info.decimals)
     if not math.isnan(estimate.low):
         text += f" [{signed(estimate.low, info.decimals)}, {signed(estimate.high, info.decimals)}]"

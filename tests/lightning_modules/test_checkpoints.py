@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning
 import pytest
-from lightning.pytorch.callbacks import Callback
 from training_setup import LIGHTNING_WARNINGS, Batches, cpu_config, is_same, load, tiny_module, train
 
 from lightning_modules.checkpoints import RunCheckpoint, is_intact, latest_valid_checkpoint
@@ -132,26 +131,9 @@ def test_the_last_few_stay_and_the_end_is_among_them(
     assert all(map(is_intact, folder.glob("*.ckpt")))
 
 
-class Saves(Callback):
-    """After how many batches a checkpoint was there, by the step in its name."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.batches = 0
-        self.at: dict[str, list[int]] = {}
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.batches += 1
-        for path in self.folder.glob("*.ckpt"):
-            mark = self.at.setdefault(path.name, [])
-            if not mark or mark[-1] != path.stat().st_mtime_ns:
-                mark.append(path.stat().st_mtime_ns)
-
-
 def test_a_resumed_run_never_saves_within_an_update(tmp_path: Path) -> None:
     """A checkpoint lies between updates. Its own step returns after a resume until the first update is complete."""
-    RunCheckpointed = RunCheckpoint(tmp_path, every=2, keep=9)
-    train(tiny_module(max_steps=2, accumulate=3), Batches(accumulate=3), RunCheckpointed)
+    train(tiny_module(max_steps=2, accumulate=3), Batches(accumulate=3), RunCheckpoint(tmp_path, every=2, keep=9))
     path = tmp_path / "step-00000002.ckpt"
     before = path.read_bytes()
     resume(tiny_module(max_steps=3, accumulate=3), Batches(accumulate=3), RunCheckpoint(tmp_path, every=2, keep=9))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 import torch
@@ -38,6 +38,24 @@ def tiny_module(*, embedding_dim: int = 8, initial_vectors: int = 32, **training
         MultiScaleSTFTConfig(windows=(256,), width=2, multipliers=(2, 2), frequency_strides=(2, 2), time_strides=(1, 2))
     )
     return CodecTraining(codec, judge, TrainingConfig(**{"generator": FAST, "discriminator": FAST, **training}))
+
+
+class PlainGradientDescent(CodecTraining):
+    """Adam divides by a gradient's size and so blows up rounding; plain descent shows gradients as they are."""
+
+    # Of plain descent, moving weights by about 1e-3: the mel loss is steep at the start.
+    rates: ClassVar = {
+        "generator": OptimizerConfig(learning_rate=1e-6),
+        "discriminator": OptimizerConfig(learning_rate=1e-3),
+    }
+
+    @classmethod
+    def tiny(cls, **training: Any) -> PlainGradientDescent:
+        parts = tiny_module(**cls.rates, **training)
+        return cls(parts.codec, parts.discriminator, parts.config)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [torch.optim.SGD(side.parameters(), lr=1.0) for side in (self.codec, self.discriminator)]
 
 
 def noise(index: int, batch: int = 2) -> Tensor:

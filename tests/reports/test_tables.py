@@ -278,8 +278,16 @@ def test_paired_differences_are_ours_minus_theirs(scores: TrackScores) -> None:
     assert expected.mean() < 0
     assert p.raw == pytest.approx(min(1.0, 2 * 0.5**6 * len(table.rows))), "Holm over the whole table"
     assert wins.text == "6 / 6"
-    assert better.text == "ours"
+    assert better.text == "open", "six tracks cannot settle twelve comparisons, whatever their interval"
     assert table.rows[0].heading == "STFT <6/6> at 1.60 kbps minus DAC at 1.72 kbps"
+
+
+def test_enough_tracks_settle_a_comparison() -> None:
+    records = study.records().query("metric == 'mel_distance'")
+    copies = [records.assign(track=records["track"] + f" {n}", value=records["value"] + 0.001 * n) for n in range(3)]
+    table = paired_table(TrackScores(pd.concat(copies, ignore_index=True)), study.cards(), "base", ["dac"])
+    assert [row.cells[-1].text for row in table.rows] == ["ours", "ours"]
+    assert all(float(str(row.cells[2].raw)) < 0.05 for row in table.rows)
 
 
 def test_a_peer_without_scores_is_shown_as_such(scores: TrackScores) -> None:

@@ -98,8 +98,7 @@ def test_every_position_encodes_and_decodes(frontend, position):
 
 
 @pytest.mark.parametrize("samples", [1, 1919, 1920, 1921, 3840, 3841])
-def test_a_prefix_of_the_audio_decodes_to_a_prefix(samples):
-    # `decode` of fewer samples cuts; it does not move anything.
+def test_a_shorter_length_cuts_the_end_and_moves_nothing(samples):
     codec = tiny_codec()
     codes = codec.encode(torch.randn(1, 2, 3 * TOKEN))
     frames = -(-samples // TOKEN)
@@ -311,7 +310,9 @@ def test_codes_of_more_levels_than_trained_are_refused():
 @pytest.mark.parametrize("length", [1920, 3841])
 def test_a_length_that_the_codes_do_not_stand_for_is_refused(length):
     codes = torch.zeros(1, 4, 2, dtype=torch.int64)
-    with pytest.raises(ValueError, match=rf"2 frames of codes stand for 1921 \.\. 3840 samples, not for length = {length}"):
+    with pytest.raises(
+        ValueError, match=rf"2 frames of codes stand for 1921 \.\. 3840 samples, not for length = {length}"
+    ):
         tiny_codec().decode(codes, length=length)
 
 

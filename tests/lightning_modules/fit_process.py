@@ -1,0 +1,60 @@
+"""A training run in processes of its own, as tests start it: `fit_process.py kill FOLDER` or `fit_process.py two FOLDER`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from training_setup import Batches, PlainGradientDescent, cpu_config, noise, tiny_module
+
+from datamodules.stereo_music import DataConfig, StereoMusicDataModule
+from lightning_modules.codec_training import CodecTraining
+from lightning_modules.fitting import FitResult, fit
+
+KILLED_AT = 5
+
+
+def music_run(folder: Path, *, killed_at: int | None = None) -> tuple[CodecTraining, FitResult]:
+    """Eight updates on the demo corpus; with `killed_at` this process ends there by SIGKILL."""
+
+    def report(step: int, _metrics: dict[str, float]) -> None:
+        if step == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    module = tiny_module(max_steps=8, adversarial_start=1)
+    data = StereoMusicDataModule(DataConfig(crop_seconds=0.2, batch_size=2, validation_crops=2))
+    config = cpu_config(threads=1, validate_every=4, checkpoint_every=2)
+    return module, fit(module, data, config, folder, report=report)
+
+
+def descent(max_steps: int) -> PlainGradientDescent:
+    """Its codebooks start in the second update."""
+    return PlainGradientDescent.tiny(initial_vectors=40, max_steps=max_steps)
+
+
+def two_processes(folder: Path) -> None:
+    """Four updates, two examples in each process; each keeps its weights and what it opened for writing."""
+    written: list[str] = []
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and str(arguments[0]).startswith(str(folder)) and set(str(arguments[1])) & set("wax+"):
+            written.append(str(arguments[0]))
+
+    sys.addaudithook(note)
+    module = descent(max_steps=4)
+    data = Batches(lambda k: noise(k, 4).chunk(2)[int(os.environ.get("LOCAL_RANK", "0"))])
+    config = cpu_config(devices=2, threads=1, checkpoint_every=1, keep_checkpoints=9)
+    result = fit(module, data, config, folder)
+    state = {"state": module.state_dict(), "written": list(written), "audio_seconds": result.audio_seconds}
+    torch.save(state, folder.parent / f"rank-{module.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    what, where = sys.argv[1], Path(sys.argv[2])
+    if what == "kill":
+        music_run(where, killed_at=KILLED_AT)
+    else:
+        two_processes(where)

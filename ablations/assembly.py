@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ablations.experiment import ExperimentConfig
 from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.codec_training import CodecTraining
 from reports.evaluation import Segment
 from spectrostream.discriminators import MultiScaleSTFTDiscriminator
-from spectrostream.registry import build_codec
+from spectrostream.registry import Codec, build_codec
 
 
-def initial_codec(config: ExperimentConfig) -> nn.Module:
+def initial_codec(config: ExperimentConfig) -> Codec:
     """The codec as it is before its first step: a function of the configuration and training.seed alone."""
     torch.manual_seed(config.training.seed)
     return build_codec(config.model)

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pandas as pd
 import soundfile
-from torch import nn
 
 from ablations.assembly import data_module, evaluation_segments, initial_codec, training_module
 from ablations.experiment import ExperimentConfig, signature, to_yaml
@@ -32,6 +31,7 @@ from reports.visqol_scores import VisqolPool
 from spectrostream.codec import SpectroStream
 from spectrostream.errors import UserError
 from spectrostream.interface import AudioCodec
+from spectrostream.registry import Codec
 from spectrostream.weights import load_codec, save_codec
 
 # Checks of the baseline: the untrained codec, and the trained decoder without any codes.
@@ -43,7 +43,7 @@ Report = Callable[[str, int], None]
 
 
 class CellBusyError(UserError):
-    """Another process works in this cell's folder."""
+    """Another process works in this run's folder."""
 
 
 def cell_folder(cells: Path, cell: Cell, data_fingerprint: str) -> Path:
@@ -54,36 +54,34 @@ def cell_folder(cells: Path, cell: Cell, data_fingerprint: str) -> Path:
 def is_done(folder: Path, cell: Cell) -> bool:
     """True if the cell was trained, and evaluated as it is configured now."""
     done = read_json(folder / "DONE.json")
-    return done is not None and done["evaluation"] == evaluation_identity(cell.config)
+    return done is not None and done["evaluation"] == evaluation_identity(cell)
 
 
-def evaluation_identity(config: ExperimentConfig) -> str:
+def evaluation_identity(cell: Cell) -> str:
     """Hash of how a codec is evaluated: operating points, metrics, segments; not of how many processes do it."""
-    plain = dataclasses.asdict(config.evaluation)
+    plain = dataclasses.asdict(cell.config.evaluation)
     plain.pop("workers")
-    plain["protocol"] = protocol(config.data.evaluation_segment_seconds).hash
+    plain["protocol"] = protocol(cell.config.data.evaluation_segment_seconds).hash
+    if cell.variant.role == BASELINE:  # its learning checks are made there
+        plain["compared_at"] = cell.compared_at
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def run_cell(cell: Cell, folder: Path, *, compared_at: int, report: Report | None = None) -> None:
-    """Trains (or resumes) and evaluates `cell` in `folder`; ends with DONE.json.
-
-    compared_at: levels at which the baseline's learning checks are made. Raises CellBusyError if somebody is at it.
-    """
+def run_cell(cell: Cell, folder: Path, *, report: Report | None = None) -> None:
+    """Trains (or resumes) and evaluates `cell` in `folder`; ends with DONE.json. CellBusyError if somebody is at it."""
     report = report or (lambda _phase, _step: None)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder):
         (folder / "failed.json").unlink(missing_ok=True)
         (folder / "DONE.json").unlink(missing_ok=True)
         data = data_module(cell.config)
         _describe(cell, folder, data)
         result = trained(cell.config, folder, data, report, run_name=cell.name)
         report("evaluating", result.steps)
-        records, cards = _evaluate(cell, folder, data, result, compared_at)
+        records, cards = _evaluate(cell, folder, data, result)
         write_records(records, folder / "records.csv")
         for card in cards:
             write_card(card, folder / f"card-{card.name}.json")
-        write_json({"evaluation": evaluation_identity(cell.config), "steps": result.steps}, folder / "DONE.json")
+        write_json({"evaluation": evaluation_identity(cell), "steps": result.steps}, folder / "DONE.json")
 
 
 def trained(
@@ -96,9 +94,10 @@ def trained(
     _quiet_lightning()
     report("training", 0)
     module = training_module(config)
-    result = fit(
-        module, data, config.trainer, folder, report=lambda step, _: report("training", step), run_name=run_name
-    )
+    with _keyboard_interrupts():
+        result = fit(
+            module, data, config.trainer, folder, report=lambda step, _: report("training", step), run_name=run_name
+        )
     if module.global_rank == 0:
         save_codec(module.codec, folder / "codec.safetensors")
         write_json(dataclasses.asdict(result), folder / "trained.json")
@@ -120,7 +119,7 @@ def _describe(cell: Cell, folder: Path, data: StereoMusicDataModule) -> None:
 
 
 def _evaluate(
-    cell: Cell, folder: Path, data: StereoMusicDataModule, result: FitResult, compared_at: int
+    cell: Cell, folder: Path, data: StereoMusicDataModule, result: FitResult
 ) -> tuple[pd.DataFrame, list[SystemCard]]:
     config = cell.config
     segments = evaluation_segments(data)
@@ -130,24 +129,28 @@ def _evaluate(
         _write_references(segments, audio / "reference")
     pool = VisqolPool(config.evaluation.workers) if config.evaluation.visqol else nullcontext()
     with pool as visqol:
-        frames = [evaluate(cell.name, codec, segments, levels=config.evaluation.levels, visqol=visqol, audio_folder=audio)]
+        frames = [
+            evaluate(cell.name, codec, segments, levels=config.evaluation.levels, visqol=visqol, audio_folder=audio)
+        ]
         cards = [_card(cell, codec, data, result)]
         if cell.variant.role == BASELINE:
             for name, title, checked in _learning_checks(cell, codec):
                 # Without ViSQOL: the cheap distances tell.
-                frames.append(evaluate(name, checked, segments, levels=[compared_at], visqol=None, audio_folder=audio))
+                frames.append(
+                    evaluate(name, checked, segments, levels=[cell.compared_at], visqol=None, audio_folder=audio)
+                )
                 cards.append(_check_card(cards[0], name, title))
     return pd.concat(frames, ignore_index=True), cards
 
 
-def _learning_checks(cell: Cell, codec: nn.Module) -> Iterator[tuple[str, str, AudioCodec]]:
+def _learning_checks(cell: Cell, codec: Codec) -> Iterator[tuple[str, str, AudioCodec]]:
     """Name, title and codec of what a trained codec has to beat."""
     yield f"{cell.name}@{STEP_0}", "untrained (step 0)", initial_codec(cell.config)
     if isinstance(codec, SpectroStream):
         yield f"{cell.name}@{ZERO_CODES}", "trained decoder, zero codes", ZeroCodes(codec)
 
 
-def _card(cell: Cell, codec: nn.Module, data: StereoMusicDataModule, result: FitResult) -> SystemCard:
+def _card(cell: Cell, codec: Codec, data: StereoMusicDataModule, result: FitResult) -> SystemCard:
     counts = count_parameters(codec)
     discriminator = training_module(cell.config).discriminator
     latency = codec.latency_samples
@@ -218,8 +221,20 @@ def _quiet_lightning() -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process per cell; the system frees the lock even of a killed one."""
+def _keyboard_interrupts() -> Iterator[None]:
+    """Lightning turns a KeyboardInterrupt into an exit with code 1."""
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from end
+        raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process per folder; the system frees the lock even of a killed one. Raises CellBusyError."""
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

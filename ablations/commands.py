@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from ablations.assembly import data_module
-from ablations.cell import cell_folder, is_done, trained
+from ablations.cell import cell_folder, is_done, locked, trained
 from ablations.console import ConsoleDisplay, progress_bar
 from ablations.experiment import ConfigError, ExperimentConfig, load_experiment, signature, to_yaml
 from ablations.gathering import measure_costs, study_report
 from ablations.provenance import read_json, write_json
 from ablations.runner import Task, run_tasks
 from ablations.study import Study, load_study
+from lightning_modules.optimization import TrainingDivergedError
+from spectrostream.errors import UserError
 
 _SIGNATURE = "signature.json"
 
@@ -25,16 +30,16 @@ def train(config: str, overrides: Sequence[str], out: Path, console: Console) ->
     experiment = load_experiment(config, overrides)
     data = data_module(experiment)
     console.print(data.describe(), markup=False, highlight=False)
-    _claim(out, experiment, signature(experiment, data.fingerprint))
-    with progress_bar(console) as progress:
-        bar = progress.add_task("training", total=experiment.training.max_steps)
-        trained(
-            experiment,
-            out,
-            data,
-            lambda phase, step: progress.update(bar, description=phase, completed=step),
-            run_name=out.name,
-        )
+    # The other processes of a distributed run share the folder with the first.
+    with locked(out) if rank_zero_only.rank == 0 else nullcontext():
+        _claim(out, experiment, signature(experiment, data.fingerprint))
+        with progress_bar(console) as progress:
+            bar = progress.add_task("training", total=experiment.training.max_steps)
+            report = lambda phase, step: progress.update(bar, description=phase, completed=step)  # noqa: E731
+            try:
+                trained(experiment, out, data, report, run_name=out.name)
+            except (TrainingDivergedError, MisconfigurationException) as error:
+                raise UserError(f"{out}: {error}") from error
     return out / "codec.safetensors"
 
 
@@ -50,16 +55,16 @@ def _claim(out: Path, experiment: ExperimentConfig, own: str) -> None:
     (out / "config.yaml").write_text(to_yaml(experiment), encoding="utf-8")
 
 
-def ablate(study_name: str, overrides: Sequence[str], out: Path, jobs: int | None, console: Console) -> tuple[Path, int]:
+def ablate(
+    study_name: str, overrides: Sequence[str], out: Path, jobs: int | None, console: Console
+) -> tuple[Path, int]:
     """Runs what is missing of a study and writes its report; returns the page and how many runs failed."""
     study = load_study(study_name)
     tasks = study_tasks(study, overrides, out)
     waiting = [task for task in tasks if not is_done(task.folder, task.cell)]
     console.print(f"{study.title}: {len(tasks)} runs, {len(tasks) - len(waiting)} done before", highlight=False)
     with ConsoleDisplay(console, total_steps=sum(task.cell.config.training.max_steps for task in waiting)) as display:
-        failures = run_tasks(
-            tasks, jobs=jobs or default_jobs(tasks), compared_at=study.compared_at, display=display
-        )
+        failures = run_tasks(tasks, jobs=jobs or default_jobs(tasks), display=display)
     return _report(study, tasks, failures, out, console), len(failures)
 
 
@@ -81,10 +86,17 @@ def study_tasks(study: Study, overrides: Sequence[str], out: Path) -> list[Task]
     fingerprints: dict[object, str] = {}
     tasks = []
     for cell in study.cells(overrides):
-        root = cell.config.data.root
-        if root not in fingerprints:
-            fingerprints[root] = data_module(cell.config).fingerprint
-        tasks.append(Task(cell, cell_folder(out / "cells", cell, fingerprints[root])))
+        trainer, data = cell.config.trainer, cell.config.data
+        if trainer.devices * trainer.num_nodes > 1:
+            raise ConfigError(
+                "trainer.devices and trainer.num_nodes are 1 in a study, where each run is one process; "
+                "type jobs=N for several runs at a time"
+            )
+        # What a scan depends on: a track shorter than a crop is left out.
+        corpus = (data.root, data.crop_seconds, cell.config.model.channels)
+        if corpus not in fingerprints:
+            fingerprints[corpus] = data_module(cell.config).fingerprint
+        tasks.append(Task(cell, cell_folder(out / "cells", cell, fingerprints[corpus])))
     return tasks
 
 
@@ -94,4 +106,3 @@ def default_jobs(tasks: Sequence[Task]) -> int:
     if trainer.accelerator != "cpu" or not trainer.threads:
         return 1
     return max(1, (os.cpu_count() or 1) // (trainer.threads * trainer.devices))
-

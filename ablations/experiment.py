@@ -6,6 +6,8 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,7 @@ from lightning_modules.fitting import TrainerConfig
 from spectrostream.codec import SpectroStreamConfig
 from spectrostream.discriminators import MultiScaleSTFTConfig
 from spectrostream.errors import UserError
+from spectrostream.losses import MultiScaleMelLoss
 from spectrostream.registry import CONFIGS, CodecConfig
 
 
@@ -42,8 +45,9 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
-        if not self.levels or min(self.levels) < 1:
-            raise ValueError(f"evaluation.levels = {list(self.levels)} is not possible; allowed: one or more numbers >= 1")
+        if not self.levels or min(self.levels) < 1 or len(set(self.levels)) < len(self.levels):
+            given = f"evaluation.levels = {list(self.levels)}"
+            raise ValueError(f"{given} is not possible; allowed: one or more different numbers >= 1")
         if self.workers < 1:
             raise ValueError(f"evaluation.workers = {self.workers} is not possible; allowed: 1 or more")
 
@@ -66,16 +70,17 @@ class ExperimentConfig:
                 f"evaluation.levels = {list(self.evaluation.levels)} goes beyond the {trained} levels that the model "
                 f"trains; allowed: 1..{trained}"
             )
-        longest = max(self.discriminator.windows)
+        # The mel loss reflects half a window at each end.
+        longest = max(*self.discriminator.windows, max(MultiScaleMelLoss.windows) // 2 + 1)
         if round(self.data.crop_seconds * 48000) < longest:
             raise ValueError(
-                f"data.crop_seconds = {self.data.crop_seconds} is shorter than the discriminator's window of {longest} "
-                f"samples; allowed: {longest / 48000:.3f} or more"
+                f"data.crop_seconds = {self.data.crop_seconds} is shorter than the longest window of the discriminator "
+                f"and of the mel loss, {longest} samples; allowed: {math.ceil(longest / 48) / 1000:.3f} or more"
             )
 
 
 _SECTIONS = {f.name: f for f in dataclasses.fields(ExperimentConfig)}
-# What does not change the result of training: how fast it runs, what is written about it, and how it is judged afterwards.
+# What does not change the result of training: how fast it runs, what is written about it, how it is judged afterwards.
 NOT_IN_SIGNATURE = (
     "evaluation",
     "trainer.threads",
@@ -120,11 +125,18 @@ def load_layer(path: Path) -> DictConfig:
 
 def overrides_layer(overrides: Sequence[str]) -> DictConfig:
     """`key=value` words as one layer."""
+    layer = OmegaConf.create({})
     for word in overrides:
-        key, equals, _ = word.partition("=")
-        if not equals or not key:
+        key, equals, value = word.partition("=")
+        if not equals or not key or not value:
             raise ConfigError(f"{word!r} is not an override; type key=value, for instance training.max_steps=1000")
-    return OmegaConf.from_dotlist(list(overrides))
+        try:
+            layer.merge_with_dotlist([word])
+        except Exception as error:  # YAML's own errors have no common base with OmegaConf's
+            raise ConfigError(
+                f"{word!r} cannot be read as YAML; put double quotes around the value, inside the shell's single ones"
+            ) from error
+    return layer
 
 
 def keys_layer(changes: Mapping[str, Any]) -> DictConfig:
@@ -146,22 +158,28 @@ def compose(*layers: DictConfig) -> ExperimentConfig:
         kind = OmegaConf.select(layer, "model.kind")
         if kind is not None and kind != OmegaConf.select(merged, "model.kind") and "model" in merged:
             merged.pop("model")
-        merged = OmegaConf.merge(merged, layer)
+        merged = _merged(merged, layer)
     schema = _schema(OmegaConf.select(merged, "model.kind") or "spectrostream")
-    _refuse_unknown_keys(merged, schema, "")
     try:
-        sections = OmegaConf.to_object(OmegaConf.merge(schema, merged))
-        return ExperimentConfig(**sections)
+        plain = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'configuration'}: {error.msg or error}") from error
-    except ConfigError:
-        raise
+        raise ConfigError(f"{error.full_key} is not possible: {str(error).splitlines()[0]}") from error
+    assert isinstance(plain, dict)
+    _fill(schema, plain, "")
+    try:
+        return ExperimentConfig(**OmegaConf.to_object(schema))
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
 
 
-def _schema(kind: str) -> DictConfig:
-    if kind not in CONFIGS:
+def _merged(*layers: DictConfig) -> DictConfig:
+    merged = OmegaConf.merge(*layers)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _schema(kind: Any) -> DictConfig:
+    if not isinstance(kind, str) or kind not in CONFIGS:
         raise ConfigError(f"model.kind = {kind!r} is not known; allowed: {', '.join(CONFIGS)}")
     sections: dict[str, Any] = {"model": OmegaConf.structured(CONFIGS[kind])}
     for name, section in _SECTIONS.items():
@@ -171,15 +189,41 @@ def _schema(kind: str) -> DictConfig:
     return OmegaConf.create(sections)
 
 
-def _refuse_unknown_keys(given: DictConfig, schema: DictConfig, prefix: str) -> None:
-    for key in given:
+def _fill(schema: DictConfig, given: Mapping[Any, Any], prefix: str) -> None:
+    """Puts what is given into the schema, key by key, so that an error knows its key."""
+    for key, value in given.items():
+        name = f"{prefix}{key}"
         if key not in schema:
             near = difflib.get_close_matches(str(key), [str(k) for k in schema], n=1)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"allowed here: {', '.join(str(k) for k in schema)}"
-            raise ConfigError(f"{prefix}{key} is not a key of the configuration; {hint}")
-        below, schema_below = given._get_node(key), schema._get_node(key)
-        if isinstance(below, DictConfig) and isinstance(schema_below, DictConfig):
-            _refuse_unknown_keys(below, schema_below, f"{prefix}{key}.")
+            raise ConfigError(f"{name} is not a key of the configuration; {hint}")
+        node = schema._get_node(key)
+        if not isinstance(node, DictConfig):
+            _set(schema, key, value, name)
+        elif isinstance(value, dict):
+            _fill(node, value, f"{name}.")
+        else:
+            raise ConfigError(f"{name} is a section and takes no value; allowed: its keys {', '.join(map(str, node))}")
+
+
+def _set(schema: DictConfig, key: Any, value: Any, name: str) -> None:
+    try:
+        schema[key] = value
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        hint = typing.get_type_hints(OmegaConf.get_type(schema))[key]
+        raise ConfigError(f"{name} = {value!r} is not possible; allowed: {_in_words(hint)}") from error
+
+
+def _in_words(hint: Any) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    if hint in words:
+        return words[hint]
+    inner = typing.get_args(hint)
+    if typing.get_origin(hint) is not tuple:
+        return " or ".join(map(_in_words, inner))
+    if inner[-1] is Ellipsis:
+        return f"a list, each {_in_words(inner[0])}"
+    return f"a list of {len(inner)}, each {_in_words(inner[0])}"
 
 
 def load_experiment(config: str, overrides: Sequence[str] = ()) -> ExperimentConfig:

@@ -47,7 +47,9 @@ def study_report(study: Study, tasks: Sequence[Task], failures: Mapping[str, str
     finished = [task for task in tasks if is_done(task.folder, task.cell)]
     baseline = next((task for task in finished if task.cell.variant.role == BASELINE), None)
     if baseline is None:
-        raise NothingToReportError("the baseline did not finish, so there is nothing to compare with; see its folder above")
+        raise NothingToReportError(
+            "the baseline did not finish, so there is nothing to compare with; see its folder above"
+        )
     cards = [card for task in finished for card in _cards(task)]
     unfinished = [task for task in tasks if task not in finished]
     cards += [failed_card(task.cell, failures.get(task.cell.name) or _known_failure(task)) for task in unfinished]
@@ -72,7 +74,7 @@ def study_report(study: Study, tasks: Sequence[Task], failures: Mapping[str, str
 
 
 def training_curves(folder: Path) -> pd.DataFrame:
-    """Columns step, name, value from the logs of every attempt; where two attempts logged a step, the later one holds."""
+    """Columns step, name, value from the logs of every attempt; the later one holds where two logged a step."""
     frames = []
     for attempt, path in enumerate(sorted((folder / "logs").glob("attempt-*/metrics.csv"))):
         wide = pd.read_csv(path)

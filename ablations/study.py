@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: a variant with one seed."""
+    """One run: a variant with one seed. compared_at: levels of the study's ablation table."""
 
     name: str
     variant: Variant
     config: ExperimentConfig
     seed: int
+    compared_at: int
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,30 @@ class Study:
         return tuple(self._cell(variant, seed, shared) for variant in self.variants for seed in self.seeds)
 
     def _cell(self, variant: Variant, seed: int, shared: DictConfig) -> Cell:
-        layers = [self.base, keys_layer({"training.seed": seed, "data.seed": seed}), keys_layer(variant.set)]
+        seeded = {"training.seed": seed, "data.seed": seed}
         # An override of the model's keys cannot hold for a codec of another kind.
         if variant.role == "peer" and "model" in shared:
             shared = OmegaConf.masked_copy(shared, [key for key in shared if key != "model"])
         try:
-            config = compose(*layers, shared)
+            own = keys_layer(variant.set)
+            _refuse_undoing(shared, seeded, "the study's seeds set it for every run")
+            _refuse_undoing(own, seeded, "the study's seeds set it for every run")
+            _refuse_undoing(shared, variant.set, "it is what this variant changes")
+            config = compose(self.base, keys_layer(seeded), own, shared)
+            self._require_comparable(config, variant)
         except ConfigError as error:
             raise ConfigError(f"{self.name}, variant {variant.name}: {error}") from error
         name = variant.name if len(self.seeds) == 1 else f"{variant.name}-seed{seed}"
-        return Cell(name, variant, config, seed)
+        return Cell(name, variant, config, seed, self.compared_at)
+
+    def _require_comparable(self, config: ExperimentConfig, variant: Variant) -> None:
+        if config.model.channels != 2:
+            raise ConfigError(f"model.channels = {config.model.channels} is not possible in a study; allowed: 2")
+        if variant.role != "peer" and self.compared_at not in config.evaluation.levels:
+            raise ConfigError(
+                f"evaluation.levels = {list(config.evaluation.levels)} lacks the study's compared_at = {self.compared_at}; "
+                "add it to them"
+            )
 
     def positions(self, cells: Sequence[Cell]) -> dict[str, list[tuple[str, float | str]]]:
         """For each axis the cells on it, with their value of its key; the baseline lies on every axis."""
@@ -109,7 +124,7 @@ def load_study(name: str) -> Study:
     _check_keys(plain, path)
     base = compose_base(plain)
     variants = [Variant(name=BASELINE, role=BASELINE, **_entry(plain["baseline"], path, BASELINE))]
-    for section, role in (("variants", "variant"), ("peers", "peer")):
+    for section, role in (("peers", "peer"), ("variants", "variant")):
         for key, entry in (plain.get(section) or {}).items():
             variants.append(Variant(name=str(key), role=role, **_entry(entry, path, key)))
     study = Study(
@@ -152,7 +167,9 @@ def _check_keys(plain: Mapping[str, Any], path: Path) -> None:
 
 def _entry(entry: Any, path: Path, name: str) -> dict[str, Any]:
     if not isinstance(entry, dict) or "title" not in entry or set(entry) - set(_ENTRY):
-        raise ConfigError(f"{path}, {name}: a variant has a title and may have {', '.join(_ENTRY[1:])}; given: {entry!r}")
+        raise ConfigError(
+            f"{path}, {name}: a variant has a title and may have {', '.join(_ENTRY[1:])}; given: {entry!r}"
+        )
     return {"set": {}, **entry}
 
 
@@ -160,13 +177,21 @@ def _check_axes(study: Study, path: Path) -> None:
     for variant in study.variants:
         if variant.axis and variant.axis not in study.axes:
             allowed = ", ".join(study.axes) or "none declared"
-            raise ConfigError(f"{path}, {variant.name}: axis {variant.axis!r} is not among the study's axes ({allowed})")
+            raise ConfigError(
+                f"{path}, {variant.name}: axis {variant.axis!r} is not among the study's axes ({allowed})"
+            )
         moved = [key for key in variant.set if not key.startswith("evaluation.")]
         if variant.axis and moved != [study.axes[variant.axis]]:
             raise ConfigError(
                 f"{path}, {variant.name}: a variant on the axis {variant.axis!r} changes {study.axes[variant.axis]} "
                 f"and nothing else; given: {', '.join(moved) or 'nothing'}"
             )
+
+
+def _refuse_undoing(layer: DictConfig, keys: Iterable[str], why: str) -> None:
+    for key in keys:
+        if not key.startswith("evaluation.") and OmegaConf.select(layer, key) is not None:
+            raise ConfigError(f"{key} cannot be set here: {why}; change the study file instead")
 
 
 def _value_at(config: ExperimentConfig, key: str) -> float | str:

@@ -1,4 +1,4 @@
-"""Checkpoints that survive: written beside, synced, renamed, with a SHA-256 beside; the newest valid one is found by us."""
+"""Checkpoints that survive: written beside, synced, renamed, with a SHA-256 beside; we find the newest valid one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class RunCheckpoint(Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:08d}.ckpt"
         temporary = path.with_suffix(".partial")
-        trainer.save_checkpoint(temporary)  # every process takes part, the first one writes
+        trainer.save_checkpoint(temporary, weights_only=False)  # every process takes part, the first one writes
         if trainer.is_global_zero:
             _finish(temporary, path)
             # Newer ones are damaged, or training had gone on from them: they count for nothing.
@@ -68,7 +68,9 @@ def latest_valid_checkpoint(folder: Path) -> Path | None:
     for _, path in reversed(_numbered(folder)):
         if is_intact(path):
             return path
-        logger.warning("checkpoint %s is damaged (its SHA-256 differs or is missing); falling back to an older one", path)
+        logger.warning(
+            "checkpoint %s is damaged (its SHA-256 differs or is missing); falling back to an older one", path
+        )
     return None
 
 

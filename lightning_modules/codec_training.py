@@ -25,6 +25,7 @@ from spectrostream.losses import (
     hinge_discriminator_loss,
     hinge_generator_loss,
 )
+from spectrostream.registry import Codec
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class TrainingConfig:
     """One training run. Steps are generator updates everywhere.
 
     accumulate: batches whose gradients are averaged for one update of each side.
-    adversarial_start: first update in which the judge learns and is obeyed; before it only mel and commitment losses act.
+    adversarial_start: first update in which the judge learns and is obeyed; before it only mel and commitment losses
+    act.
     seed: of everything random in the step.
     """
 
@@ -57,11 +59,11 @@ class OtherModelError(ValueError):
 class CodecTraining(lightning.LightningModule):
     """Trains any codec that returns a `Reconstruction` against a judge that returns a `Judgement`.
 
-    One reconstruction serves both turns, and both sides are updated after both turns are computed: neither sees the other's
-    new weights, so gradients accumulated over several batches equal those of one large batch.
+    One reconstruction serves both turns, and both sides are updated after both turns are computed: neither sees the
+    other's new weights, so gradients accumulated over several batches equal those of one large batch.
     """
 
-    def __init__(self, codec: nn.Module, discriminator: nn.Module, config: TrainingConfig) -> None:
+    def __init__(self, codec: Codec, discriminator: nn.Module, config: TrainingConfig) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.codec = codec
@@ -112,7 +114,8 @@ class CodecTraining(lightning.LightningModule):
         """Mel loss of held-out audio coded at the full rate."""
         decoded = self.codec.decode(self.codec.encode(batch), length=batch.shape[-1])
         self.log("validation/mel_loss", self.mel_loss(decoded, batch).total, sync_dist=True, batch_size=len(batch))
-        self._log_step(self.global_step)
+        # The maximum of equal numbers is exact; their mean rounds, and the loggers cut it to an integer.
+        self.log("step", float(self.global_step), reduce_fx="max", sync_dist=True)
 
     def _discriminator_turn(self, real: Tensor, fake: Tensor) -> list[list[Tensor]]:
         judged_real, judged_fake = self.discriminator(real), self.discriminator(fake)
@@ -138,11 +141,12 @@ class CodecTraining(lightning.LightningModule):
         self.discriminator.requires_grad_(True)
         self.log_dict({f"train/{name}_loss": loss.detach() for name, loss in losses.items()})
         self.log("train/generator_loss", total.detach())
-        self._log_step(self.global_step + 1)
+        # The loggers' x axis, in completed generator updates; Lightning's own counts batches here.
+        self.log("step", float(self.global_step + 1))
 
     def _update(self, *, discriminator_too: bool) -> None:
         config, step = self.config, self.global_step
-        generator, discriminator = self.optimizers()
+        generator, discriminator = self._both_optimizers()
         self._update_side(generator, self.codec, config.generator, "generator", step)
         if discriminator_too:
             self._update_side(discriminator, self.discriminator, config.discriminator, "discriminator", step)
@@ -156,18 +160,20 @@ class CodecTraining(lightning.LightningModule):
 
     def _count_generator_updates_only(self) -> None:
         # Lightning counts every optimizer's step in `global_step`, which max_steps, checkpoints and loggers follow. It
-        # installs the counting hooks anew for each batch; without the discriminator's, one count is one generator update.
-        _, discriminator = self.optimizers()
+        # installs the counting hooks anew for each batch; without the discriminator's, one count is one generator
+        # update.
+        _, discriminator = self._both_optimizers()
         discriminator._on_before_step = discriminator._on_after_step = _do_nothing
+
+    def _both_optimizers(self) -> list[Any]:
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        return optimizers
 
     def _seed_batch(self) -> None:
         # Random draws depend on the position alone, so that a resumed run draws the same.
         batch = self.global_step * self.config.accumulate + self._batches_in_step
         torch.manual_seed(_stable_seed(self.config.seed, batch, self.global_rank))
-
-    def _log_step(self, step: int) -> None:
-        # The loggers' x axis, in completed generator updates; Lightning's own counts batches here.
-        self.log("step", float(step))
 
 
 def _shape_in_words(shape: tuple[int, ...] | None) -> str:

@@ -25,8 +25,8 @@ WANDB_MODES = ("disabled", "offline", "online")
 class TrainerConfig:
     """Where and how a run executes; nothing here changes what it computes, apart from precision.
 
-    devices: processes per node, one for each accelerator (or CPU process). threads: of each process, 0 leaves torch's own.
-    validate_every, checkpoint_every, log_every: in generator updates; 0 turns validation off.
+    devices: processes per node, one for each accelerator (or CPU process). threads: of each process, 0 leaves torch's
+    own. validate_every, checkpoint_every, log_every: in generator updates; 0 turns validation off.
     keep_checkpoints: the last ones that stay. wandb: "disabled", "offline" or "online" (needs an account).
     """
 
@@ -117,12 +117,11 @@ def fit(
     clock = TrainingClock(report, config.log_every)
     checkpoint = RunCheckpoint(folder / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints)
     # The clock comes first: a checkpoint then holds the time of the step it was written after.
-    trainer = build_trainer(module, config, [clock, checkpoint], _loggers(config, folder, run_name))
+    loggers = _loggers(config, folder, run_name)
     with warnings.catch_warnings():
-        _ignore_what_is_meant(trainer)
-        trainer.fit(
-            module, datamodule=data, ckpt_path=latest_valid_checkpoint(checkpoint.folder), weights_only=True
-        )
+        _ignore_what_is_meant()
+        trainer = build_trainer(module, config, [clock, checkpoint], loggers)
+        trainer.fit(module, datamodule=data, ckpt_path=latest_valid_checkpoint(checkpoint.folder), weights_only=True)
     return FitResult(trainer.global_step, clock.seconds, clock.audio_seconds)
 
 
@@ -165,7 +164,9 @@ def build_trainer(
 def _loggers(config: TrainerConfig, folder: Path, run_name: str | None) -> list[Logger]:
     # CSV always: it is the report's source. Each attempt has its own file, or Lightning would delete the earlier ones.
     attempt = len(list((folder / "logs").glob("attempt-*")))
-    loggers: list[Logger] = [CSVLogger(folder, name="logs", version=f"attempt-{attempt:03d}", flush_logs_every_n_steps=20)]
+    loggers: list[Logger] = [
+        CSVLogger(folder, name="logs", version=f"attempt-{attempt:03d}", flush_logs_every_n_steps=20)
+    ]
     if config.wandb != "disabled":
         loggers.append(
             WandbLogger(
@@ -178,9 +179,9 @@ def _loggers(config: TrainerConfig, folder: Path, run_name: str | None) -> list[
     return loggers
 
 
-def _ignore_what_is_meant(trainer: lightning.Trainer) -> None:
-    # Data at hand in memory needs no workers; small models on CPU machines are a use of ours; the last is Lightning's own
-    # use of a torch interface that torch 2.13 calls old.
+def _ignore_what_is_meant() -> None:
+    # Data at hand in memory needs no workers; small models on CPU machines are a use of ours; the last is Lightning's
+    # own use of a torch interface that torch 2.13 calls old.
     messages = (".*does not have many workers.*", ".*available but not used.*", ".*isinstance.treespec, LeafSpec.*")
     for message in messages:
         warnings.filterwarnings("ignore", message=message)

@@ -51,9 +51,7 @@ class OptimizerConfig:
 
 def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """AdamW (Adam where weight_decay is 0)."""
-    return torch.optim.AdamW(
-        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
-    )
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
 
 
 def learning_rate(config: OptimizerConfig, step: int, max_steps: int) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -51,7 +52,7 @@ Mono is tiled to the codec's channels; other sample rates are resampled to 48 kH
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0, 1 for a mistake that is explained, 2 for words argparse refuses, 130."""
+    """Runs one command; returns the exit code: 0, 1 for an explained mistake, 2 from argparse, 130 when interrupted."""
     parsed = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     from rich.console import Console
@@ -61,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         last_line = parsed.run(parsed, console)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # no permission, no space, a folder where a file should be
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; type the same command again to go on", file=sys.stderr)
@@ -85,21 +90,24 @@ def _parser() -> argparse.ArgumentParser:
         command = _command(commands, name, run, summary)
         command.usage = f"spectrostream {name} {usage}"
         command.add_argument("words", nargs="*", metavar="key=value", help=words)
-    weights = {"type": Path, "required": True, "help": "codec.safetensors, or the folder of a run"}
     encode = _command(commands, "encode", _encode, "audio file to coded file")
     encode.add_argument("input", type=Path, help="WAV, FLAC, Ogg, MP3, ...")
     encode.add_argument("output", type=Path, help="coded file (.sps)")
-    encode.add_argument("--weights", **weights)
+    _add_weights(encode)
     rate = encode.add_mutually_exclusive_group()
     rate.add_argument("--kbps", type=float, help="rate of all channels together (default: the highest)")
     rate.add_argument("--levels", type=int, help="number of quantizer levels")
     decode = _command(commands, "decode", _decode, "coded file to audio file")
     decode.add_argument("input", type=Path, help="coded file (.sps)")
     decode.add_argument("output", type=Path, help="audio file: .wav (24 bit) or .flac")
-    decode.add_argument("--weights", **weights)
+    _add_weights(decode)
     info = _command(commands, "info", _info, "what a coded file, a run, weights or an audio file is")
     info.add_argument("path", type=Path)
     return parser
+
+
+def _add_weights(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--weights", type=Path, required=True, help="codec.safetensors, or the folder of a run")
 
 
 def _command(
@@ -168,7 +176,9 @@ def _encode(arguments: argparse.Namespace, console: Console) -> str:
     write_bitstream(arguments.output, header, codes)
     seconds = audio.shape[-1] / codec.sample_rate
     size = arguments.output.stat().st_size
-    return f"coded: {arguments.output} ({size} bytes, {seconds:.2f} s, {size * 8 / seconds / 1000:.2f} kbps with header)"
+    return (
+        f"coded: {arguments.output} ({size} bytes, {seconds:.2f} s, {size * 8 / seconds / 1000:.2f} kbps with header)"
+    )
 
 
 def _decode(arguments: argparse.Namespace, console: Console) -> str:
@@ -181,7 +191,10 @@ def _decode(arguments: argparse.Namespace, console: Console) -> str:
     header, codes = read_bitstream(arguments.input)
     codec = _load(arguments.weights)
     if codec_fingerprint(codec) != header.configuration_hash:
-        raise UserError(f"{arguments.input} was encoded by another codec than {arguments.weights}; give the weights it was encoded with")
+        raise UserError(
+            f"{arguments.input} was encoded by another codec than {arguments.weights}; "
+            "give the weights it was encoded with"
+        )
     if codes.numel() and int(codes.max()) >= codec.codebook_size:
         raise BitstreamError(f"{arguments.input} holds an index beyond the codebooks' {codec.codebook_size} entries")
     try:
@@ -199,7 +212,7 @@ def _info(arguments: argparse.Namespace, console: Console) -> str:
     path: Path = arguments.path
     if not path.exists():
         raise UserError(f"there is no file or folder {path}")
-    if path.suffix == ".sps":
+    if path.suffix == ".sps" and path.is_file():
         from spectrostream.bitstream import read_header
 
         header = read_header(path)
@@ -207,7 +220,8 @@ def _info(arguments: argparse.Namespace, console: Console) -> str:
         kbps = header.levels * header.bits_per_index * header.frames / max(seconds, 1e-9) / 1000
         return (
             f"{path}: {seconds:.2f} s, {header.sample_rate} Hz, {header.channels} channels, {header.levels} levels x "
-            f"{header.bits_per_index} bits x {header.frames} frames ({kbps:.2f} kbps), codec {header.configuration_hash.hex()}"
+            f"{header.bits_per_index} bits x {header.frames} frames ({kbps:.2f} kbps), "
+            f"codec {header.configuration_hash.hex()}"
         )
     if path.is_dir() or path.suffix == ".safetensors":
         from spectrostream.weights import codec_fingerprint, load_codec
@@ -255,14 +269,16 @@ def _load(path: Path) -> SpectroStream:
 
     codec = load_codec(_weights_file(path))
     if not isinstance(codec, SpectroStream):
-        raise UserError(f"{path} holds a codec of kind {codec.config.kind!r}; coded files are written by SpectroStream only")
+        raise UserError(
+            f"{path} holds a codec of kind {codec.config.kind!r}; coded files are written by SpectroStream only"
+        )
     return codec
 
 
 def _levels(codec: SpectroStream, kbps: float | None, levels: int | None) -> int:
     if kbps is not None:
-        # Never above the rate asked for.
-        levels = int(kbps / codec.kbps(1) + 1e-9)
+        # Never above the rate asked for; what is no number chooses none.
+        levels = int(kbps / codec.kbps(1) + 1e-9) if math.isfinite(kbps) else 0
     chosen = codec.levels if levels is None else levels
     if not 1 <= chosen <= codec.levels:
         raise UserError(

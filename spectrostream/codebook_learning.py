@@ -1,7 +1,7 @@
 """How the quantizer's codebooks learn: k-means start over collected vectors, moving averages, revival of dead entries.
 
-Everything is agreed between the processes of a distributed run: vectors for k-means are gathered, sufficient statistics are
-summed, and revived entries come from the first process.
+Everything is agreed between the processes of a distributed run: vectors for k-means are gathered, sufficient statistics
+are summed, and revived entries come from the first process.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class CodebookLearning(nn.Module):
 
     @torch.no_grad()
     def collect(self, vectors: Tensor, codebooks: Tensor) -> None:
-        """Keeps `[n, dim]` vectors of this and, in a distributed run, every other process; starts the codebooks when full."""
+        """Keeps `[n, dim]` vectors of this and, in a distributed run, every process; starts the codebooks when full."""
         vectors = gathered(vectors)
         count = int(self.collected_count)
         taken = vectors[: self.initial_vectors - count]
@@ -64,12 +64,22 @@ class CodebookLearning(nn.Module):
             codebooks[level] = centroids
             residuals -= centroids[indices]
             self.usage[level] = torch.bincount(indices, minlength=codebooks.shape[1]).to(self.usage)
-        # In vectors per step, as the moving average counts: a start with the mass of all collected vectors would hold the
-        # codebooks where a long gone encoder put them.
+        # In vectors per step, as the moving average counts: a start with the mass of all collected vectors would hold
+        # the codebooks where a long gone encoder put them.
         self.usage *= vectors_per_step / self.initial_vectors
         from_first_process(codebooks)
         from_first_process(self.usage)
         self.sums.copy_(codebooks * self.usage[..., None])
+        self._set_started()
+
+    @torch.no_grad()
+    def adopt(self, codebooks: Tensor) -> None:
+        """Goes on from given codebooks, as if each entry had been used once a step; nothing is collected any more."""
+        self.usage.fill_(1.0)
+        self.sums.copy_(codebooks)
+        self._set_started()
+
+    def _set_started(self) -> None:
         self.collected_count.fill_(-1)
         self.is_started = True
 

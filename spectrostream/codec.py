@@ -73,9 +73,9 @@ class SpectroStreamConfig:
 class SpectroStream(nn.Module):
     """The codec; completes `spectrostream.interface.AudioCodec`.
 
-    Token t of an N-sample signal stands for samples 1920t .. 1920t + 1919 and sees the front-end's look-ahead beyond them
-    (480 samples for the STFT); the decoder looks one embedding ahead: it drops the frames of its first token, and one zero
-    embedding is appended at the end.
+    Token t of an N-sample signal stands for samples 1920t .. 1920t + 1919 and sees the front-end's look-ahead beyond
+    them (480 samples for the STFT); the decoder looks one embedding ahead: it drops the frames of its first token, and
+    one zero embedding is appended at the end.
     """
 
     sample_rate = SAMPLE_RATE
@@ -103,7 +103,7 @@ class SpectroStream(nn.Module):
 
     @property
     def latency_samples(self) -> int:
-        """Delay of the output stream when streaming in blocks of one token: 3840 (80 ms) for the STFT, 1920 for the waveform.
+        """Delay of the output stream when streaming in blocks of one token: 3840 (80 ms; STFT) or 1920 (waveform).
 
         Output block b waits for token b + 1, and that for the blocks which its front-end's look-ahead reaches.
         """
@@ -159,7 +159,8 @@ class SpectroStream(nn.Module):
     def _require_levels(self, levels: int) -> None:
         if not 0 <= levels <= self.levels:
             raise ValueError(
-                f"levels = {levels} is not possible: this codec was trained with {self.levels}; allowed: 0..{self.levels}"
+                f"levels = {levels} is not possible: this codec was trained with {self.levels}; "
+                f"allowed: 0..{self.levels}"
             )
 
     def forward(self, audio: Tensor) -> Reconstruction:
@@ -171,7 +172,8 @@ class SpectroStream(nn.Module):
         """Audio `[batch, channels, samples]` to embeddings `[batch, embedding_dim, ceil(samples / 1920)]`."""
         if audio.ndim != 3 or audio.shape[1] != self.channels or audio.shape[2] == 0:
             raise ValueError(
-                f"audio has the shape {tuple(audio.shape)}; this codec takes [batch, {self.channels}, samples], samples > 0"
+                f"audio has the shape {tuple(audio.shape)}; "
+                f"this codec takes [batch, {self.channels}, samples], samples > 0"
             )
         return self.encoder(self.frontend.analysis(audio))
 

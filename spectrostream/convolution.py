@@ -1,8 +1,8 @@
 """Causal 2-D convolutions over `[batch, features, time, frequency]`, with the official implementation's exact padding.
 
-Time is "semicausal": a layer of kernel k and stride s pads max(k - s, 0) frames on the left and the rest of k - 1 on the
-right, so output frame i sees no input beyond frame i*s + s - 1 (its own stride block) and the length becomes ceil(T/s).
-Frequency is padded on both sides so that F bins become F/s. A waveform has a single "bin": kernels (k, 1).
+Time is "semicausal": a layer of kernel k and stride s pads max(k - s, 0) frames on the left and the rest of k - 1 on
+the right, so output frame i sees no input beyond frame i*s + s - 1 (its own stride block) and the length becomes
+ceil(T/s). Frequency is padded on both sides so that F bins become F/s. A waveform has a single "bin": kernels (k, 1).
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ def frequency_padding(kernel: int, stride: int) -> Pair:
 
 
 def _lecun_normal_(weight: Tensor, fan_in: float) -> None:
-    # ELU without normalisation layers: unit variance in, unit variance out. Our choice; the official initialiser is
-    # overwritten by the released weights.
-    nn.init.trunc_normal_(weight, std=1.0 / math.sqrt(fan_in), a=-2.0 / math.sqrt(fan_in), b=2.0 / math.sqrt(fan_in))
+    # Unit variance in, unit variance out, as there are no normalisation layers: LeCun's normal, cut at two standard
+    # deviations and widened by what the cut takes away (as in flax). Our choice.
+    std = 1.0 / (0.8796256610342398 * math.sqrt(fan_in))
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
 class Convolution(nn.Module):
@@ -47,6 +48,7 @@ class Convolution(nn.Module):
         self._frequency_padding = frequency_padding(kernel[1], stride[1])
 
     def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
         if self._is_one_dimensional(x):
             x = F.pad(x.squeeze(-1), self._time_padding)
             return F.conv1d(x, self.weight.squeeze(-1), self.bias, self.stride[0]).unsqueeze(-1)
@@ -74,6 +76,7 @@ class TransposedConvolution(nn.Module):
         self._crop_below = frequency_padding(kernel[1], stride[1])[0]
 
     def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
         frames, bins = x.shape[-2] * self.stride[0], x.shape[-1] * self.stride[1]
         if x.shape[-1] == 1 and self.weight.shape[-1] == 1:
             y = F.conv_transpose1d(x.squeeze(-1), self.weight.squeeze(-1), self.bias, self.stride[0])
@@ -83,7 +86,7 @@ class TransposedConvolution(nn.Module):
 
 
 def average_pool(x: Tensor, stride: Pair) -> Tensor:
-    """Mean over blocks of `stride`; an odd last block is completed with zero frames and still divided by its full size."""
+    """Mean over blocks of `stride`; an odd last block is completed with zero frames, divided by its full size too."""
     if stride == (1, 1):
         return x
     missing = -x.shape[-2] % stride[0]

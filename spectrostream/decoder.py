@@ -45,9 +45,9 @@ class DecoderBlock(nn.Module):
 class Decoder(nn.Module):
     """Embeddings `[batch, embedding_dim, T]` to features `[batch, channels * features_per_channel, frames, bins]`.
 
-    split mirrors the encoder's fusion: with split r the last block that sees all channels is the mirror image of encoder
-    block r; -1 means that only the last convolution separates them. The split block's output is one width per channel,
-    left first; later blocks run on each channel with shared weights.
+    split mirrors the encoder's fusion: with split r the last block that sees all channels is the mirror image of
+    encoder block r; -1 means that only the last convolution separates them. The split block's output is one width per
+    channel, left first; later blocks run on each channel with shared weights.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Decoder(nn.Module):
         self.channels = channels
         self.token_bins = layout.token_bins
         widths = layout.widths(width)[::-1]
-        # The bottleneck block mirrors the encoder's last one, index len(strides); strided block j mirrors the one j before.
+        # Block 0, the bottleneck, mirrors the encoder's last one, index len(strides); block j the one j before.
         self.split_index = len(layout.strides) - split if split >= 0 else None
         column = self.token_bins * widths[0]
         self.projection = TokenProjection(embedding_dim, column, column, activate_input=False)

@@ -1,4 +1,4 @@
-"""The encoder: a residual stack that sees each audio channel alone, joins them at the fusion block, and ends in tokens."""
+"""The encoder: a residual stack that sees each audio channel alone, joins them at the fusion block, ends in tokens."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TokenProjection(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Features `[batch, channels * features_per_channel, T, F]` to embeddings `[batch, embedding_dim, T/frames_per_token]`.
+    """Features `[batch, channels * features_per_channel, T, F]` to embeddings `[batch, embedding_dim, tokens]`.
 
     fusion: index r of the block that first sees all channels; the number of strided blocks means the bottleneck block,
     -1 means that the first convolution sees them already (the official "no split").

@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """A mistake or a circumstance that the user can act on; the message says what was given, what is allowed, what to type."""
+    """What the user can act on; the message says what was given, what is allowed, what to type."""

@@ -1,7 +1,7 @@
 """Front-ends: audio to features `[batch, channels * features, frames, bins]` and back, and the strides that suit them.
 
-Both give 25 tokens/s at 48 kHz (1920 samples a token) and the same number of blocks, so a fusion or split point means the
-same thing in either.
+Both give 25 tokens/s at 48 kHz (1920 samples a token) and the same number of blocks, so a fusion or split point means
+the same thing in either.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class FrontEnd(Protocol):
 class ComplexSTFT(nn.Module):
     """Complex spectrogram: periodic Hann 960, hop 480, the Nyquist bin dropped (paper; official implementation).
 
-    Frame k covers samples 480k .. 480k + 959; only the right end is zero-padded, so the first 480 samples lie in one frame
-    and come back with a fade-in. Everything else comes back but for the dropped bin.
+    Frame k covers samples 480k .. 480k + 959; only the right end is zero-padded, so the first 480 samples lie in one
+    frame and come back with a fade-in. Everything else comes back but for the dropped bin.
     """
 
     window: Tensor
@@ -128,8 +128,8 @@ class ComplexSTFT(nn.Module):
 class Waveform(nn.Module):
     """Samples as they are: one feature per channel, one bin; the stacks become 1-D strided residual networks.
 
-    Strides follow the spectral stack's reduction of time x frequency positions as closely as 1920 samples a token allow, so
-    that the two variants cost about the same.
+    Strides follow the spectral stack's reduction of time x frequency positions as closely as 1920 samples a token
+    allow, so that the two variants cost about the same.
     """
 
     hop_length = 1

@@ -11,7 +11,8 @@ class Reconstruction(NamedTuple):
     """What a codec returns in training.
 
     audio: `[batch, channels, samples]`, the same length as the input and aligned with it.
-    commitment_loss: scalar; for DAC its commitment and codebook losses with their own weights. `loss.commitment` weighs it.
+    commitment_loss: scalar; for DAC its commitment and codebook losses with their own weights. `loss.commitment` weighs
+    it.
     """
 
     audio: Tensor
@@ -20,7 +21,7 @@ class Reconstruction(NamedTuple):
 
 @runtime_checkable
 class AudioCodec(Protocol):
-    """A lossy codec: audio `[batch, channels, samples]` in [-1, 1] at `sample_rate`, to codes, and back to the same length.
+    """A lossy codec: audio `[batch, channels, samples]` in [-1, 1] at `sample_rate` to codes, and back to its length.
 
     `codes` is what the codec likes (an int64 tensor `[batch, levels, frames]` for SpectroStream); whoever holds it only
     hands it back to `decode` and asks for its `bits`. `levels` selects the rate: 1 (lowest) .. `codec.levels`.

@@ -78,7 +78,7 @@ def _our_module(path: str) -> str | None:
 def official_config(state: Mapping[str, Tensor]) -> SpectroStreamConfig:
     """The configuration that the shapes of `official_state(...)` belong to.
 
-    An encoder without a decoder (or the reverse) is enough; the missing half gets the released width and the same point.
+    An encoder without a decoder is enough; the missing half gets the released width and the same point.
     """
     levels, codebook_size, embedding_dim = state["quantizer.codebooks"].shape
     fusion, channels = _encoder_fusion(state)
@@ -139,6 +139,7 @@ def from_official(params: Mapping[str, np.ndarray]) -> SpectroStream:
         if own:
             _load_half(getattr(codec, half), half, own)
     codec.quantizer.codebooks.copy_(state["quantizer.codebooks"])
+    codec.quantizer.learning.adopt(codec.quantizer.codebooks)
     return codec
 
 

@@ -1,4 +1,4 @@
-"""Residual vector quantizer with EMA codebooks (SoundStream section III.C; training fields of the official configuration)."""
+"""Residual vector quantizer with EMA codebooks (SoundStream section III.C; the official training fields)."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ class ResidualVectorQuantizer(nn.Module):
     def forward(self, embeddings: Tensor) -> Quantized:
         """One training pass: draws each example's levels and bypass, quantizes, and lets the codebooks learn.
 
-        Every level learns from every example (a dropped level sees the residual it would have had), so high levels do not
-        starve although low rates are drawn more often.
+        Every level learns from every example (a dropped level sees the residual it would have had), so high levels do
+        not starve although low rates are drawn more often.
         """
         batch, _, frames = embeddings.shape
         flat = embeddings.float().transpose(1, 2)  # [batch, frames, dim]

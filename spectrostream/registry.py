@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from torch import nn
-
 from spectrostream.baselines.dac import Dac, DacConfig
 from spectrostream.codec import SpectroStream, SpectroStreamConfig
 
+Codec = SpectroStream | Dac
 CodecConfig = SpectroStreamConfig | DacConfig
 CONFIGS: dict[str, type[SpectroStreamConfig] | type[DacConfig]] = {
     "spectrostream": SpectroStreamConfig,
@@ -17,7 +16,7 @@ CONFIGS: dict[str, type[SpectroStreamConfig] | type[DacConfig]] = {
 }
 
 
-def build_codec(config: CodecConfig) -> nn.Module:
+def build_codec(config: CodecConfig) -> Codec:
     """A codec with random weights."""
     return SpectroStream(config) if isinstance(config, SpectroStreamConfig) else Dac(config)
 

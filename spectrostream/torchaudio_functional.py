@@ -1,9 +1,9 @@
 """The one place that imports torchaudio.
 
-The Linux wheel of torchaudio is linked to CUDA, so on a CPU build of torch its compiled part cannot load (`libc10_cuda.so`
-is missing) and `import torchaudio` raises. Everything used here (`resample`, `melscale_fbanks`) is pure torch. Where torch
-itself has no CUDA library, the module that loads the compiled part is therefore replaced, before the import, by one that
-says "not available", which torchaudio understands. On a CUDA build nothing is touched.
+The Linux wheel of torchaudio is linked to CUDA, so on a CPU build of torch its compiled part cannot load
+(`libc10_cuda.so` is missing) and `import torchaudio` raises. Everything used here (`resample`, `melscale_fbanks`) is
+pure torch. Where torch itself has no CUDA library, the module that loads the compiled part is therefore replaced,
+before the import, by one that says "not available", which torchaudio understands. On a CUDA build nothing is touched.
 
 Nothing else here imports torchaudio; it is the only way to `resample` and mel filters.
 """

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 
+from spectrostream.codec import SpectroStream
 from spectrostream.errors import UserError
 from spectrostream.official_weights import from_official
-from spectrostream.registry import build_codec, config_from_plain
+from spectrostream.registry import Codec, build_codec, config_from_plain
 
 __all__ = ["WeightsError", "codec_fingerprint", "from_official", "load_codec", "save_codec"]
 
@@ -28,7 +28,7 @@ class WeightsError(UserError):
     """A file that holds no codec of ours; the message says what is wrong with it."""
 
 
-def save_codec(codec: nn.Module, path: Path) -> None:
+def save_codec(codec: Codec, path: Path) -> None:
     """Writes the codec's tensors and configuration to `path`, beside and then renamed."""
     state = {
         name: value.detach().cpu().contiguous().clone()
@@ -41,7 +41,7 @@ def save_codec(codec: nn.Module, path: Path) -> None:
     partial.replace(path)
 
 
-def load_codec(path: Path) -> nn.Module:
+def load_codec(path: Path) -> Codec:
     """The codec saved at `path`, in evaluation mode. Raises WeightsError for a missing, foreign or damaged file."""
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}")
@@ -61,10 +61,12 @@ def load_codec(path: Path) -> nn.Module:
         codec.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise WeightsError(f"{path} does not fit its own configuration: {error}") from error
+    if isinstance(codec, SpectroStream):
+        codec.quantizer.learning.adopt(codec.quantizer.codebooks)
     return codec.eval()
 
 
-def codec_fingerprint(codec: nn.Module) -> bytes:
+def codec_fingerprint(codec: Codec) -> bytes:
     """8 bytes that name the configuration and the weights: codes mean something to this codec only."""
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(codec.config), sort_keys=True).encode())
     for name, value in sorted(codec.state_dict().items()):
@@ -74,7 +76,7 @@ def codec_fingerprint(codec: nn.Module) -> bytes:
     return digest.digest()[:8]
 
 
-def _random_codec(path: Path, metadata: dict[str, str]) -> nn.Module:
+def _random_codec(path: Path, metadata: dict[str, str]) -> Codec:
     if metadata.get("format") != FORMAT:
         raise WeightsError(
             f"{path} holds no codec of this project (its format is {metadata.get('format')!r}, not {FORMAT!r})"

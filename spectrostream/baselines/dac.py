@@ -1,7 +1,8 @@
 """Descript Audio Codec (arXiv:2306.06546) through `transformers.DacModel`, behind the interface of our codec.
 
-DAC is a 44.1 kHz mono codec. Stereo is two passes with shared weights, as its authors run it; 48 kHz audio is resampled on the
-way in and out, and the result is cut to the input's length. All strides are even, so its output is aligned with its input.
+DAC is a 44.1 kHz mono codec. Stereo is two passes with shared weights, as its authors run it; 48 kHz audio is resampled
+on the way in and out, and the result is cut to the input's length. All strides are even, so its output is aligned with
+its input.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +32,8 @@ class PretrainedWeightsError(UserError):
 class DacConfig:
     """A DAC trained from random weights; the defaults are Descript's 44.1 kHz model.
 
-    strides: of the encoder; the decoder runs them backwards. quantizer_dropout: share of examples trained at a random rate.
+    strides: of the encoder; the decoder runs them backwards. quantizer_dropout: share of examples trained at a random
+    rate.
     sample_rate: inside DAC; its input and output are at 48 kHz.
     """
 
@@ -52,7 +55,7 @@ class DacConfig:
                 raise ValueError(f"model.{key} = {getattr(self, key)} is not possible; allowed: 1 or more")
         if any(stride < 2 or stride % 2 for stride in self.strides):
             raise ValueError(
-                f"model.strides = {self.strides} is not possible: an odd stride shifts the output; allowed: even numbers"
+                f"model.strides = {self.strides} is not possible: an odd one shifts the output; allowed: even numbers"
             )
         if self.decoder_width % 2 ** len(self.strides):
             raise ValueError(
@@ -70,6 +73,8 @@ class Dac(nn.Module):
     sample_rate = 48000
     is_causal = False
     latency_samples = None
+
+    model: Any  # a transformers.DacModel; transformers is imported only where it is used
 
     def __init__(self, config: DacConfig, model: nn.Module | None = None) -> None:
         """model: a `transformers.DacModel` with weights; random weights of `config` by default."""
@@ -91,7 +96,8 @@ class Dac(nn.Module):
             model = transformers.DacModel.from_pretrained(name, local_files_only=True)
         except (OSError, ValueError) as error:
             raise PretrainedWeightsError(
-                f"the weights {name!r} are not in the local cache. On a machine with a network type: hf download {name}\n"
+                f"the weights {name!r} are not in the local cache. "
+                f"On a machine with a network type: hf download {name}\n"
                 f"or give the path of a folder that holds config.json and model.safetensors. ({error})"
             ) from error
         inner = model.config
@@ -105,6 +111,7 @@ class Dac(nn.Module):
             codebook_dim=inner.codebook_dim,
             sample_rate=inner.sampling_rate,
         )
+        model.apply_weight_norm()  # the same function, in the form that trains and is saved
         return cls(config, model).eval()
 
     @property
@@ -144,7 +151,9 @@ class Dac(nn.Module):
         """
         levels = self.levels if levels is None else levels
         if not 1 <= levels <= self.levels:
-            raise ValueError(f"levels = {levels} is not possible: this DAC has {self.levels}; allowed: 1..{self.levels}")
+            raise ValueError(
+                f"levels = {levels} is not possible: this DAC has {self.levels}; allowed: 1..{self.levels}"
+            )
         with self._evaluating():  # in training mode transformers draws the number of levels itself
             codes = self.model.encode(self._inner_input(audio), n_quantizers=levels).audio_codes
         return codes.unflatten(0, (-1, self.channels))
@@ -163,7 +172,8 @@ class Dac(nn.Module):
         """`[batch, channels, samples]` to `[batch * channels, 1, whole hops]` at DAC's rate."""
         if audio.ndim != 3 or audio.shape[1] != self.channels or audio.shape[2] == 0:
             raise ValueError(
-                f"audio has the shape {tuple(audio.shape)}; this codec takes [batch, {self.channels}, samples], samples > 0"
+                f"audio has the shape {tuple(audio.shape)}; "
+                f"this codec takes [batch, {self.channels}, samples], samples > 0"
             )
         resampled = self.resample_in(audio.float().flatten(0, 1)[:, None])
         return F.pad(resampled, (0, -resampled.shape[-1] % self.hop_length))
@@ -200,7 +210,7 @@ def _random_model(config: DacConfig) -> nn.Module:
     return model
 
 
-def _import_transformers():  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _import_transformers():  # type: ignore[no-untyped-def]
     try:
         import transformers
     except ImportError as error:

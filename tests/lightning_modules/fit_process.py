@@ -1,4 +1,4 @@
-"""A training run in processes of its own, as tests start it: `fit_process.py kill FOLDER` or `fit_process.py two FOLDER`."""
+"""Training runs in processes of their own, as tests start them: `fit_process.py kill FOLDER`, `.. two FOLDER`."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ KILLED_AT = 5
 
 
 def music_run(folder: Path, *, killed_at: int | None = None) -> tuple[CodecTraining, FitResult]:
-    """Eight updates on the demo corpus; with `killed_at` this process ends there by SIGKILL."""
+    """Six updates on the demo corpus; with `killed_at` this process ends there by SIGKILL."""
 
     def report(step: int, _metrics: dict[str, float]) -> None:
         if step == killed_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    module = tiny_module(max_steps=8, adversarial_start=1)
-    data = StereoMusicDataModule(DataConfig(crop_seconds=0.2, batch_size=2, validation_crops=2))
-    config = cpu_config(threads=1, validate_every=4, checkpoint_every=2)
+    module = tiny_module(max_steps=6, adversarial_start=1)
+    data = StereoMusicDataModule(DataConfig(crop_seconds=0.12, batch_size=2, validation_crops=2))
+    config = cpu_config(threads=1, validate_every=3, checkpoint_every=2)
     return module, fit(module, data, config, folder, report=report)
 
 
 def descent(max_steps: int) -> PlainGradientDescent:
     """Its codebooks start in the second update."""
-    return PlainGradientDescent.tiny(initial_vectors=40, max_steps=max_steps)
+    return PlainGradientDescent.tiny(initial_vectors=24, max_steps=max_steps)
 
 
 def two_processes(folder: Path) -> None:
-    """Four updates, two examples in each process; each keeps its weights and what it opened for writing."""
+    """Three updates, two examples in each process; each keeps its weights and what it opened for writing."""
     written: list[str] = []
 
     def note(event: str, arguments: tuple[object, ...]) -> None:
@@ -44,9 +44,9 @@ def two_processes(folder: Path) -> None:
             written.append(str(arguments[0]))
 
     sys.addaudithook(note)
-    module = descent(max_steps=4)
-    data = Batches(lambda k: noise(k, 4).chunk(2)[int(os.environ.get("LOCAL_RANK", "0"))])
-    config = cpu_config(devices=2, threads=1, checkpoint_every=1, keep_checkpoints=9)
+    module = descent(max_steps=3)
+    data = Batches(lambda k: noise(k, 4).chunk(2)[int(os.environ.get("LOCAL_RANK", "0"))], held_out=(noise(99),))
+    config = cpu_config(devices=2, threads=1, validate_every=2, checkpoint_every=1, keep_checkpoints=9)
     result = fit(module, data, config, folder)
     state = {"state": module.state_dict(), "written": list(written), "audio_seconds": result.audio_seconds}
     torch.save(state, folder.parent / f"rank-{module.global_rank}.pt")

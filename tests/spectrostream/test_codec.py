@@ -193,6 +193,10 @@ def test_swapped_channels_swap_their_features_until_the_fusion_block(frontend, f
     left, right = fused(audio).chunk(2, dim=1)
     torch.testing.assert_close(fused(audio.flip(1)), torch.cat((right, left), dim=1))
     assert not torch.allclose(left, right)
+    # left first: the first half never heard the right channel
+    without_right = fused(audio * torch.tensor([1.0, 0.0])[:, None]).chunk(2, dim=1)
+    torch.testing.assert_close(without_right[0], left)
+    assert not torch.allclose(without_right[1], right)
     # and from there on they are told apart
     assert not torch.allclose(codec.embed(audio), codec.embed(audio.flip(1)))
 
@@ -341,6 +345,7 @@ import sys
 for name in ("lightning", "omegaconf", "pandas", "matplotlib", "wandb", "transformers"):
     sys.modules[name] = None  # importing it raises ImportError
 import torch
+import spectrostream.bitstream, spectrostream.discriminators, spectrostream.losses, spectrostream.weights
 from spectrostream import QuantizerConfig, SpectroStream, SpectroStreamConfig
 quantizer = QuantizerConfig(levels=2, codebook_size=4, initial_vectors=4)
 codec = SpectroStream(SpectroStreamConfig(encoder_width=2, decoder_width=2, embedding_dim=4, quantizer=quantizer))

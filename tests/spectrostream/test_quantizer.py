@@ -1,5 +1,6 @@
 """The residual quantizer: known answers, random levels and bypass, k-means start, moving averages, exact resume."""
 
+import itertools
 import re
 
 import pytest
@@ -84,7 +85,7 @@ def test_more_levels_leave_less():
     quantizer = started(embeddings, levels=8)
     for data in (embeddings, gaussian(4, 4, 128, seed=1)):
         energy = residual_energy(quantizer, data)
-        assert all(after < before for before, after in zip(energy, energy[1:], strict=False))
+        assert all(after < before for before, after in itertools.pairwise(energy))
     assert residual_energy(quantizer, embeddings)[-1] < 0.02
 
 

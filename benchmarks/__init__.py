@@ -1,0 +1,1 @@
+"""What is measured, never asserted. Numbers are kept in BENCHMARKS.md."""

@@ -29,9 +29,9 @@ def train(config: str, overrides: Sequence[str], out: Path, console: Console) ->
     """One training in `out`; started again it resumes, and refuses to go on under another configuration."""
     experiment = load_experiment(config, overrides)
     data = data_module(experiment)
-    console.print(data.describe(), markup=False, highlight=False)
+    console.print(data.describe(), markup=False, highlight=False, soft_wrap=True)
     # The other processes of a distributed run share the folder with the first.
-    with locked(out) if rank_zero_only.rank == 0 else nullcontext():
+    with locked(out) if getattr(rank_zero_only, "rank", 0) == 0 else nullcontext():
         _claim(out, experiment, signature(experiment, data.fingerprint))
         with progress_bar(console) as progress:
             bar = progress.add_task("training", total=experiment.training.max_steps)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.data_config import DataConfig
@@ -167,9 +167,10 @@ def compose(*layers: DictConfig) -> ExperimentConfig:
     assert isinstance(plain, dict)
     _fill(schema, plain, "")
     try:
-        return ExperimentConfig(**OmegaConf.to_object(schema))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(str(error)) from error
+        sections: Any = OmegaConf.to_object(schema)
+        return ExperimentConfig(**sections)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
 
 
 def _merged(*layers: DictConfig) -> DictConfig:
@@ -208,7 +209,8 @@ def _fill(schema: DictConfig, given: Mapping[Any, Any], prefix: str) -> None:
 
 def _set(schema: DictConfig, key: Any, value: Any, name: str) -> None:
     try:
-        schema[key] = value
+        with read_write(schema):  # a frozen dataclass makes a read-only node
+            OmegaConf.update(schema, str(key), value)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         hint = typing.get_type_hints(OmegaConf.get_type(schema))[key]
         raise ConfigError(f"{name} = {value!r} is not possible; allowed: {_in_words(hint)}") from error

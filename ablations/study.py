@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ class Study:
         seeded = {"training.seed": seed, "data.seed": seed}
         # An override of the model's keys cannot hold for a codec of another kind.
         if variant.role == "peer" and "model" in shared:
-            shared = OmegaConf.masked_copy(shared, [key for key in shared if key != "model"])
+            shared = OmegaConf.masked_copy(shared, [str(key) for key in shared if key != "model"])
         try:
             own = keys_layer(variant.set)
             _refuse_undoing(shared, seeded, "the study's seeds set it for every run")
@@ -94,8 +95,8 @@ class Study:
             raise ConfigError(f"model.channels = {config.model.channels} is not possible in a study; allowed: 2")
         if variant.role != "peer" and self.compared_at not in config.evaluation.levels:
             raise ConfigError(
-                f"evaluation.levels = {list(config.evaluation.levels)} lacks the study's compared_at = {self.compared_at}; "
-                "add it to them"
+                f"evaluation.levels = {list(config.evaluation.levels)} lacks the study's compared_at = "
+                f"{self.compared_at}; add it to them"
             )
 
     def positions(self, cells: Sequence[Cell]) -> dict[str, list[tuple[str, float | str]]]:
@@ -116,11 +117,12 @@ def load_study(name: str) -> Study:
     """A shipped study by name, or a YAML file. Raises ConfigError naming what is missing or unknown."""
     path = find_yaml(name, studies_folder(), "study")
     try:
-        plain = OmegaConf.to_container(OmegaConf.load(path))
+        loaded = OmegaConf.to_container(OmegaConf.load(path))
     except Exception as error:  # YAML's own errors have no common base with OmegaConf's
         raise ConfigError(f"{path} is not readable YAML: {error}") from error
-    if not isinstance(plain, dict):
+    if not isinstance(loaded, dict):
         raise ConfigError(f"{path} is not a study; it needs the keys title, question, base, baseline and variants")
+    plain: dict[str, Any] = {str(key): value for key, value in loaded.items()}
     _check_keys(plain, path)
     base = compose_base(plain)
     variants = [Variant(name=BASELINE, role=BASELINE, **_entry(plain["baseline"], path, BASELINE))]
@@ -134,9 +136,10 @@ def load_study(name: str) -> Study:
         base=base,
         variants=tuple(variants),
         seeds=tuple(plain.get("seeds") or (0,)),
-        axes=dict(plain.get("axes") or {}),
-        compared_at=int(plain["compared_at"]),
+        axes=plain.get("axes") or {},
+        compared_at=plain["compared_at"],
     )
+    _check_names([variant.name for variant in variants], path)
     _check_axes(study, path)
     return study
 
@@ -153,6 +156,7 @@ def compose_base(plain: Mapping[str, Any]) -> DictConfig:
 _REQUIRED = ("title", "question", "base", "baseline", "compared_at")
 _OPTIONAL = ("set", "variants", "peers", "seeds", "axes")
 _ENTRY = ("title", "set", "change", "axis")
+_SECTIONS = ("set", "variants", "peers", "axes")
 
 
 def _check_keys(plain: Mapping[str, Any], path: Path) -> None:
@@ -163,6 +167,27 @@ def _check_keys(plain: Mapping[str, Any], path: Path) -> None:
             f"{path}: missing keys: {', '.join(missing) or 'none'}; unknown keys: {', '.join(unknown) or 'none'}; "
             f"a study has {', '.join(_REQUIRED)} and may have {', '.join(_OPTIONAL)}"
         )
+    for key in _SECTIONS:
+        if not isinstance(plain.get(key) or {}, dict):
+            raise ConfigError(f"{path}: {key} = {plain[key]!r} is not possible; allowed: keys with their values")
+    seeds, compared_at = plain.get("seeds") or [0], plain["compared_at"]
+    whole = isinstance(seeds, list) and all(isinstance(seed, int) and seed >= 0 for seed in seeds)
+    if not whole or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{path}: seeds = {seeds!r} is not possible; allowed: a list of different whole numbers >= 0")
+    if not isinstance(compared_at, int):
+        raise ConfigError(
+            f"{path}: compared_at = {compared_at!r} is not possible; allowed: a number of quantizer levels"
+        )
+
+
+def _check_names(names: Sequence[str], path: Path) -> None:
+    for name in names:
+        # A name is a folder, and "@" marks the baseline's learning checks.
+        if names.count(name) > 1 or not re.fullmatch(r"[\w.+-]+", name):
+            raise ConfigError(
+                f"{path}: the name {name!r} is not possible; allowed: letters, digits and . _ + -, each name once, "
+                f"and {BASELINE!r} for the baseline alone"
+            )
 
 
 def _entry(entry: Any, path: Path, name: str) -> dict[str, Any]:
@@ -170,7 +195,10 @@ def _entry(entry: Any, path: Path, name: str) -> dict[str, Any]:
         raise ConfigError(
             f"{path}, {name}: a variant has a title and may have {', '.join(_ENTRY[1:])}; given: {entry!r}"
         )
-    return {"set": {}, **entry}
+    given = {**entry, "set": entry.get("set") or {}}
+    if not isinstance(given["set"], dict):
+        raise ConfigError(f"{path}, {name}: set = {given['set']!r} is not possible; allowed: keys with their values")
+    return given
 
 
 def _check_axes(study: Study, path: Path) -> None:

@@ -27,7 +27,8 @@ class TrainerConfig:
 
     devices: processes per node, one for each accelerator (or CPU process). threads: of each process, 0 leaves torch's
     own. validate_every, checkpoint_every, log_every: in generator updates; 0 turns validation off.
-    keep_checkpoints: the last ones that stay. wandb: "disabled", "offline" or "online" (needs an account).
+    keep_checkpoints: the last ones that stay, 2 or more: one to fall back to.
+    wandb: "disabled", "offline" or "online" (needs an account).
     """
 
     accelerator: str = "auto"
@@ -47,7 +48,7 @@ class TrainerConfig:
             if getattr(self, key) not in allowed:
                 raise ValueError(f"trainer.{key} = {getattr(self, key)!r} is not known; allowed: {', '.join(allowed)}")
         lowest = {"devices": 1, "num_nodes": 1, "threads": 0, "validate_every": 0}
-        lowest |= {"checkpoint_every": 1, "keep_checkpoints": 1, "log_every": 1}
+        lowest |= {"checkpoint_every": 1, "keep_checkpoints": 2, "log_every": 1}
         for key, value in lowest.items():
             if getattr(self, key) < value:
                 raise ValueError(f"trainer.{key} = {getattr(self, key)} is not possible; allowed: {value} or more")
@@ -163,7 +164,8 @@ def build_trainer(
 
 def _loggers(config: TrainerConfig, folder: Path, run_name: str | None) -> list[Logger]:
     # CSV always: it is the report's source. Each attempt has its own file, or Lightning would delete the earlier ones.
-    attempt = len(list((folder / "logs").glob("attempt-*")))
+    earlier = [int(path.name.removeprefix("attempt-")) for path in (folder / "logs").glob("attempt-[0-9]*")]
+    attempt = max(earlier, default=-1) + 1
     loggers: list[Logger] = [
         CSVLogger(folder, name="logs", version=f"attempt-{attempt:03d}", flush_logs_every_n_steps=20)
     ]

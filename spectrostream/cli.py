@@ -289,6 +289,8 @@ def _levels(codec: SpectroStream, kbps: float | None, levels: int | None) -> int
 
 
 def _make_parent(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; type the name of a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

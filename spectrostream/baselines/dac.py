@@ -206,8 +206,29 @@ def _random_model(config: DacConfig) -> nn.Module:
         sampling_rate=config.sample_rate,
     )
     model = transformers.DacModel(inner)
+    _initialize(model, config)
     model.apply_weight_norm()  # Descript trains with weight normalisation
     return model
+
+
+@torch.no_grad()
+def _initialize(model: nn.Module, config: DacConfig) -> None:
+    """Descript's initialisation (standard deviation 0.02) at the released widths, the same gain per layer at others.
+
+    A fixed 0.02 lets signals die out in a narrow model: a layer's gain is 0.02 times the root of its inputs.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+            nn.init.trunc_normal_(module.weight, std=0.02 * math.sqrt(_narrowing(name, config)))
+
+
+def _narrowing(name: str, config: DacConfig) -> float:
+    """How many times fewer inputs the layer has than in the released model."""
+    if name == "encoder.conv1" or name.endswith("out_proj"):
+        return 1.0  # a waveform's one channel; a code's few dimensions
+    if name.startswith("decoder.") and name != "decoder.conv1":
+        return DacConfig.decoder_width / config.decoder_width
+    return DacConfig.encoder_width / config.encoder_width
 
 
 def _import_transformers():  # type: ignore[no-untyped-def]

@@ -97,7 +97,7 @@ def test_accumulated_batches_equal_one_large_batch() -> None:
         names = [name for name in before if name.startswith(side)]
         moved = max((after[1][name] - before[name]).abs().max().item() for name in names)
         apart = max((after[1][name] - after[2][name]).abs().max().item() for name in names)
-        assert moved > 1e-3
+        assert moved > 1e-4
         assert apart < 1e-6
 
 
@@ -144,8 +144,9 @@ def test_each_side_learns_from_its_own_loss_alone() -> None:
     updates, steps = Updates(), Steps()
     train(module, Batches(), updates, steps)
     for side in (0, 1):
+        largest = max(float(wanted.abs().max()) for wanted in expected[side])
         for applied, wanted in zip(updates.gradients[side][0], expected[side], strict=True):
-            torch.testing.assert_close(applied, wanted, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(applied, wanted, rtol=1e-4, atol=1e-5 * largest)
     assert all(parameter.requires_grad for parameter in module.parameters())
     assert all(parameter.grad is None for parameter in module.parameters())
     assert steps.metrics[0]["train/generator_loss"] == pytest.approx(generator_loss.item(), rel=1e-5)

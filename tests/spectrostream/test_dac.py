@@ -109,3 +109,15 @@ def test_impossible_configurations_are_refused(key, value):
 def test_levels_beyond_the_trained_number(dac):
     with pytest.raises(ValueError, match=r"allowed: 1\.\.3"):
         dac.encode(torch.zeros(1, 2, 100), levels=4)
+
+
+def test_narrow_models_start_with_the_gain_of_the_released_one():
+    """Deviation times the root of the inputs is that of 0.02 at the released widths."""
+    torch.manual_seed(0)
+    wide = dict(Dac(DacConfig(encoder_width=16, decoder_width=96)).model.named_modules())
+    released_inputs = {"encoder.block.3.conv1": 512, "decoder.block.0.conv_t1": 1536, "decoder.conv1": 1024}
+    for name, inputs in released_inputs.items():
+        layer = wide[name]
+        gain = layer.weight.std().item() * math.sqrt(layer.in_channels)
+        # a normal distribution of deviation 0.02 that is cut at 2.0 is not cut at all
+        assert gain == pytest.approx(0.02 * math.sqrt(inputs), rel=0.05)

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_study import STUDY, TINY_DAC, write_music, write_study, write_yaml
+
+from ablations.commands import default_jobs, study_tasks
+from ablations.experiment import ConfigError
+from ablations.study import load_study
+from spectrostream.baselines.dac import DacConfig
+
+
+def variant(**changes: Any) -> dict[str, Any]:
+    return {"fusion-3": {**STUDY["variants"]["fusion-3"], **changes}}
+
+
+def test_a_study_is_read_as_it_is_written(tmp_path: Path) -> None:
+    study = load_study(str(write_study(tmp_path, set={"training.max_steps": 9})))
+    assert (study.name, study.title, study.question) == ("study", "A minute's study", "Does it run?")
+    assert {one.name: (one.role, one.axis) for one in study.variants} == {
+        "baseline": ("baseline", ""),
+        "fusion-3": ("variant", "fusion point"),
+        "dac": ("peer", ""),
+    }
+    cells = {cell.name: cell for cell in study.cells()}
+    assert {cell.config.training.max_steps for cell in cells.values()} == {9}
+    assert [cells[name].config.model.fusion for name in ("baseline", "fusion-3")] == [6, 3]
+    assert isinstance(cells["dac"].config.model, DacConfig)
+    assert cells["dac"].config.evaluation.levels == (1, 2)
+    assert {(cell.seed, cell.compared_at) for cell in cells.values()} == {(0, 4)}
+
+
+@pytest.mark.parametrize("key", ["title", "question", "base", "baseline", "compared_at"])
+def test_what_is_missing_is_named(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"study\.yaml: missing keys: {key}; unknown keys: none; a study has title"):
+        load_study(str(write_study(tmp_path, **{key: None})))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"varaints": {}}, "missing keys: none; unknown keys: varaints"),
+        ({"base": "nothing"}, "base = 'nothing': there is no such file"),
+        ({"baseline": "x"}, "baseline: a variant has a title and may have set, change, axis; given: 'x'"),
+        ({"baseline": {"set": {}}}, "baseline: a variant has a title"),
+        ({"variants": variant(sets={})}, "fusion-3: a variant has a title and may have"),
+        ({"variants": variant(set=[1])}, "fusion-3: set = [1] is not possible"),
+        ({"variants": [1]}, "variants = [1] is not possible; allowed: keys with their values"),
+        ({"peers": "dac"}, "peers = 'dac' is not possible"),
+        ({"axes": ["model.fusion"]}, "axes = ['model.fusion'] is not possible"),
+        ({"set": "x"}, "set = 'x' is not possible"),
+        ({"seeds": 3}, "seeds = 3 is not possible; allowed: a list of different whole numbers"),
+        ({"seeds": ["a"]}, "seeds = ['a'] is not possible"),
+        ({"seeds": [1, 1]}, "seeds = [1, 1] is not possible"),
+        ({"compared_at": "all"}, "compared_at = 'all' is not possible"),
+        ({"variants": {"baseline": {"title": "b"}}}, "the name 'baseline' is not possible"),
+        ({"variants": {"a/b": {"title": "b"}}}, "the name 'a/b' is not possible"),
+        ({"variants": {"dac": {"title": "b"}}}, "the name 'dac' is not possible"),
+        ({"variants": variant(axis="split")}, "axis 'split' is not among the study's axes (fusion point)"),
+        ({"axes": None}, "is not among the study's axes (none declared)"),
+        ({"variants": variant(set={"model.split": 3})}, "changes model.fusion and nothing else; given: model.split"),
+        ({"variants": variant(set={"model.fusion": 3, "data.seed": 1})}, "given: model.fusion, data.seed"),
+        ({"variants": variant(set=None)}, "and nothing else; given: nothing"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_study(str(write_study(tmp_path, **changes)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a study; it needs the keys title"):
+        load_study(str(write_yaml([1], tmp_path / "list.yaml")))
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="is not readable YAML"):
+        load_study(str(tmp_path / "broken.yaml"))
+    with pytest.raises(ConfigError, match=r"study = 'deom': there is no such file.*one of.* demo"):
+        load_study("deom")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "message"),
+    [
+        ({"set": {"training.max_step": 9}}, [], "study, variant baseline: training.max_step is not a key"),
+        (
+            {"variants": variant(set={"model.fusion": 9})},
+            [],
+            "study, variant fusion-3: model.fusion = 9 is not possible",
+        ),
+        ({"compared_at": 3}, [], "evaluation.levels = [2, 4] lacks the study's compared_at = 3; add it to them"),
+        ({}, ["evaluation.levels=[2]"], "lacks the study's compared_at = 4"),
+        ({}, ["model.fusion=2"], "variant fusion-3: model.fusion cannot be set here: it is what this variant changes"),
+        ({}, ["training.seed=2"], "training.seed cannot be set here: the study's seeds set it for every run"),
+        ({"baseline": {"title": "b", "set": {"data.seed": 1}}}, [], "data.seed cannot be set here"),
+        ({}, ["model.channels=1"], "model.channels = 1 is not possible in a study; allowed: 2"),
+    ],
+)
+def test_cells_that_cannot_be_are_refused(
+    tmp_path: Path, changes: dict[str, Any], words: list[str], message: str
+) -> None:
+    study = load_study(str(write_study(tmp_path, **changes)))
+    with pytest.raises(ConfigError) as caught:
+        study.cells(words)
+    assert message in str(caught.value)
+
+
+def test_seeds_multiply_the_cells(tmp_path: Path) -> None:
+    cells = load_study(str(write_study(tmp_path, seeds=[3, 5]))).cells()
+    assert sorted(cell.name for cell in cells) == [
+        *("baseline-seed3", "baseline-seed5", "dac-seed3", "dac-seed5", "fusion-3-seed3", "fusion-3-seed5")
+    ]
+    for cell in cells:
+        assert cell.seed == cell.config.training.seed == cell.config.data.seed == int(cell.name[-1])
+    (one, *_) = load_study(str(write_study(tmp_path, seeds=[7]))).cells()
+    assert (one.name, one.config.training.seed) == ("baseline", 7)
+
+
+def test_overrides_hold_for_all_but_the_model_of_a_peer(tmp_path: Path) -> None:
+    study = load_study(str(write_study(tmp_path)))
+    cells = {cell.name: cell.config for cell in study.cells(["model.encoder_width=3", "training.max_steps=8"])}
+    assert [cells[name].model.encoder_width for name in ("baseline", "fusion-3", "dac")] == [3, 3, 2]
+    assert {config.training.max_steps for config in cells.values()} == {8}
+    assert cells["dac"].model == DacConfig(**TINY_DAC)
+
+
+def test_positions_on_an_axis_include_the_baseline(tmp_path: Path) -> None:
+    axes = {"fusion point": "model.fusion", "rate": "training.generator.learning_rate"}
+    more = {"slow": {"title": "slow", "axis": "rate", "set": {"training.generator.learning_rate": 0.5}}}
+    study = load_study(str(write_study(tmp_path, axes=axes, variants={**variant(), **more}, seeds=[0, 1])))
+    assert study.positions(study.cells()) == {
+        "fusion point": [("baseline-seed0", 6), ("baseline-seed1", 6), ("fusion-3-seed0", 3), ("fusion-3-seed1", 3)],
+        "rate": [("baseline-seed0", 1e-4), ("baseline-seed1", 1e-4), ("slow-seed0", 0.5), ("slow-seed1", 0.5)],
+    }
+    finished = [cell for cell in study.cells() if not cell.name.startswith("fusion")]
+    assert study.positions(finished)["fusion point"] == [("baseline-seed0", 6), ("baseline-seed1", 6)]
+
+
+def test_every_cell_has_its_own_folder_and_a_corpus_is_scanned_as_the_cell_sees_it(tmp_path: Path) -> None:
+    music = write_music(tmp_path / "music", tracks=1)
+    longer = {"long": {"title": "long", "set": {"data.crop_seconds": 0.4}}}
+    study = load_study(str(write_study(tmp_path, variants={**variant(), **longer}, seeds=[0, 1])))
+    tasks = study_tasks(study, [f"data.root={music}"], tmp_path / "out")
+    assert len({task.folder for task in tasks}) == 8
+    assert all(task.folder.name.rsplit("-", 1)[0] == task.cell.name for task in tasks)
+    again = study_tasks(study, [f"data.root={music}", "trainer.threads=2", "evaluation.workers=3"], tmp_path / "out")
+    assert [task.folder for task in again] == [task.folder for task in tasks]
+    assert default_jobs(tasks) >= default_jobs(again) >= 1
+    with pytest.raises(ConfigError, match=r"trainer.devices and trainer.num_nodes are 1 in a study.*type jobs=N"):
+        study_tasks(study, [f"data.root={music}", "trainer.devices=2"], tmp_path / "out")

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ablations.experiment import ConfigError, configs_folder, find_yaml, load_experiment
+from ablations.study import load_study, studies_folder
+from spectrostream.baselines.dac import DacConfig
+from spectrostream.cli import _parser, _split_words
+from spectrostream.registry import build_codec
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(configs_folder().glob("*.yaml"))
+STUDIES = sorted(studies_folder().glob("*.yaml"))
+
+
+def commands(text: str) -> list[list[str]]:
+    """Every `spectrostream ...` line: in fenced blocks, in YAML headers, in brackets."""
+    found = re.findall(r"^[#\s]*(?:Command:\s+(?:.*\()?)?(spectrostream \w+ .+?)\)?\s*$", text, flags=re.MULTILINE)
+    return [shlex.split(command, comments=True)[1:] for command in found]
+
+
+def fenced(text: str) -> str:
+    return "\n".join(re.findall(r"^```(?:bash|sh|shell|console)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL))
+
+
+README = commands(fenced((ROOT / "README.md").read_text(encoding="utf-8")))
+HEADERS = {path.name: commands(path.read_text(encoding="utf-8")) for path in (*CONFIGS, *STUDIES)}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_configuration_composes(path: Path) -> None:
+    config = load_experiment(path.stem)
+    assert config == load_experiment(str(path))
+    with pytest.raises(ConfigError, match="did you mean training"):
+        load_experiment(path.stem, ["trainig.seed=1"])
+
+
+def test_tiny_is_tiny() -> None:
+    with torch.device("meta"):
+        codec = build_codec(load_experiment("tiny").model)
+    assert sum(parameter.numel() for parameter in codec.parameters()) < 1_000_000
+
+
+def test_paper_has_the_released_size() -> None:
+    with torch.device("meta"):
+        codec = build_codec(load_experiment("paper").model)
+    assert sum(parameter.numel() for parameter in codec.encoder.parameters()) == 9_251_904
+    assert sum(parameter.numel() for parameter in codec.decoder.parameters()) == 35_684_546
+    assert tuple(codec.quantizer.codebooks.shape) == (64, 1024, 256)
+    assert codec.kbps(64) == 16.0
+
+
+def test_the_demo_moves_every_axis_and_compares_with_dac() -> None:
+    study = load_study("demo")
+    cells = study.cells()
+    roles = [cell.variant.role for cell in cells]
+    assert (roles.count("baseline"), roles.count("peer")) == (1, 1)
+    assert roles.count("variant") >= 5
+    assert all(len(places) > 1 for places in study.positions(cells).values())
+    (dac,) = [cell for cell in cells if cell.variant.role == "peer"]
+    assert isinstance(dac.config.model, DacConfig)
+    (baseline,) = [cell for cell in cells if cell.variant.role == "baseline"]
+    assert baseline.config.training == replace(dac.config.training)
+    for cell in cells:
+        (moved,) = [key for key in cell.variant.set if not key.startswith("evaluation.")] or ["nothing"]
+        assert (moved == "nothing") == (cell is baseline)
+
+
+def test_every_configuration_s_header_has_its_command() -> None:
+    for path in (*CONFIGS, *STUDIES):
+        assert HEADERS[path.name], path
+        key = "config" if path in CONFIGS else "study"
+        assert any(f"{key}={path.stem}" in command for command in HEADERS[path.name]), path
+
+
+@pytest.mark.parametrize("command", [*README, *(one for found in HEADERS.values() for one in found)], ids=" ".join)
+def test_a_documented_command_can_be_typed(command: list[str]) -> None:
+    parsed = _parser().parse_args(command)
+    if parsed.command == "train":
+        given, overrides = _split_words(parsed.words, required=("config", "out"))
+        load_experiment(given["config"], overrides)
+    elif parsed.command in ("ablate", "report"):
+        optional = ("jobs",) if parsed.command == "ablate" else ()
+        given, overrides = _split_words(parsed.words, required=("study", "out"), optional=optional)
+        if not given["study"].endswith(".yaml"):  # the reader's own file
+            find_yaml(given["study"], studies_folder(), "study")
+            assert load_study(given["study"]).cells(overrides)

@@ -164,7 +164,7 @@ def _card(cell: Cell, codec: Codec, data: StereoMusicDataModule, result: FitResu
         signature=signature(cell.config, data.fingerprint),
         parameters=counts.parameters,
         codebook_parameters=counts.codebook_parameters,
-        discriminator_parameters=count_parameters(discriminator).parameters,
+        discriminator_parameters=sum(parameter.numel() for parameter in discriminator.parameters()),
         macs_per_second=macs_per_second(codec),
         latency_ms=None if latency is None else 1000 * latency / codec.sample_rate,
         is_causal=codec.is_causal,

@@ -28,6 +28,7 @@ from reports.cost import count_parameters, macs_per_second
 from reports.evaluation import Segment, evaluate, protocol
 from reports.records import SystemCard, write_card, write_records
 from reports.visqol_scores import VisqolPool
+from spectrostream.baselines.dac import Dac
 from spectrostream.codec import SpectroStream
 from spectrostream.errors import UserError
 from spectrostream.interface import AudioCodec
@@ -168,7 +169,7 @@ def _card(cell: Cell, codec: Codec, data: StereoMusicDataModule, result: FitResu
         macs_per_second=macs_per_second(codec),
         latency_ms=None if latency is None else 1000 * latency / codec.sample_rate,
         is_causal=codec.is_causal,
-        sample_rate=codec.sample_rate,
+        sample_rate=codec.config.sample_rate if isinstance(codec, Dac) else codec.sample_rate,
         steps=result.steps,
         training_seconds=result.seconds,
         audio_seconds_seen=result.audio_seconds,

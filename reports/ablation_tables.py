@@ -245,7 +245,7 @@ def _fact_cells(card: SystemCard) -> tuple[Cell, ...]:
 def _change_cell(card: SystemCard, baseline: str) -> Cell:
     text = card.change or card.title
     if card.name == baseline:
-        text = f"Baseline: {card.title}"
+        text = f"Baseline: {card.title}" + (f" ({card.change})" if card.change else "")
     return Cell(text, card.name, detail=failure(card))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -106,23 +107,33 @@ def ablation_axis(
 ) -> str:
     """One ablation axis: per-channel quality beside the stereo-cue errors, which is the trade-off itself.
 
-    Every run is a dot; numeric positions are joined by a line through the mean over seeds. Bars are the 95 % interval
-    of the paired difference to `anchor`, the baseline: a bar that misses the dashed line is a difference.
+    Every run is a dot; positions, unless all are words, are joined by a line through the mean over seeds. Bars are the
+    95 % interval of the paired difference to `anchor`, the baseline: a bar that misses the dashed line is a difference.
     """
     metrics = [metric for metric in (quality_metric(scores), *AXIS_METRICS) if metric in scores.metrics]
-    words = list(dict.fromkeys(position for _, position in positions if isinstance(position, str)))
-    placed = [(system, float(words.index(at)) if isinstance(at, str) else at) for system, at in positions]
+    where = _places(positions)
+    placed = [(system, where[at]) for system, at in positions]
+    has_numbers = any(not isinstance(at, str) for at in where)
     with drawing(name):
         figure = new_figure(2.5)
         for panel, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
             _axis_panel(panel, scores, placed, anchor, metric, drawn)
-            if not words:
+            if has_numbers:
                 _seed_means(panel, scores, placed, anchor[1], metric)
-            _axis_ticks(panel, placed, words)
+            _axis_ticks(panel, where, margin=0.08 if has_numbers else 0.5)
             panel.set_title(metric_label(metric))
             panel.set_ylabel(direction(METRICS[metric].higher_is_better))
             panel.set_xlabel(title)
         return svg(figure)
+
+
+def _places(positions: AxisPositions) -> dict[float | str, float]:
+    """Where each position stands: numbers at their value, words left of them ("input" lies before block 0)."""
+    values = list(dict.fromkeys(position for _, position in positions))
+    words = [value for value in values if isinstance(value, str)]
+    numbers = [value for value in values if not isinstance(value, str)]
+    start = min([0.0, *numbers]) - len(words)
+    return {word: start + index for index, word in enumerate(words)} | {number: float(number) for number in numbers}
 
 
 def _axis_panel(
@@ -154,11 +165,11 @@ def _seed_means(
     panel.plot([at for at, _ in line], [mean for _, mean in line], color=MUTED, linewidth=0.9, zorder=1.5)
 
 
-def _axis_ticks(panel: Axes, placed: Sequence[tuple[str, float]], words: Sequence[str]) -> None:
-    at = sorted({position for _, position in placed})
-    panel.set_xticks(at, words or [f"{position:g}" for position in at])
-    margin = 0.5 if words else 0.08 * max(at[-1] - at[0], 1)
-    panel.set_xlim(at[0] - margin, at[-1] + margin)
+def _axis_ticks(panel: Axes, where: Mapping[float | str, float], margin: float) -> None:
+    at = list(where.values())
+    panel.set_xticks(at, [label if isinstance(label, str) else f"{label:g}" for label in where])
+    margin *= max(max(at) - min(at), 1)
+    panel.set_xlim(min(at) - margin, max(at) + margin)
     panel.margins(y=0.12)
     panel.yaxis.set_major_locator(MaxNLocator(5))
     panel.grid(visible=False, axis="x")
@@ -187,8 +198,8 @@ def _scatter_panel(panel: Axes, scores: TrackScores, ours: Point, theirs: Point,
     higher, style = METRICS[metric].higher_is_better, drawn.styles[ours[0]]
     wins = scores.difference(theirs, ours, metric).wins
     panel.set_title(f"{METRICS[metric].title}: better on {wins} of {len(pairs)}")
-    panel.set_xlabel(f"{drawn.titles[theirs[0]]}, {scores.rates[theirs]:.2f} kbps")
-    panel.set_ylabel(f"{drawn.titles[ours[0]]}, {scores.rates[ours]:.2f} kbps")
+    panel.set_xlabel(textwrap.fill(f"{drawn.titles[theirs[0]]}, {scores.rates[theirs]:.2f} kbps", 30))
+    panel.set_ylabel(textwrap.fill(f"{drawn.titles[ours[0]]}, {scores.rates[ours]:.2f} kbps", 30))
     panel.set_aspect("equal")
     if pairs.empty:
         panel.text(0.5, 0.5, "no track has both scores", transform=panel.transAxes, ha="center", color=MUTED)

@@ -6,6 +6,7 @@ Audio is [2, samples], left and right, all of one segment aligned to the sample 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -47,7 +48,7 @@ def spectrograms(audio: Mapping[str, Audio], sample_rate: int) -> bytes:
             for row, (label, part) in enumerate(zip(("mid", "side"), parts, strict=True)):
                 decibels = 20 * np.log10(np.maximum(np.abs(part) / peak, 10 ** (-RANGE_DB / 20)))
                 image = _image(panels[row, column], decibels, extent, "magma", (-RANGE_DB, 0))
-                panels[row, column].set_title(f"{title}, {label}")
+                panels[row, column].set_title(_wrapped(f"{title}, {label}"))
             panels[1, column].set_xlabel("seconds")
         for row in range(2):
             panels[row, 0].set_ylabel("kHz")
@@ -70,7 +71,7 @@ def phase_errors(reference: Audio, decoded: Mapping[str, Audio], sample_rate: in
             shown = np.ma.masked_where(weights == 0, error)
             image = _image(panel, shown, extent, _PHASE_COLORS, (-np.pi, np.pi))
             panel.set_facecolor("#c8ccd0")
-            panel.set_title(f"{title}: mean {number(_mean_error(error, weights), 2)} rad")
+            panel.set_title(_wrapped(f"{title}: mean {number(_mean_error(error, weights), 2)} rad"))
             panel.set_xlabel("seconds")
         panels[0].set_ylabel("kHz")
         bar = figure.colorbar(image, ax=panels, pad=0.01, aspect=30, ticks=[-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi])
@@ -99,7 +100,7 @@ def goniometers(audio: Mapping[str, Audio]) -> bytes:
             box = (-reach, reach, -reach, reach)
             panel.imshow(density, origin="lower", extent=box, cmap="magma", vmin=0, vmax=highest)
             _diagonals(panel, reach)
-            panel.set_title(title)
+            panel.set_title(_wrapped(title))
         return webp(figure)
 
 
@@ -180,3 +181,8 @@ def _stft(samples: NDArray[np.float32]) -> Spectrum:
     padded = np.pad(samples, (0, max(0, WINDOW - len(samples))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
     return np.fft.rfft(frames * np.hanning(WINDOW), axis=1).T
+
+
+def _wrapped(title: str) -> str:
+    """Over more lines before it runs into the neighbour's."""
+    return textwrap.fill(title, 26)

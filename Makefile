@@ -21,6 +21,8 @@ bench: $(VENV)/.spectrostream-test
 	$(BIN)/python -m benchmarks.codec
 
 $(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11; type: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.spectrostream-demo: pyproject.toml | $(VENV)/bin/python

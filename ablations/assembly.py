@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from ablations.experiment import ExperimentConfig
 from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.codec_training import CodecTraining
 from reports.evaluation import Segment
+from spectrostream.baselines.dac import Dac
 from spectrostream.discriminators import MultiScaleSTFTDiscriminator
 from spectrostream.registry import Codec, build_codec
+from spectrostream.weights import load_codec
 
 
 def initial_codec(config: ExperimentConfig) -> Codec:
@@ -32,6 +36,20 @@ def data_module(config: ExperimentConfig) -> StereoMusicDataModule:
     )
 
 
-def evaluation_segments(data: StereoMusicDataModule) -> list[Segment]:
-    """The held-out excerpts, as reports know them."""
-    return [Segment(excerpt.track, excerpt.name, excerpt.audio) for excerpt in data.held_out_excerpts()]
+def deployed_codec(weights: Path) -> Codec:
+    """A trained codec as it is used, not as it is trained: without weight normalisation."""
+    codec = load_codec(weights)
+    if isinstance(codec, Dac):
+        codec.fuse_weight_norm()
+    return codec
+
+
+def network_parameters(codec: Codec) -> int:
+    """Numbers in the networks without the codebooks, which are parameters in DAC and buffers in ours."""
+    total = sum(parameter.numel() for parameter in codec.parameters())
+    return total - codec.codebook_parameters if isinstance(codec, Dac) else total
+
+
+def evaluation_segments(data: StereoMusicDataModule, limit: int) -> list[Segment]:
+    """At most `limit` held-out excerpts, as reports know them."""
+    return [Segment(excerpt.track, excerpt.name, excerpt.audio) for excerpt in data.held_out_excerpts(limit)]

@@ -9,22 +9,31 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import soundfile
 
-from ablations.assembly import data_module, evaluation_segments, initial_codec, training_module
+from ablations.assembly import (
+    data_module,
+    deployed_codec,
+    evaluation_segments,
+    initial_codec,
+    network_parameters,
+    training_module,
+)
 from ablations.experiment import ExperimentConfig, signature, to_yaml
 from ablations.provenance import git_revision, package_versions, read_json, write_json
 from ablations.study import BASELINE, Cell
 from ablations.zero_codes import ZeroCodes
 from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.fitting import FitResult, fit
-from reports.cost import count_parameters, macs_per_second
+from reports.cost import macs_per_second
 from reports.evaluation import Segment, evaluate, protocol
 from reports.records import SystemCard, write_card, write_records
 from reports.visqol_scores import VisqolPool
@@ -33,7 +42,7 @@ from spectrostream.codec import SpectroStream
 from spectrostream.errors import UserError
 from spectrostream.interface import AudioCodec
 from spectrostream.registry import Codec
-from spectrostream.weights import load_codec, save_codec
+from spectrostream.weights import save_codec
 
 # Checks of the baseline: the untrained codec, and the trained decoder without any codes.
 STEP_0 = "step0"
@@ -50,6 +59,11 @@ class CellBusyError(UserError):
 def cell_folder(cells: Path, cell: Cell, data_fingerprint: str) -> Path:
     """Where the cell lives: its name for people, its signature for identity."""
     return cells / f"{cell.name}-{signature(cell.config, data_fingerprint)}"
+
+
+def has_results(folder: Path) -> bool:
+    """True if the cell was trained and evaluated, be it under another protocol; the report says so then."""
+    return (folder / "DONE.json").exists()
 
 
 def is_done(folder: Path, cell: Cell) -> bool:
@@ -75,7 +89,8 @@ def run_cell(cell: Cell, folder: Path, *, report: Report | None = None) -> None:
         (folder / "failed.json").unlink(missing_ok=True)
         (folder / "DONE.json").unlink(missing_ok=True)
         data = data_module(cell.config)
-        _describe(cell, folder, data)
+        if not (folder / "trained.json").exists():
+            _describe(cell, folder, data)
         result = trained(cell.config, folder, data, report, run_name=cell.name)
         report("evaluating", result.steps)
         records, cards = _evaluate(cell, folder, data, result)
@@ -106,11 +121,13 @@ def trained(
 
 
 def _describe(cell: Cell, folder: Path, data: StereoMusicDataModule) -> None:
-    """A run folder explains itself."""
+    """A run folder explains itself: what it was trained with, whoever evaluates it later."""
+    before = read_json(folder / "run.json")
+    revisions = [before["git_revision"]] if before else []
     (folder / "config.yaml").write_text(to_yaml(cell.config), encoding="utf-8")
     facts = {
         "command": shlex.join(sys.argv),
-        "git_revision": git_revision(),
+        "git_revision": " then ".join(dict.fromkeys([*revisions, git_revision()])),
         "versions": package_versions(),
         "data": data.describe(),
         "data_fingerprint": data.fingerprint,
@@ -123,8 +140,9 @@ def _evaluate(
     cell: Cell, folder: Path, data: StereoMusicDataModule, result: FitResult
 ) -> tuple[pd.DataFrame, list[SystemCard]]:
     config = cell.config
-    segments = evaluation_segments(data)
-    codec = load_codec(folder / "codec.safetensors")
+    segments = evaluation_segments(data, config.evaluation.segments)
+    codec = deployed_codec(folder / "codec.safetensors")
+    shutil.rmtree(folder / "audio", ignore_errors=True)  # of an evaluation at other levels or of other segments
     audio = folder / "audio" if config.evaluation.keep_audio else None
     if audio is not None:
         _write_references(segments, audio / "reference")
@@ -133,7 +151,7 @@ def _evaluate(
         frames = [
             evaluate(cell.name, codec, segments, levels=config.evaluation.levels, visqol=visqol, audio_folder=audio)
         ]
-        cards = [_card(cell, codec, data, result)]
+        cards = [_card(cell, codec, read_json(folder / "run.json"), result)]
         if cell.variant.role == BASELINE:
             for name, title, checked in _learning_checks(cell, codec):
                 # Without ViSQOL: the cheap distances tell.
@@ -151,9 +169,7 @@ def _learning_checks(cell: Cell, codec: Codec) -> Iterator[tuple[str, str, Audio
         yield f"{cell.name}@{ZERO_CODES}", "trained decoder, zero codes", ZeroCodes(codec)
 
 
-def _card(cell: Cell, codec: Codec, data: StereoMusicDataModule, result: FitResult) -> SystemCard:
-    counts = count_parameters(codec)
-    discriminator = training_module(cell.config).discriminator
+def _card(cell: Cell, codec: Codec, run: dict[str, Any], result: FitResult) -> SystemCard:
     latency = codec.latency_samples
     return SystemCard(
         name=cell.name,
@@ -162,10 +178,9 @@ def _card(cell: Cell, codec: Codec, data: StereoMusicDataModule, result: FitResu
         change=cell.variant.change,
         changes={key: value for key, value in cell.variant.set.items() if not key.startswith("evaluation.")},
         axis=cell.variant.axis,
-        signature=signature(cell.config, data.fingerprint),
-        parameters=counts.parameters,
-        codebook_parameters=counts.codebook_parameters,
-        discriminator_parameters=sum(parameter.numel() for parameter in discriminator.parameters()),
+        signature=signature(cell.config, run["data_fingerprint"]),
+        parameters=network_parameters(codec),
+        codebook_parameters=codec.codebook_parameters,
         macs_per_second=macs_per_second(codec),
         latency_ms=None if latency is None else 1000 * latency / codec.sample_rate,
         is_causal=codec.is_causal,
@@ -174,10 +189,10 @@ def _card(cell: Cell, codec: Codec, data: StereoMusicDataModule, result: FitResu
         training_seconds=result.seconds,
         audio_seconds_seen=result.audio_seconds,
         seed=cell.seed,
-        versions=package_versions(),
-        data_fingerprint=data.fingerprint,
+        versions=run["versions"],
+        data_fingerprint=run["data_fingerprint"],
         protocol_hash=protocol(cell.config.data.evaluation_segment_seconds).hash,
-        git_revision=git_revision(),
+        git_revision=run["git_revision"],
     )
 
 

@@ -51,8 +51,9 @@ def _claim(out: Path, experiment: ExperimentConfig, own: str) -> None:
             f"{out} holds a run of another configuration or corpus (see {out / 'config.yaml'}); "
             "go on with the same words as then, or choose another folder with out=FOLDER"
         )
-    write_json(own, out / _SIGNATURE)
-    (out / "config.yaml").write_text(to_yaml(experiment), encoding="utf-8")
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        write_json(own, out / _SIGNATURE)
+        (out / "config.yaml").write_text(to_yaml(experiment), encoding="utf-8")
 
 
 def ablate(
@@ -105,4 +106,11 @@ def default_jobs(tasks: Sequence[Task]) -> int:
     trainer = tasks[0].cell.config.trainer
     if trainer.accelerator != "cpu" or not trainer.threads:
         return 1
-    return max(1, (os.cpu_count() or 1) // (trainer.threads * trainer.devices))
+    return max(1, _usable_cores() // trainer.threads)
+
+
+def _usable_cores() -> int:
+    """Of this process: a container or a batch system may grant fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -35,11 +35,13 @@ class EvaluationConfig:
     """How a trained codec is judged.
 
     levels: operating points, numbers of quantizer levels. visqol: False skips the slowest metric.
-    workers: ViSQOL processes. keep_audio: writes every decoded segment for the report's player and pictures.
+    segments: held-out excerpts at most, spread evenly over all. workers: ViSQOL processes. keep_audio: writes every
+    decoded segment for the report's player and pictures.
     """
 
     levels: tuple[int, ...] = (64,)
     visqol: bool = True
+    segments: int = 50
     workers: int = 2
     keep_audio: bool = True
 
@@ -48,8 +50,9 @@ class EvaluationConfig:
         if not self.levels or min(self.levels) < 1 or len(set(self.levels)) < len(self.levels):
             given = f"evaluation.levels = {list(self.levels)}"
             raise ValueError(f"{given} is not possible; allowed: one or more different numbers >= 1")
-        if self.workers < 1:
-            raise ValueError(f"evaluation.workers = {self.workers} is not possible; allowed: 1 or more")
+        for key in ("segments", "workers"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"evaluation.{key} = {getattr(self, key)} is not possible; allowed: 1 or more")
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class ExperimentConfig:
 
 
 _SECTIONS = {f.name: f for f in dataclasses.fields(ExperimentConfig)}
+# Raised with every change of the code that changes what a training computes: finished runs are then run again.
+TRAINING_VERSION = 1
 # What does not change the result of training: how fast it runs, what is written about it, how it is judged afterwards.
 NOT_IN_SIGNATURE = (
     "evaluation",
@@ -254,5 +259,6 @@ def signature(config: ExperimentConfig, data_fingerprint: str) -> str:
             node = node[section]
         node.pop(last)
     plain["data_fingerprint"] = data_fingerprint
+    plain["training_version"] = TRAINING_VERSION
     canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]

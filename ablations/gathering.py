@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+import soundfile
 
-from ablations.cell import failed_card, is_done
+from ablations.assembly import deployed_codec
+from ablations.cell import failed_card, has_results
 from ablations.provenance import read_json
 from ablations.runner import Task
 from ablations.study import BASELINE, Study
@@ -17,7 +19,6 @@ from reports.evaluation import protocol
 from reports.page import ReportInput, write_report
 from reports.records import COLUMNS, SystemCard, read_card, read_records, write_card
 from spectrostream.errors import UserError
-from spectrostream.weights import load_codec
 
 
 class NothingToReportError(UserError):
@@ -28,11 +29,11 @@ def measure_costs(tasks: Sequence[Task]) -> None:
     """Adds real-time factors to finished cards that lack them; one after the other, so that they are comparable."""
     for task in tasks:
         path = task.folder / f"card-{task.cell.name}.json"
-        if not is_done(task.folder, task.cell):
+        if not has_results(task.folder):
             continue
         card = read_card(path)
         if card.encode_real_time_factor is None:
-            factors = real_time_factors(load_codec(task.folder / "codec.safetensors"), seconds=2.0, runs=3)
+            factors = real_time_factors(deployed_codec(task.folder / "codec.safetensors"), seconds=2.0, runs=3)
             measured = dataclasses.replace(
                 card,
                 encode_real_time_factor=factors.encode,
@@ -44,11 +45,13 @@ def measure_costs(tasks: Sequence[Task]) -> None:
 
 def study_report(study: Study, tasks: Sequence[Task], failures: Mapping[str, str], folder: Path) -> Path:
     """Writes the report of all cells into `folder`; returns its index.html."""
-    finished = [task for task in tasks if is_done(task.folder, task.cell)]
+    finished = [task for task in tasks if has_results(task.folder)]
     baseline = next((task for task in finished if task.cell.variant.role == BASELINE), None)
     if baseline is None:
+        folders = ", ".join(str(task.folder) for task in tasks if task.cell.variant.role == BASELINE)
         raise NothingToReportError(
-            "the baseline did not finish, so there is nothing to compare with; see its folder above"
+            f"the baseline has no results in {folders}, so there is nothing to compare with; "
+            "run the study with `spectrostream ablate` and the same words"
         )
     cards = [card for task in finished for card in _cards(task)]
     unfinished = [task for task in tasks if task not in finished]
@@ -56,7 +59,7 @@ def study_report(study: Study, tasks: Sequence[Task], failures: Mapping[str, str
     report = ReportInput(
         title=study.title,
         question=study.question,
-        lead=_lead(study, baseline, cards),
+        lead=_lead(study, cards),
         cards=tuple(cards),
         records=pd.concat([read_records(task.folder / "records.csv") for task in finished], ignore_index=True)[
             list(COLUMNS)
@@ -65,7 +68,7 @@ def study_report(study: Study, tasks: Sequence[Task], failures: Mapping[str, str
         reference_audio={path.stem: path for path in (baseline.folder / "audio" / "reference").glob("*.flac")},
         decoded_audio={key: path for task in finished for key, path in _decoded_audio(task.folder / "audio").items()},
         baseline=baseline.cell.name,
-        peers=tuple(task.cell.name for task in finished if task.cell.variant.role == "peer"),
+        peers=tuple(task.cell.name for task in tasks if task.cell.variant.role == "peer"),
         ablation_levels=study.compared_at,
         study_facts=_facts(study, baseline),
         axes=study.positions([task.cell for task in finished]),
@@ -112,18 +115,32 @@ def _decoded_audio(folder: Path) -> dict[tuple[str, int, str], Path]:
     }
 
 
-def _lead(study: Study, baseline: Task, cards: Sequence[SystemCard]) -> tuple[str, ...]:
-    own = next(card for card in cards if card.name == baseline.cell.name)
-    assert own.steps is not None
-    assert own.audio_seconds_seen is not None
-    assert own.training_seconds is not None
-    heard, minutes = own.audio_seconds_seen / 60, own.training_seconds / 60
-    return (
-        f"Every model here was trained for {own.steps:,} steps ({heard:.1f} minutes of audio, "
-        f"{minutes:.1f} minutes of computing for the baseline). The published systems were trained for hundreds of "
-        "thousands of steps on thousands of hours.",
-        "Read the differences as a check that the road works, not as findings about the architectures.",
+def _lead(study: Study, cards: Sequence[SystemCard]) -> tuple[str, ...]:
+    trained = [card for card in cards if card.role != "check" and card.steps is not None]
+    steps = _span([card.steps or 0 for card in trained], 1, "{:,.0f}")
+    heard = _span([card.audio_seconds_seen or 0.0 for card in trained], 60, "{:.1f}")
+    minutes = _span([card.training_seconds or 0.0 for card in trained], 60, "{:.1f}")
+    budget = (
+        f"Each model here was trained for {steps} steps: {heard} minutes of audio, {minutes} minutes of computing. "
+        "The published systems were trained for hundreds of thousands of steps on thousands of hours."
     )
+    return (budget, study.caveat) if study.caveat else (budget,)
+
+
+def _span(values: Sequence[float], unit: float, style: str) -> str:
+    """One number if all print alike, else the lowest and the highest."""
+    low, high = (style.format(end / unit) for end in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _held_out(baseline: Task) -> str:
+    seconds = [soundfile.info(path).duration for path in (baseline.folder / "audio" / "reference").glob("*.flac")]
+    lengths = _span(seconds, 1, "{:.1f}") if seconds else "?"
+    kind = {
+        "end": "the ends of the tracks that were trained on, never the same seconds",
+        "track": "whole tracks that were not trained on",
+    }[baseline.cell.config.data.split]
+    return f"{kind}; segments of {lengths} s; the losses shown during training are of the same held-out music"
 
 
 def _facts(study: Study, baseline: Task) -> dict[str, str]:
@@ -132,6 +149,7 @@ def _facts(study: Study, baseline: Task) -> dict[str, str]:
     return {
         "study": study.name,
         "corpus": run["data"],
+        "held out": _held_out(baseline),
         "data fingerprint": run["data_fingerprint"][:16],
         "seeds": ", ".join(map(str, study.seeds)),
         "protocol": protocol(config.data.evaluation_segment_seconds).hash,

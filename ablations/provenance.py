@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -14,18 +15,20 @@ _PACKAGES = ("torch", "torchaudio", "lightning", "transformers", "visqol-python"
 
 def git_revision() -> str:
     """Short revision of the repository this code lies in, with "-modified" if files differ; "" outside a repository."""
-    folder = Path(__file__).parent
+    repository = Path(__file__).parent.parent
+    top = _git(repository, "rev-parse", "--show-toplevel")
+    # An installed copy may lie inside somebody else's repository.
+    if not top or Path(top).resolve() != repository.resolve():
+        return ""
+    return _git(repository, "describe", "--always", "--abbrev=10", "--dirty=-modified", "--exclude=*")
+
+
+def _git(folder: Path, *words: str) -> str:
     try:
-        described = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--abbrev=10", "--dirty=-modified", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
-    return described.stdout.strip()
 
 
 def package_versions() -> dict[str, str]:
@@ -42,7 +45,7 @@ def package_versions() -> dict[str, str]:
 def write_json(value: Any, path: Path) -> None:
     """Beside, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     partial.replace(path)
 

@@ -56,12 +56,14 @@ class Cell:
 class Study:
     """A parsed study file.
 
+    caveat: what a reader must know, printed in the report's first lines.
     axes: axis in words -> the configuration key it moves. compared_at: levels of the ablation table.
     """
 
     name: str
     title: str
     question: str
+    caveat: str
     base: DictConfig
     variants: tuple[Variant, ...]
     seeds: tuple[int, ...]
@@ -133,6 +135,7 @@ def load_study(name: str) -> Study:
         name=path.stem,
         title=str(plain["title"]),
         question=" ".join(str(plain["question"]).split()),
+        caveat=" ".join(str(plain.get("caveat") or "").split()),
         base=base,
         variants=tuple(variants),
         seeds=tuple(plain.get("seeds") or (0,)),
@@ -154,7 +157,7 @@ def compose_base(plain: Mapping[str, Any]) -> DictConfig:
 
 
 _REQUIRED = ("title", "question", "base", "baseline", "compared_at")
-_OPTIONAL = ("set", "variants", "peers", "seeds", "axes")
+_OPTIONAL = ("caveat", "set", "variants", "peers", "seeds", "axes")
 _ENTRY = ("title", "set", "change", "axis")
 _SECTIONS = ("set", "variants", "peers", "axes")
 

@@ -38,6 +38,8 @@ def main() -> None:
     }
     for codec in codecs.values():
         codec.eval()
+        if isinstance(codec, Dac):
+            codec.fuse_weight_norm()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in codecs}
     for _ in range(ROUNDS):
         for name, codec in codecs.items():

@@ -60,7 +60,8 @@ class CodecTraining(lightning.LightningModule):
     """Trains any codec that returns a `Reconstruction` against a judge that returns a `Judgement`.
 
     One reconstruction serves both turns, and both sides are updated after both turns are computed: neither sees the
-    other's new weights, so gradients accumulated over several batches equal those of one large batch.
+    other's new weights, so gradients accumulated over several batches equal those of one large batch. The codebooks are
+    no part of this: they learn, and decay, with every batch.
     """
 
     def __init__(self, codec: Codec, discriminator: nn.Module, config: TrainingConfig) -> None:

@@ -101,7 +101,8 @@ def learning_table(scores: TrackScores, cards: Sequence[SystemCard], baseline: s
         Column("steps", "Steps"),
         *(metric_column(metric, "low", "high") for metric in metrics),
     )
-    return Table("Held-out audio before and after training", columns, tuple(rows), (_interval_note(scores),))
+    notes = (_interval_note(scores), *skipped_notes(scores, [point for point in points.values() if point]))
+    return Table("Held-out audio before and after training", columns, tuple(rows), notes)
 
 
 def learning_verdict(scores: TrackScores, cards: Sequence[SystemCard], baseline: str, levels: int) -> tuple[str, ...]:
@@ -162,7 +163,10 @@ def ablation_table(scores: TrackScores, cards: Sequence[SystemCard], baseline: s
     kbps = scores.rates.get((baseline, levels), math.nan)
     title = f"One change at a time, at {levels} levels ({number(kbps, 2)} kbps)"
     return Table(
-        title, columns, tuple(rows), (*_best_notes(scores, [(baseline, levels)]), *_skipped(scores, points.values()))
+        title,
+        columns,
+        tuple(rows),
+        (*_best_notes(scores, [(baseline, levels)]), *skipped_notes(scores, points.values())),
     )
 
 
@@ -179,7 +183,8 @@ def all_metrics_table(scores: TrackScores, cards: Sequence[SystemCard], baseline
         ]
         rows.append(Row((_change_cell(card, baseline), *cells), css=_row_css(card, baseline)))
     columns = (Column("change", "Change", css="text"), *(metric_column(m, "difference") for m in scores.metrics))
-    return Table(f"All metrics at {levels} levels", columns, tuple(rows))
+    notes = skipped_notes(scores, [(card.name, levels) for card in shown])
+    return Table(f"All metrics at {levels} levels", columns, tuple(rows), notes)
 
 
 def seeds_table(scores: TrackScores, cards: Sequence[SystemCard], baseline: str, levels: int) -> Table | None:
@@ -295,7 +300,7 @@ def _best_notes(scores: TrackScores, points: Iterable[Point]) -> tuple[str, ...]
     return (note + few_tracks(scores),)
 
 
-def _skipped(scores: TrackScores, points: Iterable[Point]) -> tuple[str, ...]:
+def skipped_notes(scores: TrackScores, points: Iterable[Point]) -> tuple[str, ...]:
     """Which metrics lack tracks, and why: a mean over fewer tracks than the others must say so."""
     reasons: Counter[tuple[str, str, int]] = Counter()
     for point in points:

@@ -26,6 +26,10 @@ _SCORING_PACKAGES = ("torch", "torchaudio", "scipy", "visqol-python")
 _VISQOL_METRICS = ("visqol_lr", "visqol_m", "visqol_s")
 
 
+# Raised with every change of the code that changes a score: scores before and after are not comparable.
+METRICS_VERSION = 1
+
+
 class Segment(NamedTuple):
     """A stretch of a track to be coded on its own. audio: `[2, samples]` float32 in [-1, 1] at 48 kHz."""
 
@@ -123,6 +127,7 @@ def evaluation_mode(codec: AudioCodec) -> Iterator[None]:
 
 def _settings() -> dict[str, Any]:
     return {
+        "code": METRICS_VERSION,
         "spectral": spectral_metrics.SETTINGS,
         "stereo": stereo_metrics.SETTINGS,
         "visqol": visqol_scores.SETTINGS,

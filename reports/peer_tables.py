@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from reports.ablation_tables import failure, few_tracks, headline_metrics, mean_cell, metric_column, value_cell
+from reports.ablation_tables import (
+    failure,
+    few_tracks,
+    headline_metrics,
+    mean_cell,
+    metric_column,
+    skipped_notes,
+    value_cell,
+)
 from reports.records import METRICS, SystemCard
 from reports.statistics import PairedDifference, RateCurve, bd_quality, bd_rate, holm
 from reports.tables import (
@@ -50,6 +58,7 @@ def rate_table(scores: TrackScores, cards: Sequence[SystemCard], systems: Sequen
     notes = (
         "Rates are counted from the bits written. Bold, within a group: the best, and all whose 95 % interval of the "
         "paired difference to it (BCa over tracks) contains zero." + few_tracks(scores),
+        *skipped_notes(scores, [point for system in systems for point in scores.points(system)]),
     )
     return Table("Systems at matched rates", columns, tuple(rows), notes)
 
@@ -130,7 +139,7 @@ def cost_table(cards: Sequence[SystemCard], systems: Sequence[str]) -> Table:
     rows = [Row(_cost_cells(by_name[name])) for name in systems]
     columns = (
         Column("system", "System", css="text"),
-        Column("parameters_millions", "all", group="Parameters (M)"),
+        Column("parameters_millions", "networks", group="Parameters (M)"),
         Column("codebook_parameters_millions", "codebooks", group="Parameters (M)"),
         Column("gmacs_per_second", "GMAC/s"),
         Column("encode_real_time_factor", "encode", group="Real-time factor ↓"),
@@ -142,7 +151,11 @@ def cost_table(cards: Sequence[SystemCard], systems: Sequence[str]) -> Table:
         Column("steps", "Steps", group="Training"),
         Column("training_minutes", "Minutes", group="Training"),
     )
-    note = "Real-time factor: seconds of computing per second of stereo audio, with the stated number of threads."
+    note = (
+        "Real-time factor: seconds of computing per second of stereo audio, with the stated number of threads. "
+        "It and the multiply-accumulates (GMAC/s) are for all trained levels. Networks are counted without codebooks. "
+        "Training minutes are wall time, with other runs beside."
+    )
     return Table("Cost", columns, tuple(rows), (note,))
 
 

@@ -147,9 +147,8 @@ class SystemCard:
     changes: dict[str, str] = field(default_factory=dict)  # dotted configuration key -> value
     axis: str = ""  # the ablation's axis: "fusion", "split", "frontend", ...
     signature: str = ""  # of the resolved configuration
-    parameters: int | None = None  # elements of all nn.Parameters
+    parameters: int | None = None  # of the networks, without codebooks
     codebook_parameters: int | None = None
-    discriminator_parameters: int | None = None
     macs_per_second: float | None = None  # multiply-accumulates per second of audio
     encode_real_time_factor: float | None = None  # seconds of computing per second of audio
     decode_real_time_factor: float | None = None

@@ -37,7 +37,7 @@ class LossWeights:
         for field in fields(self):
             weight = getattr(self, field.name)
             if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"loss.{field.name} is {weight!r}; allowed: a finite number, 0 (off) or more")
+                raise ValueError(f"training.loss.{field.name} is {weight!r}; allowed: a finite number, 0 (off) or more")
 
 
 def hinge_discriminator_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:

@@ -42,7 +42,7 @@ class QuantizerConfig:
             self.initial_vectors >= self.codebook_size,
             "initial_vectors",
             self.initial_vectors,
-            f"at least quantizer.codebook_size = {self.codebook_size}",
+            f"at least model.quantizer.codebook_size = {self.codebook_size}",
         )
         _require(self.kmeans_iterations >= 0, "kmeans_iterations", self.kmeans_iterations, "0 or more")
         _require(0 <= self.revival_threshold < 1, "revival_threshold", self.revival_threshold, "0 or more, below 1")
@@ -55,7 +55,7 @@ class QuantizerConfig:
 
 def _require(condition: bool, key: str, given: object, allowed: str) -> None:
     if not condition:
-        raise ValueError(f"quantizer.{key} = {given!r} is not possible; allowed: {allowed}")
+        raise ValueError(f"model.quantizer.{key} = {given!r} is not possible; allowed: {allowed}")
 
 
 class Quantized(NamedTuple):

@@ -205,7 +205,7 @@ def test_levels_and_a_rate_exclude_each_other(shop: Path, tmp_path: Path, capsys
         ("ablate study=demo out={out} jobs=0", "jobs = '0' is not possible; allowed: a whole number, 1 or more"),
         ("ablate study=demo out={out} jobs=two", "jobs = 'two' is not possible"),
         ("ablate study=demo out={out} data.rot=x", "did you mean data.root?"),
-        ("report study=demo out={out}", "the baseline did not finish"),
+        ("report study=demo out={out}", "the baseline has no results in"),
     ],
 )
 def test_a_mistake_is_explained(

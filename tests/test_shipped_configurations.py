@@ -91,3 +91,8 @@ def test_a_documented_command_can_be_typed(command: list[str]) -> None:
         if not given["study"].endswith(".yaml"):  # the reader's own file
             find_yaml(given["study"], studies_folder(), "study")
             assert load_study(given["study"]).cells(overrides)
+
+
+@pytest.mark.parametrize("name", ["README.md", "JOURNAL.md", "BENCHMARKS.md"])
+def test_no_number_is_left_to_fill_in(name: str) -> None:
+    assert not re.findall(r"@[A-Z]+@", (ROOT / name).read_text(encoding="utf-8"))

@@ -16,12 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from spectrostream.errors import UserError
 from spectrostream.interface import Reconstruction
 from spectrostream.torchaudio_functional import Resample
 
 PRETRAINED_NAME = "descript/dac_44khz"
+
+
+class MissingPackageError(UserError, ImportError):
+    """DAC needs a package that is not installed; the message says how to get it."""
 
 
 class PretrainedWeightsError(UserError):
@@ -113,6 +118,12 @@ class Dac(nn.Module):
         )
         model.apply_weight_norm()  # the same function, in the form that trains and is saved
         return cls(config, model).eval()
+
+    def fuse_weight_norm(self) -> None:
+        """Makes plain weights of the normalised ones, in place: for use and timing; it is not trained any more."""
+        for module in self.model.modules():
+            if parametrize.is_parametrized(module, "weight"):
+                parametrize.remove_parametrizations(module, "weight")
 
     @property
     def channels(self) -> int:
@@ -235,5 +246,5 @@ def _import_transformers():  # type: ignore[no-untyped-def]
     try:
         import transformers
     except ImportError as error:
-        raise ImportError("DAC needs transformers; type: pip install 'spectrostream[baselines]'") from error
+        raise MissingPackageError("DAC needs transformers; type: pip install 'spectrostream[baselines]'") from error
     return transformers

@@ -76,6 +76,9 @@ def test_what_failed_or_was_not_run_is_in_the_report(tmp_path: Path, copied: tup
     text = (page.parent / "report.md").read_text(encoding="utf-8")
     assert "OutOfMemory: too wide" in text
     assert "not run yet" in text
+    # The only peer is a row of the comparison, not "no other codec was evaluated".
+    assert "dac" in (page.parent / "tables" / "rates.csv").read_text(encoding="utf-8")
+    assert "No other codec" not in text
     said_now = study_report(study, [baseline, *others], {"fusion-3": "killed by signal 9"}, tmp_path / "report")
     text = (said_now.parent / "report.md").read_text(encoding="utf-8")
     assert "killed by signal 9" in text
@@ -85,7 +88,7 @@ def test_what_failed_or_was_not_run_is_in_the_report(tmp_path: Path, copied: tup
 def test_without_a_baseline_there_is_nothing_to_report(tmp_path: Path, copied: tuple[Study, list[Task]]) -> None:
     study, tasks = copied
     (tasks[0].folder / "DONE.json").unlink()
-    with pytest.raises(NothingToReportError, match="the baseline did not finish"):
+    with pytest.raises(NothingToReportError, match="the baseline has no results in .*baseline.*run the study with"):
         study_report(study, tasks, {}, tmp_path / "report")
     assert not (tmp_path / "report").exists()
 

@@ -121,3 +121,15 @@ def test_narrow_models_start_with_the_gain_of_the_released_one():
         gain = layer.weight.std().item() * math.sqrt(layer.in_channels)
         # a normal distribution of deviation 0.02 that is cut at 2.0 is not cut at all
         assert gain == pytest.approx(0.02 * math.sqrt(inputs), rel=0.05)
+
+
+def test_fused_weights_are_the_same_codec():
+    """Weight normalisation is for training; timing and use have plain weights."""
+    dac = Dac(TINY).eval()
+    audio = torch.randn(1, 2, 9600) * 0.1
+    codes = dac.encode(audio)
+    decoded = dac.decode(codes, length=9600)
+    before = sum(parameter.numel() for parameter in dac.parameters())
+    dac.fuse_weight_norm()
+    assert sum(parameter.numel() for parameter in dac.parameters()) < before
+    torch.testing.assert_close(dac.decode(codes, length=9600), decoded, rtol=0, atol=1e-5 * decoded.abs().max().item())

@@ -349,7 +349,7 @@ def test_codebooks_are_learnt_without_gradients():
         ({"decay": 1.0}, "quantizer.decay = 1.0 is not possible; allowed: above 0, below 1"),
         (
             {"initial_vectors": 1023},
-            "quantizer.initial_vectors = 1023 is not possible; allowed: at least quantizer.codebook_size = 1024",
+            "quantizer.initial_vectors = 1023 is not possible; allowed: at least model.quantizer.codebook_size = 1024",
         ),
         ({"kmeans_iterations": -1}, "quantizer.kmeans_iterations = -1 is not possible; allowed: 0 or more"),
         ({"revival_threshold": 1.0}, "quantizer.revival_threshold = 1.0 is not possible; allowed: 0 or more, below 1"),

@@ -88,7 +88,7 @@ def test_what_failed_or_was_not_run_is_in_the_report(tmp_path: Path, copied: tup
 def test_without_a_baseline_there_is_nothing_to_report(tmp_path: Path, copied: tuple[Study, list[Task]]) -> None:
     study, tasks = copied
     (tasks[0].folder / "DONE.json").unlink()
-    with pytest.raises(NothingToReportError, match="the baseline has no results in .*baseline.*run the study with"):
+    with pytest.raises(NothingToReportError, match=r"the baseline has no results in .*baseline.*run the study with"):
         study_report(study, tasks, {}, tmp_path / "report")
     assert not (tmp_path / "report").exists()
 

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from lightning_modules.checkpoints import RunCheckpoint, latest_valid_checkpoint
 from lightning_modules.codec_training import CodecTraining
+from spectrostream.errors import UserError
 
 PRECISIONS = ("32-true", "bf16-mixed")
 WANDB_MODES = ("disabled", "offline", "online")
@@ -52,6 +53,10 @@ class TrainerConfig:
         for key, value in lowest.items():
             if getattr(self, key) < value:
                 raise ValueError(f"trainer.{key} = {getattr(self, key)} is not possible; allowed: {value} or more")
+
+
+class TrainingStoppedError(UserError):
+    """A run that ended before its last step; its checkpoints are there."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,12 @@ def fit(
         _ignore_what_is_meant()
         trainer = build_trainer(module, config, [clock, checkpoint], loggers)
         trainer.fit(module, datamodule=data, ckpt_path=latest_valid_checkpoint(checkpoint.folder), weights_only=True)
+    if trainer.global_step < module.config.max_steps:
+        # A signal, for instance: Lightning then returns as if all were done.
+        raise TrainingStoppedError(
+            f"training stopped at step {trainer.global_step} of {module.config.max_steps}; "
+            "type the same command again to go on"
+        )
     return FitResult(trainer.global_step, clock.seconds, clock.audio_seconds)
 
 

@@ -10,6 +10,7 @@ Its workers load this module, so it imports nothing heavier than numpy; in a scr
 
 from __future__ import annotations
 
+import logging
 import math
 import multiprocessing
 import os
@@ -254,6 +255,9 @@ def _serve(connection: Connection) -> None:
     try:
         from visqol import VisqolApi
 
+        # It warns of each patch that it cannot place in a badly degraded signal, and leaves it out as the C++ program
+        # does.
+        logging.getLogger("visqol").setLevel(logging.ERROR)
         api = VisqolApi()
         api.create(mode="audio")
     except Exception as error:

@@ -27,7 +27,7 @@ from training_setup import (
 
 from lightning_modules.checkpoints import latest_valid_checkpoint
 from lightning_modules.codec_training import CodecTraining, OtherModelError
-from lightning_modules.fitting import FitResult, TrainerConfig, build_trainer, fit
+from lightning_modules.fitting import FitResult, TrainerConfig, TrainingStoppedError, build_trainer, fit
 from lightning_modules.optimization import OptimizerConfig
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS]
@@ -158,6 +158,21 @@ def resumable(accumulate: int) -> tuple[CodecTraining, Batches, TrainerConfig]:
     )
     data = Batches(accumulate=accumulate, held_out=HELD_OUT[1:])
     return module, data, cpu_config(validate_every=3, checkpoint_every=1, keep_checkpoints=2)
+
+
+class StopsAtTwo(CodecTraining):
+    """Stopped as Lightning stops a run when a signal arrives."""
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.trainer.should_stop = self.global_step == 2
+
+
+def test_a_run_that_is_stopped_is_not_a_finished_one(tmp_path: Path) -> None:
+    parts = tiny_module(max_steps=4)
+    stopping = StopsAtTwo(parts.codec, parts.discriminator, parts.config)
+    with pytest.raises(TrainingStoppedError, match=r"stopped at step 2 of 4; type the same command again"):
+        fit(stopping, Batches(), cpu_config(validate_every=0), tmp_path)
+    assert fit(tiny_module(max_steps=4), Batches(), cpu_config(validate_every=0), tmp_path).steps == 4
 
 
 @pytest.mark.parametrize(("accumulate", "stops"), [(1, [2]), (1, [1, 5]), (2, [1, 3])])

@@ -1,6 +1,6 @@
 """Real-time factors of full-size codecs with random weights, side by side in one run.
 
-    python -m benchmarks.codec --seconds 5 --runs 5
+    python -m benchmarks.codec --seconds 2 --runs 2
 
 Encoding and decoding of stereo noise, one example; a warm-up, then the median of the runs. The codecs take turns
 several times, so that a machine that is slow for a while is slow for all of them; ratios are the result.
@@ -24,8 +24,8 @@ ROUNDS = 3
 def main() -> None:
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of audio in each call")
-    parser.add_argument("--runs", type=int, default=5, help="timed calls in each round")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of audio in each call")
+    parser.add_argument("--runs", type=int, default=2, help="timed calls in each round")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its own choice")
     arguments = parser.parse_args()
     if arguments.threads:

@@ -95,6 +95,7 @@ NOT_IN_SIGNATURE = (
     "trainer.validate_every",
     "trainer.wandb",
     "trainer.wandb_project",
+    "data.root",  # the corpus counts by its fingerprint, however its folder is written
     "data.num_workers",
     "data.cache_audio",
     "data.validation_crops",

@@ -127,21 +127,22 @@ def kmeans(vectors: Tensor, clusters: int, iterations: int) -> tuple[Tensor, Ten
     """
     centroids = vectors[torch.randperm(len(vectors), device=vectors.device)[:clusters]].clone()
     for _ in range(iterations):
-        indices = nearest_entries(vectors, centroids)
+        indices = nearest_entries(vectors, centroids, centroids.square().sum(1))
         counts = torch.bincount(indices, minlength=clusters).to(vectors)[:, None]
         sums = torch.zeros_like(centroids).index_add_(0, indices, vectors)
         restarts = vectors[torch.randint(len(vectors), (clusters,), device=vectors.device)]
         centroids = torch.where(counts > 0, sums / counts.clamp(min=1), restarts)
-    return centroids, nearest_entries(vectors, centroids)
+    return centroids, nearest_entries(vectors, centroids, centroids.square().sum(1))
 
 
-def nearest_entries(vectors: Tensor, codebook: Tensor) -> Tensor:
+def nearest_entries(vectors: Tensor, codebook: Tensor, squared_norms: Tensor) -> Tensor:
     """Index of the nearest entry: argmin of |c|^2 - 2 x.c, the lowest index on a tie. `[n, dim]`, `[k, dim]` to `[n]`.
 
-    In float32 under autocast too: distances in bfloat16 would choose other entries in training than in use.
+    squared_norms: `[k]`, |c|^2. In float32 under autocast too: distances in bfloat16 would choose other entries in
+    training than in use.
     """
     with torch.autocast(vectors.device.type, enabled=False):
-        return torch.addmm(codebook.square().sum(1), vectors, codebook.T, alpha=-2).argmin(1)
+        return torch.addmm(squared_norms, vectors, codebook.T, alpha=-2).argmin(1)
 
 
 def _is_distributed() -> bool:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spectrostream.codec_stream import CodecStream, DecoderStream, EncoderStream
 from spectrostream.decoder import Decoder
 from spectrostream.encoder import Encoder
 from spectrostream.frontends import FRONT_ENDS, SAMPLES_PER_TOKEN
 from spectrostream.interface import Reconstruction
-from spectrostream.quantizer import QuantizerConfig, ResidualVectorQuantizer
+from spectrostream.quantizer import ABSENT, QuantizerConfig, ResidualVectorQuantizer
+from spectrostream.streaming import Span, StreamState
 
 SAMPLE_RATE = 48000
+PIECE_TOKENS = 250  # `encode` and `decode` go through a long signal in pieces of 10 s, so that memory stays bounded
 
 
 @dataclass(frozen=True)
@@ -24,16 +28,21 @@ class SpectroStreamConfig:
 
     frontend: "stft" (complex spectrogram) or "waveform".
     channels: audio channels of input and output.
+    channel_groups: which channels are seen together from the first convolution on, as lists of channel indices of one
+        size, for instance [[0, 1], [2, 3], [4, 5]] for the pairs of 5.1. Empty: each channel is a group of its own.
+        Fusion joins the groups, the split separates them; weights are shared among groups.
     encoder_width, decoder_width: features of the outermost block.
     embedding_dim: features of a token.
-    fusion: encoder block 0..7 before which the channels are joined (7: the bottleneck block), or "input": the first
-        convolution sees all channels.
-    split: the decoder's mirror image: 0..7, or "output".
+    fusion: encoder block 0..7 before which the groups are joined (7: the bottleneck block); "input": the first
+        convolution sees all channels (the official "no split"); "never": each group has tokens of its own, which share
+        the levels, so that the rate is the same.
+    split: the decoder's mirror image: 0..7, "output" or "never".
     """
 
     kind: str = "spectrostream"
     frontend: str = "stft"
     channels: int = 2
+    channel_groups: list[list[int]] = field(default_factory=list)
     encoder_width: int = 32
     decoder_width: int = 64
     embedding_dim: int = 256
@@ -47,27 +56,60 @@ class SpectroStreamConfig:
         for key in ("channels", "encoder_width", "decoder_width", "embedding_dim"):
             if getattr(self, key) < 1:
                 raise ValueError(f"model.{key} = {getattr(self, key)} is not possible; allowed: 1 or more")
+        self._require_groups()
         for key, outermost in (("fusion", "input"), ("split", "output")):
             self._require_position(key, outermost)
 
+    def _require_groups(self) -> None:
+        groups = [list(group) for group in self.channel_groups]
+        if groups and (
+            sorted(channel for group in groups for channel in group) != list(range(self.channels))
+            or len({len(group) for group in groups}) > 1
+        ):
+            raise ValueError(
+                f"model.channel_groups = {groups} is not possible; allowed: each of the channels "
+                f"0..{self.channels - 1} once, in groups of one size, or [] for each channel alone"
+            )
+
     def _require_position(self, key: str, outermost: str) -> None:
         value = getattr(self, key)
-        last = len(FRONT_ENDS[self.frontend].layout.strides)
-        if value != outermost and not (isinstance(value, int) and 0 <= value <= last):
+        last = self._last_block
+        is_block = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= last
+        if value not in (outermost, "never") and not is_block:
             raise ValueError(
                 f"model.{key} = {value!r} is not possible: the stack has the strided blocks 0..{last - 1} and the "
-                f"bottleneck block {last}; allowed: 0..{last} or {outermost!r}"
+                f"bottleneck block {last}; allowed: 0..{last}, {outermost!r} or 'never'"
             )
 
     @property
-    def fusion_block(self) -> int:
-        """Index of the fusion block; -1 if the channels are joined at the input (one channel has nothing to join)."""
-        return -1 if self.channels == 1 or isinstance(self.fusion, str) else self.fusion
+    def _last_block(self) -> int:
+        return len(FRONT_ENDS[self.frontend].layout.strides)
 
     @property
-    def split_block(self) -> int:
-        """Index, counted as the encoder's, of the split block; -1 if the channels part at the output."""
-        return -1 if self.channels == 1 or isinstance(self.split, str) else self.split
+    def groups(self) -> list[list[int]]:
+        """The channel groups, spelled out."""
+        return [list(group) for group in self.channel_groups] or [[channel] for channel in range(self.channels)]
+
+    @property
+    def encoder_groups(self) -> int:
+        """Groups that the encoder's first convolution sees apart."""
+        return 1 if self.fusion == "input" else len(self.groups)
+
+    @property
+    def decoder_groups(self) -> int:
+        """Groups that the decoder's last convolution sees apart."""
+        return 1 if self.split == "output" else len(self.groups)
+
+    @property
+    def token_groups(self) -> int:
+        """Tokens in a frame: one for each group where they are never joined."""
+        return self.encoder_groups if self.fusion == "never" else 1
+
+    def block_index(self, position: int | str) -> int:
+        """`fusion` or `split` as a block's index, counted as the encoder's; one after the last block for "never"."""
+        if isinstance(position, int):
+            return position
+        return self._last_block + 1 if position == "never" else 0
 
 
 class SpectroStream(nn.Module):
@@ -87,14 +129,40 @@ class SpectroStream(nn.Module):
         self.frontend = FRONT_ENDS[config.frontend]()
         layout = self.frontend.layout
         self.frames_per_token = layout.frames_per_token
-        shared = {
-            "channels": config.channels,
-            "features_per_channel": self.frontend.features_per_channel,
-            "embedding_dim": config.embedding_dim,
-        }
-        self.encoder = Encoder(layout, width=config.encoder_width, fusion=config.fusion_block, **shared)
-        self.quantizer = ResidualVectorQuantizer(config.quantizer, config.embedding_dim)
-        self.decoder = Decoder(layout, width=config.decoder_width, split=config.split_block, **shared)
+        order = [channel for group in config.groups for channel in group]
+        self._order = order if order != sorted(order) else None
+        features = self.frontend.features_per_channel * config.channels
+        self.encoder = Encoder(
+            layout,
+            groups=config.encoder_groups,
+            features=features // config.encoder_groups,
+            width=config.encoder_width,
+            embedding_dim=config.embedding_dim,
+            fusion=config.block_index(config.fusion),
+        )
+        self.quantizer = ResidualVectorQuantizer(config.quantizer, config.embedding_dim, config.token_groups)
+        self.decoder = Decoder(
+            layout,
+            groups=config.decoder_groups,
+            features=features // config.decoder_groups,
+            width=config.decoder_width,
+            embedding_dim=config.embedding_dim,
+            split=config.block_index(config.split),
+            token_groups=config.token_groups,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> SpectroStream:  # fmt: skip
+        """A trained codec in evaluation mode; see `spectrostream.weights.load_pretrained` for what `source` may be.
+
+        A file of ours, the folder of a run, a folder with the officially released files, or a hub id `owner/name`.
+        """
+        from spectrostream.weights import load_pretrained
+
+        return load_pretrained(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
 
     @property
     def channels(self) -> int:
@@ -108,6 +176,18 @@ class SpectroStream(nn.Module):
         Output block b waits for token b + 1, and that for the blocks which its front-end's look-ahead reaches.
         """
         return SAMPLES_PER_TOKEN * (1 + math.ceil(self.frontend.look_ahead / SAMPLES_PER_TOKEN))
+
+    def token_span(self, token: int) -> Span:
+        """First and last sample that a token can depend on; before sample 0 lies silence."""
+        first, last = self.encoder.input_span(token, token)
+        hop = self.frontend.hop_length
+        return first * hop, (last + 1) * hop - 1 + self.frontend.look_ahead
+
+    def block_span(self, block: int) -> Span:
+        """First and last token that the output samples 1920 * block .. 1920 * block + 1919 can depend on."""
+        frames = self.frontend.synthesis_span(SAMPLES_PER_TOKEN * block, SAMPLES_PER_TOKEN * (block + 1) - 1)
+        first, last = (frame + self.frames_per_token for frame in frames)
+        return self.decoder.input_span(first, last)
 
     @property
     def levels(self) -> int:
@@ -128,33 +208,60 @@ class SpectroStream(nn.Module):
         """Rate of all channels together."""
         return levels * self.config.quantizer.bits_per_index * self.sample_rate / SAMPLES_PER_TOKEN / 1000
 
-    def bits(self, codes: Tensor) -> int:
-        """Bits of one example's codes `[batch, levels, frames]`."""
-        return round(codes[0].numel() * self.config.quantizer.bits_per_index)
+    def levels_at(self, kbps: float) -> int:
+        """The most levels whose rate is at most `kbps`; ValueError if that is none, or more than were trained."""
+        levels = int(kbps / self.kbps(1) + 1e-9) if math.isfinite(kbps) else 0
+        if not 1 <= levels <= self.levels:
+            raise ValueError(
+                f"kbps = {kbps:g} is not possible with this codec; "
+                f"allowed: {self.kbps(1):g}..{self.kbps(self.levels):g}"
+            )
+        return levels
 
-    @torch.no_grad()
-    def encode(self, audio: Tensor, *, levels: int | None = None) -> Tensor:
+    def bits(self, codes: Tensor) -> int:
+        """Bits of one example's codes `[batch, levels, frames]`; absent ones cost nothing."""
+        return round(int((codes[0] != ABSENT).sum()) * self.config.quantizer.bits_per_index)
+
+    def encode(self, audio: Tensor, *, levels: int | Tensor | None = None, kbps: float | None = None) -> Tensor:
         """Audio `[batch, channels, samples]` to int64 codes `[batch, levels, ceil(samples / 1920)]`.
 
+        A mono signal `[batch, 1, samples]` is tiled to the codec's channels, as in the official implementation.
+        levels: how many, or int64 `[batch]`: how many for each example (the others' codes are then -1); or
+        kbps: the rate of all channels together, rounded down to whole levels; neither: all levels.
         Raises ValueError for another number of channels, no samples, or levels that were not trained.
         """
-        levels = self.levels if levels is None else levels
-        self._require_levels(levels)
-        return self.quantizer.encode(self.embed(audio), levels)
+        stream = EncoderStream(self, self._chosen_levels(levels, kbps))
+        pieces = audio.split(PIECE_TOKENS * SAMPLES_PER_TOKEN, dim=-1)
+        return torch.cat([*(stream.push(piece) for piece in pieces), stream.finish()], dim=-1)
 
-    @torch.no_grad()
-    def decode(self, codes: Tensor, *, length: int) -> Tensor:
+    def decode(self, codes: Tensor, *, length: int | None = None) -> Tensor:
         """Codes `[batch, levels, frames]` to audio `[batch, channels, length]`.
 
-        Raises ValueError if the codes do not stand for `length` samples, or for levels that were not trained.
+        length: samples (default: all that the codes stand for). A code of -1 is absent and adds nothing.
+        Raises ValueError if the codes do not stand for `length` samples, or are not of this codec.
         """
-        self._require_levels(codes.shape[1])
-        if codes.shape[-1] != -(-length // SAMPLES_PER_TOKEN):
-            raise ValueError(
-                f"{codes.shape[-1]} frames of codes stand for {SAMPLES_PER_TOKEN * (codes.shape[-1] - 1) + 1} .. "
-                f"{SAMPLES_PER_TOKEN * codes.shape[-1]} samples, not for length = {length}"
-            )
-        return self.synthesize(self.quantizer.decode(codes), length)
+        length = codes.shape[-1] * SAMPLES_PER_TOKEN if length is None else length
+        self.require_length(codes.shape[-1], length)
+        stream = DecoderStream(self)
+        pieces = codes.split(PIECE_TOKENS, dim=-1)
+        return torch.cat([*(stream.push(piece) for piece in pieces), stream.finish(length)], dim=-1)
+
+    def streaming(
+        self, batch_size: int = 1, *, levels: int | Tensor | None = None, kbps: float | None = None
+    ) -> CodecStream:
+        """A stream, or a batch of streams in lockstep; `levels` and `kbps` as in `encode`. See `CodecStream`."""
+        return CodecStream(self, self._chosen_levels(levels, kbps), batch_size)
+
+    def _chosen_levels(self, levels: int | Tensor | None, kbps: float | None) -> int | Tensor:
+        if levels is not None and kbps is not None:
+            raise ValueError(f"levels = {levels} and kbps = {kbps} are both given; give one of them")
+        if kbps is not None:
+            return self.levels_at(kbps)
+        chosen = self.levels if levels is None else levels
+        lowest, highest = (int(chosen.min()), int(chosen.max())) if isinstance(chosen, Tensor) else (chosen, chosen)
+        self._require_levels(lowest)
+        self._require_levels(highest)
+        return chosen
 
     def _require_levels(self, levels: int) -> None:
         if not 0 <= levels <= self.levels:
@@ -163,21 +270,58 @@ class SpectroStream(nn.Module):
                 f"allowed: 0..{self.levels}"
             )
 
+    def require_codes(self, codes: Tensor) -> None:
+        """Raises ValueError unless `codes` are int64 `[batch, levels, frames]`, entries of this codec's codebooks."""
+        if codes.ndim != 3 or codes.dtype != torch.int64:
+            raise ValueError(f"codes are {codes.dtype} {list(codes.shape)}; allowed: int64 [batch, levels, frames]")
+        self._require_levels(codes.shape[1])
+        lowest, highest = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+        if lowest < ABSENT or highest >= self.codebook_size:
+            raise ValueError(
+                f"codes go from {lowest} to {highest}; allowed: 0..{self.codebook_size - 1}, or {ABSENT} for absent"
+            )
+
+    def require_length(self, frames: int, length: int) -> None:
+        """Raises ValueError unless so many frames of codes stand for `length` samples."""
+        if frames == 0 or frames != -(-length // SAMPLES_PER_TOKEN):
+            raise ValueError(
+                f"{frames} frames of codes stand for {SAMPLES_PER_TOKEN * (frames - 1) + 1} .. "
+                f"{SAMPLES_PER_TOKEN * frames} samples, not for length = {length}"
+            )
+
+    def with_all_channels(self, audio: Tensor) -> Tensor:
+        """Audio that `encode` takes, mono tiled to the codec's channels. Raises ValueError for another shape."""
+        if audio.ndim == 3 and audio.shape[1] == 1:
+            audio = audio.expand(-1, self.channels, -1)
+        if audio.ndim != 3 or audio.shape[1] != self.channels or audio.shape[2] == 0:
+            raise ValueError(
+                f"audio has the shape {tuple(audio.shape)}; "
+                f"this codec takes [batch, {self.channels}, samples], samples > 0"
+            )
+        return audio
+
     def forward(self, audio: Tensor) -> Reconstruction:
         """One training pass: random levels and bypass per example; the codebooks learn."""
         quantized = self.quantizer(self.embed(audio))
         return Reconstruction(self.synthesize(quantized.embeddings, audio.shape[-1]), quantized.commitment_loss)
 
     def embed(self, audio: Tensor) -> Tensor:
-        """Audio `[batch, channels, samples]` to embeddings `[batch, embedding_dim, ceil(samples / 1920)]`."""
-        if audio.ndim != 3 or audio.shape[1] != self.channels or audio.shape[2] == 0:
-            raise ValueError(
-                f"audio has the shape {tuple(audio.shape)}; "
-                f"this codec takes [batch, {self.channels}, samples], samples > 0"
-            )
-        return self.encoder(self.frontend.analysis(audio))
+        """Audio `[batch, channels, samples]` to embeddings, `[batch, embedding_dim * tokens, ceil(samples / 1920)]`.
+
+        tokens: 1, or the channel groups where they are never joined.
+        """
+        return self.encoder(self.analysis(self.with_all_channels(audio)))
 
     def synthesize(self, embeddings: Tensor, length: int) -> Tensor:
-        """Embeddings `[batch, embedding_dim, tokens]` to audio `[batch, channels, length]`, length <= 1920 * tokens."""
+        """What `embed` gives to audio `[batch, channels, length]`, length <= 1920 * frames."""
         features = self.decoder(F.pad(embeddings, (0, 1)))[..., self.frames_per_token :, :]
-        return self.frontend.synthesis(features)[..., :length]
+        return self.synthesis(features)[..., :length]
+
+    def analysis(self, audio: Tensor) -> Tensor:
+        """The front-end's features, channels in the order of their groups."""
+        return self.frontend.analysis(audio if self._order is None else audio[:, self._order])
+
+    def synthesis(self, features: Tensor, state: StreamState | None = None) -> Tensor:
+        """The front-end's audio, channels in their own order again."""
+        audio = self.frontend.synthesis(features, state)
+        return audio if self._order is None else audio[:, torch.tensor(self._order).argsort()]

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spectrostream.streaming import Span, StreamState
+
 Pair = tuple[int, int]
 
 
@@ -44,20 +46,24 @@ class Convolution(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_features, in_features, *kernel))
         self.bias = nn.Parameter(torch.zeros(out_features))
         _lecun_normal_(self.weight, in_features * kernel[0] * kernel[1])
-        self._time_padding = semicausal_padding(kernel[0], stride[0])
+        self.past_frames, self._future_frames = semicausal_padding(kernel[0], stride[0])
         self._frequency_padding = frequency_padding(kernel[1], stride[1])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """See the class."""
-        if self._is_one_dimensional(x):
-            x = F.pad(x.squeeze(-1), self._time_padding)
-            return F.conv1d(x, self.weight.squeeze(-1), self.bias, self.stride[0]).unsqueeze(-1)
-        x = F.pad(x, (*self._frequency_padding, *self._time_padding))
+        silence = self.past_frames
+        if state is not None:
+            x, silence = state.prepend(self, x, self.past_frames), 0
+        # A piece that fills whole strides never reaches the zeros after it.
+        x = F.pad(x, (*self._frequency_padding, silence, self._future_frames))
+        if x.shape[-1] == self.weight.shape[-1] == 1:
+            # The same sum either way; CPU kernels vectorise over the last axis, which must then be time.
+            return F.conv1d(x.squeeze(-1), self.weight.squeeze(-1), self.bias, self.stride[0]).unsqueeze(-1)
         return F.conv2d(x, self.weight, self.bias, self.stride)
 
-    def _is_one_dimensional(self, x: Tensor) -> bool:
-        # The same sum either way; CPU kernels vectorise over the last axis, which must then be time.
-        return x.shape[-1] == 1 and self.weight.shape[-1] == 1
+    def input_span(self, first: int, last: int) -> Span:
+        """Input frames that output frames first..last depend on."""
+        return first * self.stride[0] - self.past_frames, (last + 1) * self.stride[0] - 1
 
 
 class TransposedConvolution(nn.Module):
@@ -74,15 +80,25 @@ class TransposedConvolution(nn.Module):
         # Each output position receives kernel/stride taps per axis.
         _lecun_normal_(self.weight, in_features * kernel[0] * kernel[1] / (stride[0] * stride[1]))
         self._crop_below = frequency_padding(kernel[1], stride[1])[0]
+        self.past_frames = -(-kernel[0] // stride[0]) - 1
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """See the class."""
         frames, bins = x.shape[-2] * self.stride[0], x.shape[-1] * self.stride[1]
-        if x.shape[-1] == 1 and self.weight.shape[-1] == 1:
+        start = 0
+        if state is not None:
+            # Earlier frames spread into this piece; what they gave to their own time was given out then.
+            x, start = state.prepend(self, x, self.past_frames), self.past_frames * self.stride[0]
+        if x.shape[-1] == self.weight.shape[-1] == 1:
             y = F.conv_transpose1d(x.squeeze(-1), self.weight.squeeze(-1), self.bias, self.stride[0])
-            return y[..., :frames].unsqueeze(-1)
+            return y[..., start : start + frames].unsqueeze(-1)
         y = F.conv_transpose2d(x, self.weight, self.bias, self.stride)
-        return y[..., :frames, self._crop_below : self._crop_below + bins]
+        return y[..., start : start + frames, self._crop_below : self._crop_below + bins]
+
+    def input_span(self, first: int, last: int) -> Span:
+        """Input frames that output frames first..last depend on."""
+        kernel, stride = self.weight.shape[2], self.stride[0]
+        return -((kernel - 1 - first) // stride), last // stride
 
 
 def average_pool(x: Tensor, stride: Pair) -> Tensor:
@@ -97,9 +113,7 @@ def repeat_upsample(x: Tensor, stride: Pair) -> Tensor:
     """Each frame and bin repeated `stride` times."""
     if stride == (1, 1):
         return x
-    batch, features, frames, bins = x.shape
-    y = x[:, :, :, None, :, None].expand(batch, features, frames, stride[0], bins, stride[1])
-    return y.reshape(batch, features, frames * stride[0], bins * stride[1])
+    return F.interpolate(x, size=(x.shape[-2] * stride[0], x.shape[-1] * stride[1]))
 
 
 def resampling_kernel(kernel: Pair, stride: Pair) -> Pair:
@@ -107,11 +121,11 @@ def resampling_kernel(kernel: Pair, stride: Pair) -> Pair:
     return max(min(kernel[0], 3), 2 * stride[0]), max(min(kernel[1], 3), 2 * stride[1] if stride[1] > 1 else 1)
 
 
-def join_channels(x: Tensor, channels: int) -> Tensor:
-    """`[batch * channels, C, T, F]` to `[batch, channels * C, T, F]`, left channel's features first."""
-    return x.reshape(x.shape[0] // channels, channels * x.shape[1], *x.shape[2:])
+def join_groups(x: Tensor, groups: int) -> Tensor:
+    """`[batch * groups, C, ...]` to `[batch, groups * C, ...]`, the first (left) channel group's features first."""
+    return x.reshape(x.shape[0] // groups, groups * x.shape[1], *x.shape[2:])
 
 
-def separate_channels(x: Tensor, channels: int) -> Tensor:
-    """`[batch, channels * C, T, F]` to `[batch * channels, C, T, F]`."""
-    return x.reshape(x.shape[0] * channels, x.shape[1] // channels, *x.shape[2:])
+def separate_groups(x: Tensor, groups: int) -> Tensor:
+    """`[batch, groups * C, ...]` to `[batch * groups, C, ...]`."""
+    return x.reshape(x.shape[0] * groups, x.shape[1] // groups, *x.shape[2:])

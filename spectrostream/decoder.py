@@ -1,4 +1,4 @@
-"""The decoder: embeddings through a residual stack that separates the audio channels at the split block."""
+"""The decoder: embeddings through a residual stack that separates the channel groups at the split block."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from spectrostream.convolution import (
     TransposedConvolution,
     repeat_upsample,
     resampling_kernel,
-    separate_channels,
+    separate_groups,
 )
 from spectrostream.encoder import TokenProjection
 from spectrostream.frontends import Layout
+from spectrostream.streaming import Span, StreamState
 
 
 class DecoderBlock(nn.Module):
@@ -35,55 +36,80 @@ class DecoderBlock(nn.Module):
         self.convolution = Convolution(out_features, out_features, kernel)
         self.shortcut = Convolution(in_features, out_features, (1, 1)) if project_shortcut else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """`[batch, in, T, F]` to `[batch, out, T*stride_t, F*stride_f]`."""
-        y = self.convolution(F.elu(self.resampling(F.elu(x))))
+        y = self.convolution(F.elu(self.resampling(F.elu(x), state)), state)
         shortcut = x if self.shortcut is None else self.shortcut(x)
         return y + repeat_upsample(shortcut, self.stride)
 
+    def input_span(self, first: int, last: int) -> Span:
+        """Input frames that output frames first..last depend on."""
+        return self.resampling.input_span(*self.convolution.input_span(first, last))
+
 
 class Decoder(nn.Module):
-    """Embeddings `[batch, embedding_dim, T]` to features `[batch, channels * features_per_channel, frames, bins]`.
+    """Embeddings `[batch, embedding_dim * token_groups, T]` to features `[batch, groups * features, frames, F]`.
 
-    split mirrors the encoder's fusion: with split r the last block that sees all channels is the mirror image of
-    encoder block r; -1 means that only the last convolution separates them. The split block's output is one width per
-    channel, left first; later blocks run on each channel with shared weights.
+    token_groups: tokens side by side in an embedding: `groups` if the encoder never joined them, else 1.
+    split mirrors the encoder's fusion: with split r the last block that sees all groups is the mirror image of encoder
+    block r, and its output is one width per group, first (left) group first; later blocks run on each group with shared
+    weights. The number of strided blocks means the bottleneck block, one more that no block sees all groups: each group
+    goes from its own token, or, where the tokens are joint, from its own part of a wider input projection. With one
+    group only the last convolution separates the channels.
     """
 
     def __init__(
-        self, layout: Layout, *, channels: int, features_per_channel: int, width: int, embedding_dim: int, split: int
-    ) -> None:
+        self, layout: Layout, *, groups: int, features: int, width: int, embedding_dim: int, split: int,
+        token_groups: int,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.channels = channels
+        self.groups = groups
         self.token_bins = layout.token_bins
         widths = layout.widths(width)[::-1]
         # Block 0, the bottleneck, mirrors the encoder's last one, index len(strides); block j the one j before.
-        self.split_index = len(layout.strides) - split if split >= 0 else None
+        self.split_index = len(layout.strides) - split if groups > 1 else None
+        self.separates_tokens = self.split_index == -1 and token_groups == groups
         column = self.token_bins * widths[0]
-        self.projection = TokenProjection(embedding_dim, column, column, activate_input=False)
+        self.projection = TokenProjection(
+            embedding_dim * (1 if self.separates_tokens else token_groups),
+            column,
+            column * (groups if self.split_index == -1 and not self.separates_tokens else 1),
+            activate_input=False,
+        )
         shapes = [(widths[0], widths[0], (1, 1)), *zip(widths[:-1], widths[1:], layout.strides[::-1], strict=True)]
         self.blocks = nn.ModuleList(self._block(index, *shape, layout.kernel) for index, shape in enumerate(shapes))
-        last_features = features_per_channel * (channels if split < 0 else 1)
-        self.last = Convolution(widths[-1], last_features, layout.outer_kernel)
+        self.last = Convolution(widths[-1], features, layout.outer_kernel)
 
     def _block(self, index: int, before: int, after: int, stride: Pair, kernel: Pair) -> DecoderBlock:
         is_split = index == self.split_index
-        out_features = after * (self.channels if is_split else 1)
+        out_features = after * (self.groups if is_split else 1)
         # The official code compares with the width before separation, so the block after the split sometimes has a 1x1
         # between equal widths. Kept for key parity with the released weights.
-        follows_split = self.split_index is not None and index == self.split_index + 1
-        nominal_before = before * (self.channels if follows_split else 1)
+        follows_split = index > 0 and index - 1 == self.split_index
+        nominal_before = before * (self.groups if follows_split else 1)
         return DecoderBlock(before, out_features, kernel, stride, project_shortcut=nominal_before != out_features)
 
-    def forward(self, embeddings: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, state: StreamState | None = None) -> Tensor:
         """See the class."""
         batch, _, tokens = embeddings.shape
+        if self.separates_tokens:
+            embeddings = separate_groups(embeddings, self.groups)
         column = self.projection(embeddings.unsqueeze(-1)).squeeze(-1)
+        if self.split_index == -1 and not self.separates_tokens:
+            column = separate_groups(column, self.groups)
         # [batch, bins * C, tokens] -> [batch, C, tokens, bins], index f * C + c
-        x = column.reshape(batch, self.token_bins, -1, tokens).permute(0, 2, 3, 1)
+        x = column.reshape(len(column), self.token_bins, -1, tokens).permute(0, 2, 3, 1)
         for index, block in enumerate(self.blocks):
-            x = block(x)
+            x = block(x, state)
             if index == self.split_index:
-                x = separate_channels(x, self.channels)
-        x = self.last(F.elu(x))
+                x = separate_groups(x, self.groups)
+        x = self.last(F.elu(x), state)
         return x.reshape(batch, -1, *x.shape[2:])
+
+    def input_span(self, first: int, last: int) -> Span:
+        """Tokens that front-end frames first..last depend on."""
+        span = self.last.input_span(first, last)
+        for block in reversed([*self.blocks]):
+            assert isinstance(block, DecoderBlock)
+            span = block.input_span(*span)
+        return span

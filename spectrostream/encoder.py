@@ -1,12 +1,13 @@
-"""The encoder: a residual stack that sees each audio channel alone, joins them at the fusion block, ends in tokens."""
+"""The encoder: a residual stack that sees each channel group alone, joins them at the fusion block, ends in tokens."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spectrostream.convolution import Convolution, Pair, average_pool, join_channels, resampling_kernel
+from spectrostream.convolution import Convolution, Pair, average_pool, join_groups, resampling_kernel, separate_groups
 from spectrostream.frontends import Layout
+from spectrostream.streaming import Span, StreamState
 
 
 class EncoderBlock(nn.Module):
@@ -19,11 +20,15 @@ class EncoderBlock(nn.Module):
         self.resampling = Convolution(in_features, out_features, resampling_kernel(kernel, stride), stride)
         self.shortcut = Convolution(in_features, out_features, (1, 1)) if in_features != out_features else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """`[batch, in, T, F]` to `[batch, out, ceil(T/stride_t), F/stride_f]`."""
-        y = self.resampling(F.elu(self.convolution(F.elu(x))))
+        y = self.resampling(F.elu(self.convolution(F.elu(x), state)), state)
         shortcut = average_pool(x, self.stride)
         return y + (shortcut if self.shortcut is None else self.shortcut(shortcut))
+
+    def input_span(self, first: int, last: int) -> Span:
+        """Input frames that output frames first..last depend on."""
+        return self.convolution.input_span(*self.resampling.input_span(first, last))
 
 
 class TokenProjection(nn.Module):
@@ -46,41 +51,47 @@ class TokenProjection(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Features `[batch, channels * features_per_channel, T, F]` to embeddings `[batch, embedding_dim, tokens]`.
+    """Features `[batch, groups * features, T, F]` to embeddings `[batch, embedding_dim * (groups or 1), tokens]`.
 
-    fusion: index r of the block that first sees all channels; the number of strided blocks means the bottleneck block,
-    -1 means that the first convolution sees them already (the official "no split").
+    groups: channel groups that are seen apart, with shared weights, until they are joined; features: of one group.
+    fusion: index r of the block that first sees all groups; the number of strided blocks means the bottleneck block,
+    one more means never: each group has its own token, and the tokens stand side by side in the embedding. With one
+    group there is nothing to join (the official "no split").
     """
 
     def __init__(
-        self, layout: Layout, *, channels: int, features_per_channel: int, width: int, embedding_dim: int, fusion: int
+        self, layout: Layout, *, groups: int, features: int, width: int, embedding_dim: int, fusion: int
     ) -> None:
         super().__init__()
-        self.channels = channels
+        self.groups = groups
         self.fusion = fusion
-        in_features = features_per_channel * (channels if fusion < 0 else 1)
         widths = layout.widths(width)
-        self.first = Convolution(in_features, width, layout.outer_kernel)
+        self.first = Convolution(features, width, layout.outer_kernel)
         # the strided blocks, then the bottleneck, which keeps width and resolution
         shapes = [*zip(widths[:-1], widths[1:], layout.strides, strict=True), (widths[-1], widths[-1], (1, 1))]
         self.blocks = nn.ModuleList(
-            EncoderBlock(before * (channels if index == fusion else 1), after, layout.kernel, stride)
+            EncoderBlock(before * (groups if index == fusion else 1), after, layout.kernel, stride)
             for index, (before, after, stride) in enumerate(shapes)
         )
         column = layout.token_bins * widths[-1]
         self.projection = TokenProjection(column, column, embedding_dim, activate_input=True)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, state: StreamState | None = None) -> Tensor:
         """See the class."""
-        batch = features.shape[0]
-        x = features
-        if self.fusion >= 0:
-            x = x.reshape(batch * self.channels, -1, *x.shape[2:])
-        x = self.first(x)
+        x = self.first(separate_groups(features, self.groups), state)
         for index, block in enumerate(self.blocks):
             if index == self.fusion:
-                x = join_channels(x, self.channels)
-            x = block(x)
+                x = join_groups(x, self.groups)
+            x = block(x, state)
         # [batch, C, tokens, bins] -> [batch, bins * C, tokens, 1], index f * C + c
         column = x.permute(0, 3, 1, 2).flatten(1, 2).unsqueeze(-1)
-        return self.projection(column).squeeze(-1)
+        embeddings = self.projection(column).squeeze(-1)
+        return join_groups(embeddings, self.groups) if self.fusion == len(self.blocks) else embeddings
+
+    def input_span(self, first: int, last: int) -> Span:
+        """Front-end frames that tokens first..last depend on."""
+        span = first, last
+        for block in reversed([*self.blocks]):
+            assert isinstance(block, EncoderBlock)
+            span = block.input_span(*span)
+        return self.first.input_span(*span)

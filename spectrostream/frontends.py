@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectrostream.convolution import Pair
+from spectrostream.streaming import Span, StreamState
 
 SAMPLES_PER_TOKEN = 1920
 
@@ -60,7 +61,8 @@ class Layout:
 class FrontEnd(Protocol):
     """The contract of a front-end; the first samples of `synthesis(analysis(x))` are x, as far as the features hold it.
 
-    look_ahead: samples beyond a frame's own hop that the frame sees.
+    Frame k stands for samples hop_length * k .. hop_length * (k + 1) - 1 and sees `look_ahead` samples beyond them,
+    none before. So any piece of a signal gives its own frames once those samples are there; synthesis remembers.
     """
 
     hop_length: int
@@ -69,10 +71,16 @@ class FrontEnd(Protocol):
     layout: Layout
 
     def analysis(self, audio: Tensor) -> Tensor:
-        """`[batch, channels, samples]` to `[batch, channels * features_per_channel, ceil(samples/hop), bins]`."""
+        """`[batch, channels, samples]` to `[batch, channels * features_per_channel, ceil(samples/hop), bins]`.
 
-    def synthesis(self, features: Tensor) -> Tensor:
+        Samples after the end are zeros.
+        """
+
+    def synthesis(self, features: Tensor, state: StreamState | None = None) -> Tensor:
         """`[batch, channels * features_per_channel, frames, bins]` to `[batch, channels, frames * hop_length]`."""
+
+    def synthesis_span(self, first: int, last: int) -> Span:
+        """Frames that output samples first..last depend on."""
 
 
 class ComplexSTFT(nn.Module):
@@ -113,16 +121,20 @@ class ComplexSTFT(nn.Module):
         spectrum = torch.fft.rfft(padded.unfold(-1, 2 * self.hop_length, self.hop_length) * self.window)[..., :-1]
         return torch.stack((spectrum.real, spectrum.imag), dim=2).reshape(batch, 2 * channels, frames, -1)
 
-    def synthesis(self, features: Tensor) -> Tensor:
+    def synthesis(self, features: Tensor, state: StreamState | None = None) -> Tensor:
         """See `FrontEnd.synthesis`."""
         batch, _, frames, bins = features.shape
         real, imaginary = features.float().reshape(batch, -1, 2, frames, bins).unbind(2)
         spectrum = F.pad(torch.complex(real, imaginary), (0, 1))
         windowed = torch.fft.irfft(spectrum) * self.synthesis_window
         first, second = windowed.split(self.hop_length, dim=-1)
-        # Block k is the first half of frame k plus the second half of frame k - 1; the last tail has no partner.
-        blocks = first + F.pad(second[..., :-1, :], (0, 0, 1, 0))
-        return blocks.flatten(-2)
+        # Block k is the first half of frame k plus the second half of frame k - 1; the last tail has no partner yet.
+        tails = F.pad(second, (0, 0, 1, 0)) if state is None else state.prepend(self, second, 1)
+        return (first + tails[..., :-1, :]).flatten(-2)
+
+    def synthesis_span(self, first: int, last: int) -> Span:
+        """See `FrontEnd.synthesis_span`."""
+        return first // self.hop_length - 1, last // self.hop_length
 
 
 class Waveform(nn.Module):
@@ -147,9 +159,13 @@ class Waveform(nn.Module):
         """`[batch, channels, samples]` to `[batch, channels, samples, 1]`."""
         return audio.float().unsqueeze(-1)
 
-    def synthesis(self, features: Tensor) -> Tensor:
+    def synthesis(self, features: Tensor, state: StreamState | None = None) -> Tensor:
         """`[batch, channels, samples, 1]` to `[batch, channels, samples]`."""
         return features.float().squeeze(-1)
+
+    def synthesis_span(self, first: int, last: int) -> Span:
+        """See `FrontEnd.synthesis_span`."""
+        return first, last
 
 
 FRONT_ENDS: dict[str, type[ComplexSTFT] | type[Waveform]] = {"stft": ComplexSTFT, "waveform": Waveform}

@@ -8,15 +8,20 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from spectrostream.codebook_learning import CodebookLearning, nearest_entries
+from spectrostream.convolution import join_groups, separate_groups
+
+ABSENT = -1  # the code of a level that was dropped, or lost on the way: it adds nothing
 
 
 @dataclass(frozen=True)
 class QuantizerConfig:
     """Codebooks and how they learn.
 
-    levels, codebook_size: 64 x 1024 entries in the released model (10 bits each).
+    levels, codebook_size: 64 x 1024 entries in the released model (10 bits each). Where channels keep tokens of their
+        own (`fusion: never`) the levels are shared out among them.
     bypass_probability: share of examples whose decoder sees the unquantized embedding.
     decay: of the EMA codebooks.
     initial_vectors: how many embeddings are collected before k-means starts the codebooks; until then every example is
@@ -81,18 +86,23 @@ def trainable_levels(levels: int) -> tuple[int, ...]:
 class ResidualVectorQuantizer(nn.Module):
     """Level by level the nearest entry is subtracted from what is left; fewer levels is a prefix of the codes.
 
-    codebooks: buffer `[levels, codebook_size, embedding_dim]`, learnt by exponential moving averages, not by gradients.
+    token_groups: tokens that stand side by side in an embedding and share codebooks and bits. Their levels take turns:
+    level l of the codes is level l // token_groups of token l % token_groups, so that a prefix serves all alike.
+    codebooks: buffer `[ceil(levels / token_groups), codebook_size, embedding_dim]`, learnt by exponential moving
+    averages, not by gradients.
     """
 
     codebooks: Tensor
     level_choices: Tensor
 
-    def __init__(self, config: QuantizerConfig, embedding_dim: int) -> None:
+    def __init__(self, config: QuantizerConfig, embedding_dim: int, token_groups: int = 1) -> None:
         super().__init__()
         self.config = config
-        shape = (config.levels, config.codebook_size, embedding_dim)
+        self.token_groups = token_groups
+        depth = -(-config.levels // token_groups)
+        shape = (depth, config.codebook_size, embedding_dim)
         # Shrinking with the level as residuals do, so that even untrained codebooks quantize.
-        scale = torch.full((config.levels, 1, 1), 0.9).pow(torch.arange(config.levels)[:, None, None])
+        scale = torch.full((depth, 1, 1), 0.9).pow(torch.arange(depth)[:, None, None])
         self.register_buffer("codebooks", torch.randn(shape) * scale)
         self.learning = CodebookLearning(
             shape,
@@ -104,23 +114,62 @@ class ResidualVectorQuantizer(nn.Module):
         self.register_buffer("level_choices", torch.tensor(trainable_levels(config.levels)), persistent=False)
 
     @torch.no_grad()
-    def encode(self, embeddings: Tensor, levels: int) -> Tensor:
-        """`[batch, embedding_dim, frames]` to int64 codes `[batch, levels, frames]`."""
-        batch, dim, frames = embeddings.shape
-        vectors = embeddings.float().transpose(1, 2).reshape(-1, dim)
-        codes = torch.empty(levels, vectors.shape[0], dtype=torch.int64, device=vectors.device)
-        for level, codebook in enumerate(self.codebooks[:levels]):
-            codes[level] = nearest_entries(vectors, codebook)
+    def encode(self, embeddings: Tensor, levels: int | Tensor, squared_norms: Tensor | None = None) -> Tensor:
+        """`[batch, embedding_dim * token_groups, frames]` to int64 codes `[batch, levels, frames]`.
+
+        levels: one number, or int64 `[batch]`, one for each example; there are then as many as the highest, and what an
+        example does not have is `ABSENT`.
+        squared_norms: `squared_norms()` of the codebooks if they are at hand, for many short calls.
+        """
+        most = levels if isinstance(levels, int) else int(levels.max())
+        codes = self._nearest_codes(embeddings, -(-most // self.token_groups), squared_norms)[:, :most]
+        if isinstance(levels, int):
+            return codes
+        is_absent = torch.arange(most, device=codes.device) >= levels.to(codes.device)[:, None]
+        return codes.masked_fill(is_absent[..., None], ABSENT)
+
+    def squared_norms(self) -> Tensor:
+        """|c|^2 of every entry, `[ceil(levels / token_groups), codebook_size]`."""
+        return self.codebooks.square().sum(-1)
+
+    def _nearest_codes(self, embeddings: Tensor, depth: int, squared_norms: Tensor | None) -> Tensor:
+        """Codes `[batch, depth * token_groups, frames]`."""
+        norms = self.codebooks[:depth].square().sum(-1) if squared_norms is None else squared_norms
+        vectors = self._token_rows(embeddings)
+        rows, frames, dim = vectors.shape
+        vectors = vectors.reshape(-1, dim)
+        codes = torch.empty(depth, len(vectors), dtype=torch.int64, device=vectors.device)
+        for level, codebook in enumerate(self.codebooks[:depth]):
+            codes[level] = nearest_entries(vectors, codebook, norms[level])
             vectors = vectors - codebook[codes[level]]
-        return codes.reshape(levels, batch, frames).transpose(0, 1)
+        return self._taking_turns(codes.reshape(depth, rows, frames))
+
+    def _token_rows(self, embeddings: Tensor) -> Tensor:
+        """`[batch, dim * token_groups, frames]` to float32 `[batch * token_groups, frames, dim]`."""
+        return separate_groups(embeddings, self.token_groups).float().transpose(1, 2)
+
+    def _taking_turns(self, codes: Tensor) -> Tensor:
+        """`[depth, batch * token_groups, frames]` to `[batch, depth * token_groups, frames]`."""
+        depth, rows, frames = codes.shape
+        batch = rows // self.token_groups
+        turns = codes.reshape(depth, batch, self.token_groups, frames).permute(1, 0, 2, 3)
+        return turns.reshape(batch, depth * self.token_groups, frames)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes `[batch, levels, frames]` to their sum `[batch, embedding_dim, frames]`; no levels give zeros."""
+        """Codes `[batch, levels, frames]` to sums of their entries, `[batch, embedding_dim * token_groups, frames]`.
+
+        `ABSENT` codes and levels that are not there add nothing.
+        """
         batch, levels, frames = codes.shape
-        total = self.codebooks.new_zeros(batch, frames, self.codebooks.shape[-1])
-        for level in range(levels):
-            total = total + self.codebooks[level][codes[:, level]]
-        return total.transpose(1, 2)
+        depth = -(-levels // self.token_groups)
+        codes = F.pad(codes, (0, 0, 0, depth * self.token_groups - levels), value=ABSENT)
+        # [batch * token_groups, frames, depth]
+        turns = codes.reshape(batch, depth, self.token_groups, frames).permute(0, 2, 3, 1).flatten(0, 1)
+        total = self.codebooks.new_zeros(*turns.shape[:2], self.codebooks.shape[-1])
+        for level, codebook in enumerate(self.codebooks[:depth]):
+            index = turns[..., level]
+            total = total + codebook[index.clamp(min=0)] * (index >= 0)[..., None]
+        return join_groups(total.transpose(1, 2), self.token_groups)
 
     def forward(self, embeddings: Tensor) -> Quantized:
         """One training pass: draws each example's levels and bypass, quantizes, and lets the codebooks learn.
@@ -129,45 +178,54 @@ class ResidualVectorQuantizer(nn.Module):
         not starve although low rates are drawn more often.
         """
         batch, _, frames = embeddings.shape
-        flat = embeddings.float().transpose(1, 2)  # [batch, frames, dim]
+        flat = self._token_rows(embeddings)  # [batch * token_groups, frames, dim]
         if not self.learning.is_started:
             with torch.no_grad():
                 self.learning.collect(flat.flatten(0, 1), self.codebooks)
             codes = torch.zeros(batch, 0, frames, dtype=torch.int64, device=flat.device)
             return Quantized(embeddings, codes, embeddings.new_zeros(()), is_started=False)
         levels, is_bypassed = self._draw(batch, embeddings.device)
-        codes, partial_sums = self._quantize_and_learn(flat)
-        # [batch, frames, dim]: the sum of each example's own number of levels
-        chosen = partial_sums[levels - 1, torch.arange(batch, device=levels.device)]
+        codes, partial_sums = self._quantize_and_learn(embeddings, flat)
+        # [batch * token_groups, frames, dim]: the sum of each token's own number of levels, zero for none
+        chosen = partial_sums[(levels - 1).clamp(min=0), torch.arange(len(levels), device=levels.device)]
+        chosen = chosen * (levels > 0)[:, None, None]
         straight_through = flat + (chosen - flat).detach()
         seen = torch.where(is_bypassed[:, None, None], flat, straight_through)
         loss = commitment_loss(flat, partial_sums, levels, ~is_bypassed)
-        return Quantized(seen.transpose(1, 2).to(embeddings.dtype), codes, loss, is_started=True)
+        seen = join_groups(seen.transpose(1, 2), self.token_groups)
+        return Quantized(seen.to(embeddings.dtype), codes, loss, is_started=True)
 
     def _draw(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Levels and bypass of every token, `[batch * token_groups]`; the tokens of an example share its draw."""
         levels = self.level_choices[torch.randint(len(self.level_choices), (batch,), device=device)]
-        return levels, torch.rand(batch, device=device) < self.config.bypass_probability
+        is_bypassed = torch.rand(batch, device=device) < self.config.bypass_probability
+        turn = torch.arange(self.token_groups, device=device)
+        own_levels = (levels[:, None] - turn + self.token_groups - 1).div(self.token_groups, rounding_mode="floor")
+        return own_levels.flatten(), is_bypassed.repeat_interleave(self.token_groups)
 
     @torch.no_grad()
-    def _quantize_and_learn(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        batch, frames, dim = flat.shape
-        codes = self.encode(flat.transpose(1, 2), self.config.levels)
-        indices = codes.transpose(0, 1).reshape(self.config.levels, -1)  # [levels, vectors]
+    def _quantize_and_learn(self, embeddings: Tensor, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes `[batch, levels, frames]`; the sums after each level, `[depth, batch * token_groups, frames, dim]`."""
+        rows, frames, dim = flat.shape
+        depth = len(self.codebooks)
+        codes = self._nearest_codes(embeddings, depth, None)
+        # [depth, batch * token_groups * frames]
+        indices = codes.reshape(-1, depth, self.token_groups, frames).permute(1, 0, 2, 3).reshape(depth, -1)
         entries = self.codebooks.gather(1, indices[..., None].expand(-1, -1, dim))
         partial_sums = entries.cumsum(0)
         residuals = flat.reshape(1, -1, dim) - (partial_sums - entries)
         self.learning.update(self.codebooks, indices, residuals)
-        return codes, partial_sums.reshape(-1, batch, frames, dim)
+        return codes[:, : self.config.levels], partial_sums.reshape(depth, rows, frames, dim)
 
 
 def commitment_loss(embeddings: Tensor, partial_sums: Tensor, levels: Tensor, counts: Tensor) -> Tensor:
     """Mean squared distance of an embedding from its quantization after 1, 2, .. levels, over the levels drawn.
 
     embeddings: `[batch, frames, dim]`; partial_sums: `[levels, batch, frames, dim]`, no gradient; levels: `[batch]`;
-    counts: bool `[batch]`, examples that take part. Zero if none does.
+    counts: bool `[batch]`, examples that take part. Zero if none does, and for an example without levels.
     """
     distances = (embeddings - partial_sums.detach()).square().mean((2, 3))  # [levels, batch]
     index = torch.arange(1, partial_sums.shape[0] + 1, device=levels.device)[:, None]
     active = (index <= levels) & counts
-    per_example = (distances * active).sum(0) / levels
+    per_example = (distances * active).sum(0) / levels.clamp(min=1)
     return per_example.sum() / counts.sum().clamp(min=1)

@@ -39,5 +39,5 @@ def _construct(schema: type, plain: Any) -> Any:
     values = {}
     for name, value in plain.items():
         factory = known[name].default_factory
-        values[name] = _construct(factory, value) if isinstance(factory, type) else value
+        values[name] = _construct(factory, value) if dataclasses.is_dataclass(factory) else value
     return schema(**values)

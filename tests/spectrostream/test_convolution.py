@@ -13,11 +13,11 @@ from spectrostream.convolution import (
     TransposedConvolution,
     average_pool,
     frequency_padding,
-    join_channels,
+    join_groups,
     repeat_upsample,
     resampling_kernel,
     semicausal_padding,
-    separate_channels,
+    separate_groups,
 )
 from spectrostream.frontends import ComplexSTFT, Waveform
 
@@ -156,15 +156,15 @@ def test_pooling_undoes_repetition(stride, batch, features, frames, bins):
 @given(batch=st.integers(1, 3), channels=st.integers(1, 3), features=st.integers(1, 4))
 def test_joining_and_separating_are_inverses(batch, channels, features):
     x = torch.randn(batch * channels, features, 2, 3)
-    joined = join_channels(x, channels)
+    joined = join_groups(x, channels)
     assert joined.shape == (batch, channels * features, 2, 3)
-    assert torch.equal(separate_channels(joined, channels), x)
+    assert torch.equal(separate_groups(joined, channels), x)
 
 
 def test_the_left_channels_features_come_first():
     # rows: example 0 left, right, example 1 left, right; two features each
     x = torch.tensor([[0, 1], [10, 11], [100, 101], [110, 111]])[..., None, None]
-    assert join_channels(x, 2).flatten(1).tolist() == [[0, 1, 10, 11], [100, 101, 110, 111]]
+    assert join_groups(x, 2).flatten(1).tolist() == [[0, 1, 10, 11], [100, 101, 110, 111]]
 
 
 @pytest.mark.parametrize(("kernel", "stride"), RESAMPLING)

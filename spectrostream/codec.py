@@ -26,7 +26,7 @@ PIECE_TOKENS = 250  # `encode` and `decode` go through a long signal in pieces o
 class SpectroStreamConfig:
     """Everything that makes one SpectroStream; the defaults are the released layout.
 
-    frontend: "stft" (complex spectrogram) or "waveform".
+    frontend: "stft" (complex spectrogram), "waveform", "mdct", or "power_stft" (moduli to the power of 0.3).
     channels: audio channels of input and output.
     channel_groups: which channels are seen together from the first convolution on, as lists of channel indices of one
         size, for instance [[0, 1], [2, 3], [4, 5]] for the pairs of 5.1. Empty: each channel is a group of its own.
@@ -61,15 +61,21 @@ class SpectroStreamConfig:
             self._require_position(key, outermost)
 
     def _require_groups(self) -> None:
-        groups = [list(group) for group in self.channel_groups]
-        if groups and (
-            sorted(channel for group in groups for channel in group) != list(range(self.channels))
-            or len({len(group) for group in groups}) > 1
-        ):
+        if not self._is_partition():
             raise ValueError(
-                f"model.channel_groups = {groups} is not possible; allowed: each of the channels "
+                f"model.channel_groups = {self.channel_groups!r} is not possible; allowed: each of the channels "
                 f"0..{self.channels - 1} once, in groups of one size, or [] for each channel alone"
             )
+
+    def _is_partition(self) -> bool:
+        groups = self.channel_groups
+        if not isinstance(groups, list | tuple) or not all(isinstance(group, list | tuple) for group in groups):
+            return False
+        members = [channel for group in groups for channel in group]
+        if not all(type(channel) is int for channel in members):  # True is no channel, though it equals one
+            return False
+        is_even = len({len(group) for group in groups}) <= 1
+        return not groups or (is_even and sorted(members) == list(range(self.channels)))
 
     def _require_position(self, key: str, outermost: str) -> None:
         value = getattr(self, key)
@@ -163,6 +169,21 @@ class SpectroStream(nn.Module):
         from spectrostream.weights import load_pretrained
 
         return load_pretrained(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+
+    def for_inference(self, *, precision: str = "float32", compile: bool = False) -> SpectroStream:
+        """A copy of this codec that encodes and decodes faster, and does nothing else.
+
+        precision: "float32": on a CPU the codec's own matrix products (`spectrostream.fast_stack`), equal to this codec
+            within rounding (1e-5 of the peak; a code differs where two entries are almost equally near);
+            "bfloat16": the library's convolutions in bfloat16, for processors with matrix units for it. It changes some
+            codes and costs quality (BENCHMARKS.md has the measurement).
+        compile: `torch.compile` for the library's convolutions; the first calls take minutes and need a C++ compiler.
+
+        Raises ValueError for another precision.
+        """
+        from spectrostream.inference import for_inference
+
+        return for_inference(self, precision=precision, compile=compile)
 
     @property
     def channels(self) -> int:
@@ -258,9 +279,13 @@ class SpectroStream(nn.Module):
         if kbps is not None:
             return self.levels_at(kbps)
         chosen = self.levels if levels is None else levels
-        lowest, highest = (int(chosen.min()), int(chosen.max())) if isinstance(chosen, Tensor) else (chosen, chosen)
-        self._require_levels(lowest)
-        self._require_levels(highest)
+        if not isinstance(chosen, Tensor):
+            self._require_levels(chosen)
+            return chosen
+        if chosen.ndim != 1 or chosen.numel() == 0 or chosen.dtype != torch.int64:
+            raise ValueError(f"levels are {chosen.dtype} {list(chosen.shape)}; allowed: a number, or int64 [batch]")
+        self._require_levels(int(chosen.min()))
+        self._require_levels(int(chosen.max()))
         return chosen
 
     def _require_levels(self, levels: int) -> None:
@@ -283,7 +308,9 @@ class SpectroStream(nn.Module):
 
     def require_length(self, frames: int, length: int) -> None:
         """Raises ValueError unless so many frames of codes stand for `length` samples."""
-        if frames == 0 or frames != -(-length // SAMPLES_PER_TOKEN):
+        if frames == 0:
+            raise ValueError("0 frames of codes stand for no sample; allowed: 1 frame or more")
+        if frames != -(-length // SAMPLES_PER_TOKEN):
             raise ValueError(
                 f"{frames} frames of codes stand for {SAMPLES_PER_TOKEN * (frames - 1) + 1} .. "
                 f"{SAMPLES_PER_TOKEN * frames} samples, not for length = {length}"

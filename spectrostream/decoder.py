@@ -106,10 +106,14 @@ class Decoder(nn.Module):
         x = self.last(F.elu(x), state)
         return x.reshape(batch, -1, *x.shape[2:])
 
+    @property
+    def stack(self) -> list[DecoderBlock]:
+        """The blocks, first to last."""
+        return [block for block in self.blocks if isinstance(block, DecoderBlock)]
+
     def input_span(self, first: int, last: int) -> Span:
         """Tokens that front-end frames first..last depend on."""
         span = self.last.input_span(first, last)
-        for block in reversed([*self.blocks]):
-            assert isinstance(block, DecoderBlock)
+        for block in reversed(self.stack):
             span = block.input_span(*span)
         return span

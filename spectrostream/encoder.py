@@ -88,10 +88,14 @@ class Encoder(nn.Module):
         embeddings = self.projection(column).squeeze(-1)
         return join_groups(embeddings, self.groups) if self.fusion == len(self.blocks) else embeddings
 
+    @property
+    def stack(self) -> list[EncoderBlock]:
+        """The blocks, first to last."""
+        return [block for block in self.blocks if isinstance(block, EncoderBlock)]
+
     def input_span(self, first: int, last: int) -> Span:
         """Front-end frames that tokens first..last depend on."""
         span = first, last
-        for block in reversed([*self.blocks]):
-            assert isinstance(block, EncoderBlock)
+        for block in reversed(self.stack):
             span = block.input_span(*span)
         return self.first.input_span(*span)

@@ -10,6 +10,8 @@ can depend on. Whoever composes layers chains the spans, last layer first.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,8 @@ class StreamState:
 
     def __init__(self) -> None:
         self._kept: dict[nn.Module, Tensor] = {}
+        self._buffers: dict[nn.Module, tuple[Tensor, int]] = {}
+        self._scratch: dict[str, Tensor] = {}
 
     def prepend(self, layer: nn.Module, x: Tensor, frames: int) -> Tensor:
         """`[batch, C, T, F]` with the `frames` frames before it, `[batch, C, frames + T, F]`; keeps its last ones.
@@ -36,3 +40,32 @@ class StreamState:
         # A copy, so that the state does not hold on to the whole piece.
         self._kept[layer] = joined[:, :, joined.shape[2] - frames :].clone()
         return joined
+
+    def buffer(self, layer: nn.Module, past: int, frames: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """`[past + frames, *shape]`: the last frames of the layer's buffer so far, then room for so many new ones.
+
+        At the start all of it is zero; what the layer does not write keeps its value from call to call.
+        """
+        buffer, filled = self._buffers.get(layer, (None, 0))
+        needed = past + frames
+        if buffer is None or len(buffer) < needed:
+            larger = like.new_zeros(needed, *shape)
+            if buffer is not None:
+                larger[:past] = buffer[filled : filled + past]
+            buffer = larger
+        elif past:
+            last = buffer[filled : filled + past]
+            buffer[:past] = last.clone() if filled < past else last
+        self._buffers[layer] = buffer, frames
+        return buffer[:needed]
+
+    def scratch(self, role: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Memory for an intermediate result, its content undefined; the next caller with this role gets the same.
+
+        Fresh memory for every intermediate result costs more than the arithmetic in it: each new page is a fault.
+        """
+        size = math.prod(shape)
+        memory = self._scratch.get(role)
+        if memory is None or len(memory) < size:
+            memory = self._scratch[role] = like.new_empty(size)
+        return memory[:size].view(shape)

@@ -1,0 +1,59 @@
+"""A trained codec made fast: the same weights in another order, for encoding and decoding only."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from spectrostream.decoder import Decoder
+from spectrostream.encoder import Encoder
+from spectrostream.fast_stack import FastDecoder, FastEncoder
+from spectrostream.streaming import StreamState
+
+if TYPE_CHECKING:
+    from spectrostream.codec import SpectroStream
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class LibraryStack(nn.Module):
+    """An encoder or decoder with the library's own convolutions, in any precision; float32 in and out."""
+
+    def __init__(self, stack: Encoder | Decoder, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.stack = stack.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.dtype = dtype
+        self.input_span = stack.input_span
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        """As the stack's."""
+        x = x.to(self.dtype)
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        y: Tensor = self.stack(x, state)
+        return y.float()
+
+
+def for_inference(codec: SpectroStream, *, precision: str = "float32", compile: bool = False) -> SpectroStream:
+    """See `SpectroStream.for_inference`."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision = {precision!r} is not known; allowed: {', '.join(PRECISIONS)}")
+    fast = copy.deepcopy(codec).eval().requires_grad_(False)
+    is_spectral = codec.frontend.layout.bins > 1
+    on_cpu = codec.quantizer.codebooks.device.type == "cpu"
+    if precision == "float32" and not compile and on_cpu and is_spectral:
+        return _with_stacks(fast, FastEncoder(fast.encoder), FastDecoder(fast.decoder))
+    encoder, decoder = (LibraryStack(stack, PRECISIONS[precision]) for stack in (fast.encoder, fast.decoder))
+    if compile:
+        encoder.compile(dynamic=True)
+        decoder.compile(dynamic=True)
+    return _with_stacks(fast, encoder, decoder)
+
+
+def _with_stacks(codec: SpectroStream, encoder: nn.Module, decoder: nn.Module) -> SpectroStream:
+    codec.add_module("encoder", encoder)
+    codec.add_module("decoder", decoder)
+    return codec

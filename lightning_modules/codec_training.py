@@ -17,6 +17,7 @@ from lightning_modules.optimization import (
     learning_rate,
     set_learning_rate,
 )
+from spectrostream.codec import SpectroStream
 from spectrostream.interface import Reconstruction
 from spectrostream.losses import (
     LossWeights,
@@ -117,6 +118,13 @@ class CodecTraining(lightning.LightningModule):
         self.log("validation/mel_loss", self.mel_loss(decoded, batch).total, sync_dist=True, batch_size=len(batch))
         # The maximum of equal numbers is exact; their mean rounds, and the loggers cut it to an integer.
         self.log("step", float(self.global_step), reduce_fx="max", sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """How the codebooks are used, on average over the levels; codebooks that learn by gradients do not count it."""
+        if isinstance(self.codec, SpectroStream) and self.codec.quantizer.learning.is_started:
+            statistics = self.codec.quantizer.learning.statistics()
+            self.log("validation/codebook_perplexity", statistics.perplexity.mean(), sync_dist=True)
+            self.log("validation/codebook_used", statistics.used.mean(), sync_dist=True)
 
     def _discriminator_turn(self, real: Tensor, fake: Tensor) -> list[list[Tensor]]:
         judged_real, judged_fake = self.discriminator(real), self.discriminator(fake)

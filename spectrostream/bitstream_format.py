@@ -4,7 +4,7 @@
              configuration hash 8 bytes, sample rate u32, channels u16, levels u16, bits per index u8,
              flags u8 (1: frequency tables follow), CRC-32 u32 of everything before it
     tables   only with the flag; `entropy_coding.FrequencyTables.to_bytes`, then its CRC-32 u32
-    chunk    marker A5 "P" (packed) or A5 "R" (range asymmetric numeral system), first frame u32, frames u32 (1..250),
+    chunk    marker A5 "P" (packed) or A5 "R" (entropy-coded: `entropy_coding`), first frame u32, frames u32 (1..250),
              payload bytes u32, CRC-32 u32 of these; payload; CRC-32 u32 of the whole chunk before it
     end      marker A5 "E", frames u32, samples u64, CRC-32 u32 of these
 
@@ -241,7 +241,10 @@ def _check_opening(opening: ChunkOpening, offset: int, header: StreamHeader, has
     if not 1 <= opening.frames <= CHUNK_FRAMES:
         raise BitstreamError(f"byte {offset + 6}: the chunk claims {opening.frames} frames; expected 1..{CHUNK_FRAMES}")
     if opening.position + opening.frames > MAX_FRAMES:
-        raise BitstreamError(f"byte {offset + 2}: the chunk begins at frame {opening.position}; allowed: {MAX_FRAMES}")
+        raise BitstreamError(
+            f"byte {offset + 2}: the chunk begins at frame {opening.position}; allowed: "
+            f"{MAX_FRAMES - opening.frames} with {opening.frames} frames"
+        )
     if opening.is_coded and not has_tables:
         raise BitstreamError(f"byte {offset}: the chunk is entropy-coded, but the file has no frequency tables")
     packed = header.payload_bytes(opening.frames)

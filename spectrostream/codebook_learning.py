@@ -6,10 +6,23 @@ are summed, and revived entries come from the first process.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, distributed, nn
 
 _SMOOTHING = 1e-5  # keeps an average over almost no vectors finite
+
+
+class CodebookStatistics(NamedTuple):
+    """How the entries of each level are used, by their moving averages.
+
+    perplexity: `[levels]`, 2 to the entropy: as many entries, equally used, would inform as much.
+    used: `[levels]`, share of entries that are chosen at least `revival_threshold` times as often as the average one.
+    """
+
+    perplexity: Tensor
+    used: Tensor
 
 
 class CodebookLearning(nn.Module):
@@ -78,6 +91,13 @@ class CodebookLearning(nn.Module):
         self.usage.fill_(1.0)
         self.sums.copy_(codebooks)
         self._set_started()
+
+    def statistics(self) -> CodebookStatistics:
+        """Of the entries' use so far; the same on every process."""
+        share = self.usage / self.usage.sum(1, keepdim=True).clamp(min=_SMOOTHING)
+        entropy = -torch.xlogy(share, share).sum(1)
+        used = share * share.shape[1] >= self.revival_threshold
+        return CodebookStatistics(entropy.exp(), (used & (share > 0)).float().mean(1))
 
     def _set_started(self) -> None:
         self.collected_count.fill_(-1)

@@ -317,6 +317,19 @@ def test_a_resumed_quantizer_goes_on_exactly(steps_before):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+def test_statistics_know_equal_use_and_collapse():
+    learning, _ = learning_of_two_entries(revival_threshold=0.1)
+    for usage, perplexity, used in (([3.0, 3.0], 2.0, 1.0), ([5.0, 0.0], 1.0, 0.5), ([0.0, 0.0], 1.0, 0.0)):
+        learning.usage.copy_(torch.tensor([usage]))
+        statistics = learning.statistics()
+        assert statistics.perplexity.tolist() == pytest.approx([perplexity])
+        assert statistics.used.tolist() == [used]
+    learning.usage.copy_(torch.tensor([[9.0, 1.0]]))
+    # 2 ** (0.9 log2(1 / 0.9) + 0.1 log2(10))
+    assert learning.statistics().perplexity.item() == pytest.approx(1.3842, abs=1e-4)
+    assert learning.statistics().used.item() == 1
+
+
 def test_codes_under_autocast_are_those_without():
     embeddings = gaussian(4, 4, 128)
     quantizer = started(embeddings, codebook_size=64)

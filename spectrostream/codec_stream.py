@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from spectrostream.codec import SpectroStream
 
 
+def require_batch(given: int, streams: int) -> None:
+    """Raises ValueError if a piece of so many streams cannot continue a batch of `streams`."""
+    if given != streams:
+        raise ValueError(f"a piece of {given} streams was given; allowed: pieces of the batch size {streams}")
+
+
 class EncoderStream:
     """Audio in pieces of any length to codes; the pieces' codes side by side are those of the whole signal.
 
@@ -42,8 +48,13 @@ class EncoderStream:
         Raises ValueError for another shape than `SpectroStream.encode` takes, or another batch than before.
         """
         audio = self._codec.with_all_channels(audio)
+        if isinstance(self._levels, Tensor) and len(self._levels) != len(audio):
+            raise ValueError(f"levels are given for {len(self._levels)} examples; the audio has {len(audio)}")
+        pending = audio
+        if self._pending is not None:
+            require_batch(len(audio), len(self._pending))
+            pending = torch.cat((self._pending, audio), dim=-1)
         self.samples += audio.shape[-1]
-        pending = audio if self._pending is None else torch.cat((self._pending, audio), dim=-1)
         look_ahead = self._codec.frontend.look_ahead
         tokens = max(pending.shape[-1] - look_ahead, 0) // SAMPLES_PER_TOKEN
         # A copy, so that a long piece is not held by its last samples.
@@ -91,8 +102,14 @@ class DecoderStream:
 
     @torch.no_grad()
     def push(self, codes: Tensor) -> Tensor:
-        """The next codes `[batch, levels, frames]` to the audio that they complete, `[batch, channels, samples]`."""
+        """The next codes `[batch, levels, frames]` to the audio that they complete, `[batch, channels, samples]`.
+
+        Their levels may change from piece to piece. Raises ValueError for codes that `SpectroStream.decode` refuses,
+        or another batch than before.
+        """
         self._codec.require_codes(codes)
+        if self._batch is not None:
+            require_batch(len(codes), self._batch)
         return self._audio(self._codec.quantizer.decode(codes))
 
     @torch.no_grad()
@@ -161,17 +178,13 @@ class CodecStream:
 
     def encode(self, audio: Tensor) -> Tensor:
         """See `EncoderStream.push`."""
-        self._require_batch(len(audio))
+        require_batch(len(audio), self.batch_size)
         return self._encoder.push(audio)
 
     def decode(self, codes: Tensor) -> Tensor:
         """See `DecoderStream.push`."""
-        self._require_batch(len(codes))
+        require_batch(len(codes), self.batch_size)
         return self._decoder.push(codes)
-
-    def _require_batch(self, given: int) -> None:
-        if given != self.batch_size:
-            raise ValueError(f"a piece of {given} streams was given; this object holds batch_size = {self.batch_size}")
 
     def finish_encoding(self) -> Tensor:
         """See `EncoderStream.finish`."""

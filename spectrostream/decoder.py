@@ -98,7 +98,7 @@ class Decoder(nn.Module):
         if self.split_index == -1 and not self.separates_tokens:
             column = separate_groups(column, self.groups)
         # [batch, bins * C, tokens] -> [batch, C, tokens, bins], index f * C + c
-        x = column.reshape(len(column), self.token_bins, -1, tokens).permute(0, 2, 3, 1)
+        x = column.reshape(column.shape[0], self.token_bins, -1, tokens).permute(0, 2, 3, 1)
         for index, block in enumerate(self.blocks):
             x = block(x, state)
             if index == self.split_index:

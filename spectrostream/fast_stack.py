@@ -19,7 +19,7 @@ from spectrostream.fast_layers import FastConvolution, MatrixProduct
 from spectrostream.streaming import Span, StreamState
 from spectrostream.winograd import TILE
 
-STEP_TOKENS = 2  # that go through the full-rate part at once: activations in the cache, weights read half as often
+STEP_TOKENS = 4  # that go through the full-rate part at once: frames stay in the cache, calls are few
 
 
 def pointwise(layer: Convolution, scale: float = 1.0) -> MatrixProduct:

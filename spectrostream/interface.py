@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -47,14 +47,14 @@ class AudioCodec(Protocol):
     def latency_samples(self) -> int | None:
         """Delay from a sample's arrival to its output when streaming; None if the codec cannot stream."""
 
-    def encode(self, audio: Tensor, *, levels: int | None = None) -> Tensor:
+    def encode(self, audio: Tensor, *, levels: int | None = None) -> Any:
         """`[batch, channels, samples]` to codes of `levels` (default: all) levels."""
 
-    def decode(self, codes: Tensor, *, length: int) -> Tensor:
+    def decode(self, codes: Any, *, length: int) -> Tensor:
         """Codes to `[batch, channels, length]`, aligned to the sample with what was encoded."""
 
     def kbps(self, levels: int) -> float:
         """Nominal rate of all channels together, kilobits per second."""
 
-    def bits(self, codes: Tensor) -> int:
+    def bits(self, codes: Any) -> int:
         """Bits that the codes of one example occupy."""

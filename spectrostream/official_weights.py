@@ -1,4 +1,4 @@
-"""The official parameter names and layouts onto ours, and the configuration that their shapes belong to."""
+"""The official parameter names and layouts onto ours and back, and the configuration that their shapes belong to."""
 
 from __future__ import annotations
 
@@ -13,66 +13,134 @@ from spectrostream.codec import SpectroStream, SpectroStreamConfig
 from spectrostream.quantizer import QuantizerConfig
 
 _BOTTLENECK = 7  # index of the encoder block after the seven strided ones
-# Official module path -> ours; the leaves conv/kernel and conv/bias become weight and bias.
+# Official module path and ours; the leaves conv/kernel and conv/bias are weight and bias.
+# {block}: 0..6; {next}: the same plus one, as decoder block 0 is the mirrored bottleneck; {kernel}: time x frequency.
 _RENAMED = (
-    (r"encoder/base_conv_first", "encoder.first"),
-    (r"encoder/encoder_(\d+)/conv2d_3x3", r"encoder.blocks.\1.convolution"),
-    (r"encoder/encoder_(\d+)/conv2d_\dx\d_a", r"encoder.blocks.\1.resampling"),
-    (r"encoder/encoder_(\d+)/shortcut_layer/conv1x1", r"encoder.blocks.\1.shortcut"),
-    (r"encoder/bottleneck/conv2d_3x3", f"encoder.blocks.{_BOTTLENECK}.convolution"),
-    (r"encoder/bottleneck/conv2d_3x3_a", f"encoder.blocks.{_BOTTLENECK}.resampling"),
-    (r"encoder/bottleneck/shortcut_layer/conv1x1", f"encoder.blocks.{_BOTTLENECK}.shortcut"),
-    (r"encoder/output_convs/conv1x1_last", "encoder.projection.skip"),
-    (r"encoder/output_convs/shortcut_layer/conv1x1_b1", "encoder.projection.first"),
-    (r"encoder/output_convs/shortcut_layer/conv1x1_b2", "encoder.projection.second"),
-    (r"decoder/input_layer/conv1x1_first", "decoder.projection.skip"),
-    (r"decoder/input_layer/shortcut_layer/conv1x1_b1", "decoder.projection.first"),
-    (r"decoder/input_layer/shortcut_layer/conv1x1_b2", "decoder.projection.second"),
-    (r"decoder/input_layers_residual_unit/conv2d_3x3_a", "decoder.blocks.0.resampling"),
-    (r"decoder/input_layers_residual_unit/conv2d_3x3", "decoder.blocks.0.convolution"),
-    (r"decoder/input_layers_residual_unit/shortcut_layer/conv1x1", "decoder.blocks.0.shortcut"),
-    (r"decoder/decoder_(\d+)/conv2dtranspose_\dx\d", "decoder.blocks.{next}.resampling"),
-    (r"decoder/decoder_(\d+)/conv2d_3x3", "decoder.blocks.{next}.convolution"),
-    (r"decoder/decoder_(\d+)/shortcut_layer/conv1x1", "decoder.blocks.{next}.shortcut"),
-    (r"decoder/output_layer/base_conv_last", "decoder.last"),
+    ("encoder/base_conv_first", "encoder.first"),
+    ("encoder/bottleneck/conv2d_3x3", f"encoder.blocks.{_BOTTLENECK}.convolution"),
+    ("encoder/bottleneck/conv2d_{kernel}_a", f"encoder.blocks.{_BOTTLENECK}.resampling"),
+    ("encoder/bottleneck/shortcut_layer/conv1x1", f"encoder.blocks.{_BOTTLENECK}.shortcut"),
+    ("encoder/encoder_{block}/conv2d_3x3", "encoder.blocks.{block}.convolution"),
+    ("encoder/encoder_{block}/conv2d_{kernel}_a", "encoder.blocks.{block}.resampling"),
+    ("encoder/encoder_{block}/shortcut_layer/conv1x1", "encoder.blocks.{block}.shortcut"),
+    ("encoder/output_convs/conv1x1_last", "encoder.projection.skip"),
+    ("encoder/output_convs/shortcut_layer/conv1x1_b1", "encoder.projection.first"),
+    ("encoder/output_convs/shortcut_layer/conv1x1_b2", "encoder.projection.second"),
+    ("decoder/input_layer/conv1x1_first", "decoder.projection.skip"),
+    ("decoder/input_layer/shortcut_layer/conv1x1_b1", "decoder.projection.first"),
+    ("decoder/input_layer/shortcut_layer/conv1x1_b2", "decoder.projection.second"),
+    ("decoder/input_layers_residual_unit/conv2d_{kernel}_a", "decoder.blocks.0.resampling"),
+    ("decoder/input_layers_residual_unit/conv2d_3x3", "decoder.blocks.0.convolution"),
+    ("decoder/input_layers_residual_unit/shortcut_layer/conv1x1", "decoder.blocks.0.shortcut"),
+    ("decoder/decoder_{block}/conv2dtranspose_{kernel}", "decoder.blocks.{next}.resampling"),
+    ("decoder/decoder_{block}/conv2d_3x3", "decoder.blocks.{next}.convolution"),
+    ("decoder/decoder_{block}/shortcut_layer/conv1x1", "decoder.blocks.{next}.shortcut"),
+    ("decoder/output_layer/base_conv_last", "decoder.last"),
 )
-_CODEBOOKS = ("quantizer/embedding", "soundstream/quantizer/embedding")
+_PLACEHOLDERS = {
+    "{block}": rf"(?P<block>[0-{_BOTTLENECK - 1}])",
+    "{next}": rf"(?P<next>[1-{_BOTTLENECK}])",
+    "{kernel}": r"\dx\d",
+}
+# The decoder's copy and the quantizer's own; equal in the released files.
+CODEBOOK_PATHS = ("quantizer/embedding", "soundstream/quantizer/embedding")
 
 
 def official_state(params: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """Official paths and arrays (HWIO kernels) to entries of `SpectroStream.state_dict()`.
 
-    Paths may start with `params/`. Raises ValueError naming a path that is not the official codec's.
+    Paths may start with `params/`. Raises ValueError naming a path that is not the official codec's, an array that
+    cannot be what its path says, or two copies of the codebooks that differ.
     """
-    state = {}
+    state: dict[str, Tensor] = {}
     for path, array in params.items():
         path = path.removeprefix("params/")
         value = torch.from_numpy(np.array(array, dtype=np.float32))
-        if path in _CODEBOOKS:
-            state["quantizer.codebooks"] = value
-            continue
-        module, separator, leaf = path.partition("/conv/")
-        name = _our_module(module) if separator and leaf in ("kernel", "bias") else None
-        if name is None:
-            raise ValueError(f"{path!r} is not a parameter of the official SpectroStream")
-        if leaf == "bias":
-            state[f"{name}.bias"] = value
-        elif "conv2dtranspose" in module:
-            # Official transposed kernels correlate over the zero-dilated input.
-            state[f"{name}.weight"] = value.permute(2, 3, 0, 1).flip(2, 3).contiguous()
-        else:
-            state[f"{name}.weight"] = value.permute(3, 2, 0, 1).contiguous()
+        name, axes = _our_name(path)
+        if value.ndim != axes or value.numel() == 0:
+            raise ValueError(
+                f"{path!r} has the shape {list(value.shape)}; it must have {axes} axes, none of them empty"
+            )
+        if name == "quantizer.codebooks" and name in state and not torch.equal(state[name], value):
+            raise ValueError(f"{' and '.join(CODEBOOK_PATHS)} are not the same codebooks")
+        state[name] = _our_layout(path, value)
     return state
 
 
-def _our_module(path: str) -> str | None:
-    for pattern, replacement in _RENAMED:
-        match = re.fullmatch(pattern, path)
+def _our_name(path: str) -> tuple[str, int]:
+    """Entry of our state dict, and how many axes it has."""
+    if path in CODEBOOK_PATHS:
+        return "quantizer.codebooks", 3
+    module, _, leaf = path.partition("/conv/")
+    for official, ours in _RENAMED:
+        match = re.fullmatch(_pattern(official), module)
+        if match and leaf in ("kernel", "bias"):
+            block = int(match.groupdict().get("block", 0))
+            name = ours.format(block=block, next=block + 1)
+            return (f"{name}.weight", 4) if leaf == "kernel" else (f"{name}.bias", 1)
+    raise ValueError(f"{path!r} is not a parameter of the official SpectroStream")
+
+
+def _our_layout(path: str, value: Tensor) -> Tensor:
+    if not path.endswith("/conv/kernel"):
+        return value
+    if "conv2dtranspose" in path:
+        # Official transposed kernels correlate over the zero-dilated input.
+        return value.permute(2, 3, 0, 1).flip(2, 3).contiguous()
+    return value.permute(3, 2, 0, 1).contiguous()
+
+
+def official_params(codec: SpectroStream) -> dict[str, np.ndarray]:
+    """The inverse of `from_official`: official paths (without `params/`) and float32 arrays, kernels HWIO.
+
+    The codebooks are there once, as `quantizer/embedding`. Raises ValueError for a codec that the official layout
+    cannot express.
+    """
+    _require_official_layout(codec.config)
+    params = {CODEBOOK_PATHS[0]: codec.quantizer.codebooks}
+    for half in ("encoder", "decoder"):
+        state = getattr(codec, half).state_dict(prefix=f"{half}.")
+        for module in sorted({name.rpartition(".")[0] for name in state}):
+            weight = state[f"{module}.weight"]
+            path = _official_module(module, weight)
+            params[f"{path}/conv/kernel"] = _official_kernel(path, weight)
+            params[f"{path}/conv/bias"] = state[f"{module}.bias"]
+    return {path: np.ascontiguousarray(value.detach().cpu().float().numpy()) for path, value in params.items()}
+
+
+def _official_module(name: str, weight: Tensor) -> str:
+    for official, ours in _RENAMED:
+        match = re.fullmatch(_pattern(ours), name)
         if match:
-            if "{next}" in replacement:  # decoder block 0 is the mirrored bottleneck
-                return replacement.format(next=int(match[1]) + 1)
-            return match.expand(replacement)
-    return None
+            found = match.groupdict()
+            block = int(found["next"]) - 1 if "next" in found else found.get("block")
+            return official.format(block=block, kernel="x".join(str(size) for size in weight.shape[2:]))
+    raise ValueError(f"the official SpectroStream has no {name}")
+
+
+def _official_kernel(path: str, weight: Tensor) -> Tensor:
+    if "conv2dtranspose" in path:
+        return weight.flip(2, 3).permute(2, 3, 0, 1)
+    return weight.permute(2, 3, 1, 0)
+
+
+def _pattern(template: str) -> str:
+    pattern = re.escape(template)
+    for placeholder, expression in _PLACEHOLDERS.items():
+        pattern = pattern.replace(re.escape(placeholder), expression)
+    return pattern
+
+
+def _require_official_layout(config: SpectroStreamConfig) -> None:
+    problem = None
+    if config.frontend != "stft":
+        problem = f"model.frontend = {config.frontend!r}; it knows 'stft'"
+    elif any(len(group) > 1 for group in config.groups):
+        problem = f"model.channel_groups = {config.channel_groups}; each of its channels is a group of its own"
+    elif "never" in (config.fusion, config.split):
+        problem = f"model.fusion = {config.fusion!r} with model.split = {config.split!r}; it always joins the channels"
+    if problem:
+        raise ValueError(f"the official layout cannot express {problem}")
 
 
 def official_config(state: Mapping[str, Tensor]) -> SpectroStreamConfig:
@@ -127,13 +195,16 @@ def from_official(params: Mapping[str, np.ndarray]) -> SpectroStream:
     """A codec with the official parameters; widths, channels, fusion and split point, levels inferred from the shapes.
 
     params: official path to array, for instance `decoder/decoder_0/conv2d_3x3/conv/kernel`. A half that is missing
-    altogether (an encoder-only set) stays at its random initialisation; an incomplete half raises ValueError.
+    altogether (an encoder-only set) stays at its random initialisation. Raises ValueError for an incomplete half and
+    for shapes that do not fit together.
     """
     state = official_state(params)
     try:
-        codec = SpectroStream(official_config(state))
+        config = official_config(state)
     except KeyError as error:
         raise ValueError(f"the parameters are incomplete: nothing maps onto {error.args[0]}") from None
+    codec = SpectroStream(config)
+    _require_shapes(codec, state)
     for half in ("encoder", "decoder"):
         own = {name.removeprefix(f"{half}."): value for name, value in state.items() if name.startswith(f"{half}.")}
         if own:
@@ -148,3 +219,15 @@ def _load_half(module: nn.Module, half: str, state: dict[str, Tensor]) -> None:
     if missing:
         raise ValueError(f"the parameters are incomplete: nothing maps onto {half}.{min(missing)}")
     module.load_state_dict(state)
+
+
+def _require_shapes(codec: SpectroStream, state: Mapping[str, Tensor]) -> None:
+    expected = codec.state_dict()
+    for name, value in state.items():
+        if name not in expected:
+            raise ValueError(f"the shapes of the parameters do not fit together: {name} has no place in {codec.config}")
+        if value.shape != expected[name].shape:
+            raise ValueError(
+                f"the shapes of the parameters do not fit together: {name} is {list(value.shape)}, the others ask for "
+                f"{list(expected[name].shape)}"
+            )

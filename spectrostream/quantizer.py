@@ -138,11 +138,12 @@ class ResidualVectorQuantizer(nn.Module):
         vectors = self._token_rows(embeddings)
         rows, frames, dim = vectors.shape
         vectors = vectors.reshape(-1, dim)
-        codes = torch.empty(depth, len(vectors), dtype=torch.int64, device=vectors.device)
+        codes = [vectors.new_zeros(0, len(vectors), dtype=torch.int64)]
         for level, codebook in enumerate(self.codebooks[:depth]):
-            codes[level] = nearest_entries(vectors, codebook, norms[level])
-            vectors = vectors - codebook[codes[level]]
-        return self._taking_turns(codes.reshape(depth, rows, frames))
+            nearest = nearest_entries(vectors, codebook, norms[level])
+            vectors = vectors - codebook[nearest]
+            codes.append(nearest.unsqueeze(0))
+        return self._taking_turns(torch.cat(codes).reshape(depth, rows, frames))
 
     def _token_rows(self, embeddings: Tensor) -> Tensor:
         """`[batch, dim * token_groups, frames]` to float32 `[batch * token_groups, frames, dim]`."""

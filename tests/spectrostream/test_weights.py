@@ -1,6 +1,7 @@
 """Weights files: what comes back, what is left out, and what is said of a file that holds no codec."""
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -46,9 +49,21 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 
 def rewrite(path: Path, *, tensors: dict[str, torch.Tensor] | None = None, **metadata: str | None) -> None:
-    """The file again, with other tensors or metadata; None removes an entry."""
+    """The file again, with other tensors or metadata and, unless given, the checksum of these; None removes."""
+    tensors = load_file(path) if tensors is None else tensors
     merged = {key: value for key, value in (metadata_of(path) | metadata).items() if value is not None}
-    save_file(load_file(path) if tensors is None else tensors, path, metadata=merged)
+    if "sha256" not in metadata:
+        merged["sha256"] = content_sha256(merged.get("config", ""), tensors)
+    save_file(tensors, path, metadata=merged)
+
+
+def content_sha256(config: str, tensors: dict[str, torch.Tensor]) -> str:
+    """What the file's documentation says, spelled out once more."""
+    digest = hashlib.sha256(config.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode() + value.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def edited_config(path: Path, edit: Callable[[dict], object]) -> None:
@@ -86,10 +101,37 @@ def test_a_trained_codecs_codebooks_are_saved_but_not_how_they_learn(tmp_path):
     assert "quantizer.learning.usage" in codec.state_dict()
 
 
-def test_the_file_names_its_format_and_configuration(saved):
+def test_the_file_names_its_format_configuration_and_checksum(saved):
     metadata = metadata_of(saved)
-    assert (metadata["format"], metadata["version"]) == ("spectrostream-codec", "1")
+    assert metadata.keys() == {"format", "version", "config", "sha256"}
+    assert (metadata["format"], metadata["version"]) == ("spectrostream-codec", "2")
     assert config_from_plain(json.loads(metadata["config"])) == CONFIGS["stft"]
+    assert metadata["sha256"] == content_sha256(metadata["config"], load_file(saved))
+    assert metadata["sha256"].startswith(codec_fingerprint(codec_of()).hex())
+
+
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+def test_any_flipped_bit_is_found(where, bit, saved):
+    content = saved.read_bytes()
+    position = int(where * len(content))
+    damaged = saved.with_name("damaged.safetensors")
+    damaged.write_bytes(content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :])
+    with pytest.raises(WeightsError):
+        load_codec(damaged)
+
+
+def test_damage_names_both_checksums(saved):
+    tensors = load_file(saved)
+    written = metadata_of(saved)["sha256"]
+    tensors["encoder.first.bias"][0] += 1e-7
+    rewrite(saved, tensors=tensors, sha256=written)
+    found = content_sha256(metadata_of(saved)["config"], tensors)
+    with pytest.raises(WeightsError, match=f"is damaged: the SHA-256 of its content is {found}, not {written}"):
+        load_codec(saved)
+    rewrite(saved, sha256=None)
+    with pytest.raises(WeightsError, match="not None"):
+        load_codec(saved)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -152,8 +194,8 @@ def test_tensors_of_something_else_are_refused(tmp_path):
 
 
 def test_another_version_is_refused(saved):
-    rewrite(saved, version="2")
-    with pytest.raises(WeightsError, match="is of format version '2'; this version reads '1'"):
+    rewrite(saved, version="1")
+    with pytest.raises(WeightsError, match="is of format version '1'; this version reads '2'"):
         load_codec(saved)
 
 

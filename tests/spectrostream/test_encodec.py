@@ -1,0 +1,443 @@
+"""EnCodec behind our interface: chunks joined as transformers joins them, lengths, alignment, rates, refusals."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from spectrostream.baselines.dac import PretrainedWeightsError
+from spectrostream.baselines.encodec import (
+    Encodec,
+    EncodecCodes,
+    EncodecConfig,
+    EvaluationOnlyError,
+    UntrainedLevelsError,
+)
+from spectrostream.errors import UserError
+from spectrostream.interface import AudioCodec
+
+# 4 samples per frame, chunks of 480 samples that overlap by 24; 1, 2 and 8 levels of 4 bits.
+TINY = EncodecConfig(
+    width=4,
+    strides=(2, 2),
+    embedding_dim=8,
+    codebook_size=16,
+    bandwidths=(48, 96, 384),
+    chunk_seconds=0.01,
+    overlap=0.05,
+)
+LENGTHS = st.integers(1, 4 * TINY.chunk_stride)
+
+
+@pytest.fixture(scope="module")
+def encodec() -> Encodec:
+    torch.manual_seed(0)
+    return Encodec(TINY).eval()
+
+
+@pytest.fixture(scope="module")
+def released_size() -> Encodec:
+    torch.manual_seed(0)
+    return Encodec(EncodecConfig()).eval()
+
+
+@pytest.fixture
+def folder(tmp_path, encodec):
+    encodec.model.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def noise(batch: int, samples: int) -> torch.Tensor:
+    return 0.1 * torch.randn(batch, 2, samples, generator=torch.Generator().manual_seed(samples))
+
+
+# --- the interface ---------------------------------------------------------------------------------------------------
+
+
+def test_it_is_an_audio_codec(encodec):
+    assert isinstance(encodec, AudioCodec)
+    assert (encodec.sample_rate, encodec.channels, encodec.levels) == (48000, 2, 8)
+    assert encodec.is_causal is False
+    assert encodec.latency_samples is None
+
+
+@settings(max_examples=20)
+@given(samples=LENGTHS, batch=st.integers(1, 3), levels=st.sampled_from(TINY.trained_levels))
+@example(samples=1, batch=1, levels=8)
+@example(samples=TINY.chunk_stride + 1, batch=1, levels=8)
+@example(samples=2 * TINY.chunk_stride + 1, batch=1, levels=8)
+def test_output_length_is_input_length(encodec, samples, batch, levels):
+    audio = noise(batch, samples)
+    codes = encodec.encode(audio, levels=levels)
+    frames = encodec.chunk_frames(samples)
+    assert codes.indices.dtype == torch.int64
+    assert codes.indices.shape == (batch, levels, sum(frames))
+    assert codes.scales.shape == (batch, len(frames))
+    decoded = encodec.decode(codes, length=samples)
+    assert decoded.shape == audio.shape
+    assert decoded.isfinite().all()
+
+
+@settings(max_examples=12)
+@given(samples=LENGTHS, levels=st.sampled_from(TINY.trained_levels))
+def test_fewer_levels_are_a_prefix(encodec, samples, levels):
+    audio = noise(1, samples)
+    assert torch.equal(encodec.encode(audio, levels=levels).indices, encodec.encode(audio).indices[:, :levels])
+
+
+def test_examples_of_a_batch_are_coded_alone(encodec):
+    audio = noise(3, 1000)
+    together = encodec.encode(audio)
+    alone = encodec.encode(audio[1:2])
+    assert torch.equal(together.indices[1:2], alone.indices)
+    torch.testing.assert_close(together.scales[1:2], alone.scales)
+
+
+def test_codes_mean_something(encodec):
+    """Random weights give other codes for other sounds: a codebook of zeros, as transformers begins, would not."""
+    codes = encodec.encode(noise(1, 4000)).indices
+    assert all(level.unique().numel() > 4 for level in codes[0])
+
+
+def test_silence_is_coded(encodec):
+    codes = encodec.encode(torch.zeros(1, 2, 1000))
+    assert encodec.decode(codes, length=1000).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_floating_type_is_coded_in_single_precision(encodec, dtype):
+    audio = noise(1, 700).to(dtype)
+    codes = encodec.encode(audio)
+    assert torch.equal(codes.indices, encodec.encode(audio.float()).indices)
+    assert encodec.decode(codes, length=700).dtype == torch.float32
+
+
+def test_the_device_is_that_of_the_audio():
+    """On the meta device every tensor that is made elsewhere by mistake raises an error."""
+    codec = Encodec(TINY)
+    codec.model.encoder, codec.model.decoder, codec.model.quantizer = Packing(), Unpacking(), Rounding()
+    codes = codec.encode(torch.zeros(1, 2, 1000, device="meta"))
+    assert codes.device.type == "meta"
+    assert not codes.is_cuda
+    assert codec.decode(codes, length=1000).device.type == "meta"
+
+
+def test_costs_can_be_measured(encodec):
+    """Reports time `encode`, count what `parameters()` and the declaration say, and have no formula for LSTMs."""
+    from reports.cost import count_parameters, macs_per_second, real_time_factors
+
+    assert real_time_factors(encodec, seconds=0.05, runs=1).encode > 0
+    assert macs_per_second(encodec) is None
+    assert count_parameters(encodec).codebook_parameters == 8 * 16 * 8
+
+
+# --- equal to transformers -------------------------------------------------------------------------------------------
+
+
+def transformers_can(codec: Encodec, samples: int) -> bool:
+    """False where transformers stacks chunks of unequal frames, or decodes a chunk beyond the end of the last."""
+    frames, config = codec.chunk_frames(samples), codec.config
+    ends = [i * config.chunk_stride + count * config.hop_length for i, count in enumerate(frames)]
+    return len(set(frames[:-1])) <= 1 and max(ends) == ends[-1]
+
+
+def assert_equal_to_transformers(codec: Encodec, audio: torch.Tensor, levels: int) -> None:
+    bandwidth = dict(zip(codec.config.trained_levels, codec.config.bandwidths, strict=True))[levels]
+    with torch.no_grad():
+        theirs = codec.model.encode(audio, bandwidth=bandwidth)
+        decoded = codec.model.decode(
+            theirs.audio_codes, theirs.audio_scales, last_frame_pad_length=theirs.last_frame_pad_length
+        ).audio_values
+    ours = codec.encode(audio, levels=levels)
+    padded = torch.cat(list(theirs.audio_codes), dim=-1)  # [chunks, batch, levels, frames] -> [batch, levels, frames]
+    frames = padded.shape[-1] - max(theirs.last_frame_pad_length, 0)
+    assert torch.equal(ours.indices, padded[..., :frames])
+    assert torch.equal(ours.scales, torch.cat(theirs.audio_scales, dim=-1))
+    length = audio.shape[-1]
+    assert torch.equal(codec.decode(ours, length=length), decoded[..., :length])
+
+
+@settings(max_examples=25)
+@given(samples=LENGTHS, batch=st.integers(1, 2), levels=st.sampled_from(TINY.trained_levels))
+@example(samples=TINY.chunk_stride + 1, batch=1, levels=8)
+@example(samples=TINY.chunk_length, batch=1, levels=8)
+def test_codes_and_audio_are_those_of_transformers(encodec, samples, batch, levels):
+    assume(transformers_can(encodec, samples))
+    assert_equal_to_transformers(encodec, noise(batch, samples), levels)
+
+
+@pytest.mark.slow
+def test_at_full_size_too(released_size):
+    assert_equal_to_transformers(released_size, noise(1, 49000), 16)
+
+
+def test_the_comparison_leaves_out_few_lengths(encodec):
+    lengths = range(1, 4 * TINY.chunk_stride + 1)
+    assert sum(transformers_can(encodec, samples) for samples in lengths) > 0.97 * len(lengths)
+
+
+def test_levels_of_a_bandwidth_are_those_of_transformers(released_size):
+    config, quantizer = released_size.config, released_size.model.quantizer
+    assert config.trained_levels == (2, 4, 8, 16)
+    assert [quantizer.get_num_quantizers_for_bandwidth(kbps) for kbps in config.bandwidths] == [2, 4, 8, 16]
+    inner = released_size.model.config
+    assert (inner.chunk_length, inner.chunk_stride, inner.hop_length) == (48000, 47520, 320)
+    assert (config.chunk_length, config.chunk_stride, config.hop_length) == (48000, 47520, 320)
+
+
+# --- alignment: the networks replaced by ones that lose nothing ------------------------------------------------------
+
+
+class Packing(nn.Module):
+    """`[batch, 2, samples]` to embeddings `[batch, 8, frames]`: the samples themselves, zeros at the end."""
+
+    def forward(self, audio):
+        padded = nn.functional.pad(audio, (0, -audio.shape[-1] % 4))
+        return padded.unflatten(-1, (-1, 4)).permute(0, 1, 3, 2).flatten(1, 2)
+
+
+class Unpacking(nn.Module):
+    def forward(self, embeddings):
+        return embeddings.unflatten(1, (2, 4)).permute(0, 1, 3, 2).flatten(2)
+
+
+class Rounding(nn.Module):
+    """One level per embedding dimension, in steps of 2**-16."""
+
+    def encode(self, embeddings, bandwidth):
+        return (embeddings * 2**16).round().long().transpose(0, 1)
+
+    def decode(self, codes):
+        return codes.transpose(0, 1) / 2**16
+
+
+@pytest.fixture(scope="module")
+def lossless() -> Encodec:
+    codec = Encodec(TINY)
+    codec.model.encoder, codec.model.decoder, codec.model.quantizer = Packing(), Unpacking(), Rounding()
+    return codec
+
+
+@settings(max_examples=100)
+@given(samples=LENGTHS, batch=st.integers(1, 2))
+@example(samples=TINY.chunk_stride + 5, batch=1)
+@example(samples=2 * TINY.chunk_stride + 1, batch=1)
+def test_chunks_are_joined_in_place(lossless, samples, batch):
+    audio = noise(batch, samples)
+    torch.testing.assert_close(lossless.decode(lossless.encode(audio), length=samples), audio, rtol=0, atol=1e-5)
+
+
+def test_chunks_are_cross_faded_linearly(lossless):
+    """With scales 1 and 3 of the same wave the overlap rises from the one to the other in equal steps."""
+    length = 2 * TINY.chunk_stride
+    codes = lossless.encode(torch.ones(1, 2, length))
+    decoded = lossless.decode(codes._replace(scales=torch.tensor([[1.0, 3.0]])), length=length)
+    start, end = TINY.chunk_stride, TINY.chunk_length
+    overlap = torch.arange(1, end - start + 1) / (end - start + 1)
+    torch.testing.assert_close(decoded[0, 0, :start], torch.ones(start))
+    torch.testing.assert_close(decoded[0, 0, start:end], 1 + 2 * overlap)
+    torch.testing.assert_close(decoded[0, 0, end:], torch.full((length - end,), 3.0))
+
+
+# --- rates -----------------------------------------------------------------------------------------------------------
+
+
+def test_nominal_rates_are_the_models_names(released_size):
+    assert [released_size.kbps(levels) for levels in (2, 4, 8, 16)] == pytest.approx([3, 6, 12, 24])
+
+
+def codes_of(codec: Encodec, samples: int, levels: int) -> EncodecCodes:
+    frames = codec.chunk_frames(samples)
+    return EncodecCodes(torch.zeros(1, levels, sum(frames), dtype=torch.int64), torch.ones(1, len(frames)))
+
+
+def test_bits_of_ten_seconds(released_size):
+    # Chunks begin at 0, 47520, ..., 475200: ten of 150 frames and one of 4800 samples, 15 frames.
+    codes = codes_of(released_size, 480000, 16)
+    assert released_size.bits(codes) == 1515 * 16 * 10 + 11 * 32
+
+
+@pytest.mark.parametrize(("levels", "kbps"), [(2, 3.0626), (4, 6.0929), (8, 12.1535), (16, 24.2747)])
+def test_the_rate_that_is_sent(released_size, levels, kbps):
+    # (1500 levels + 32) bits every 0.99 s
+    samples = 100 * 47520
+    rate = released_size.bits(codes_of(released_size, samples, levels)) / (samples / 48000) / 1000
+    assert rate == pytest.approx(kbps, rel=1e-4)
+
+
+@given(samples=LENGTHS, levels=st.sampled_from(TINY.trained_levels))
+@settings(max_examples=12)
+def test_bits_are_those_of_one_example(encodec, samples, levels):
+    codes = encodec.encode(noise(2, samples), levels=levels)
+    assert encodec.bits(codes) == 4 * codes.indices[0].numel() + 32 * codes.scales[0].numel()
+
+
+def test_overlaps_are_counted_twice(encodec):
+    samples = 4 * TINY.chunk_stride
+    assert sum(encodec.chunk_frames(samples)) == samples // 4 + 3 * 24 // 4
+
+
+# --- size ------------------------------------------------------------------------------------------------------------
+
+
+def test_parameters_of_the_released_model(released_size):
+    """Golden: the tensors of `facebook/encodec_48khz`.
+
+    Its model.safetensors is listed with 76.3 MB: networks, codebooks, and the codebooks' training averages, counts and
+    flags in float32. A conversion without those (mlx-community/encodec-48khz-float32) with 67.8 MB, 16.9 M numbers.
+    """
+    count = {name: sum(p.numel() for p in part.parameters()) for name, part in released_size.model.named_children()}
+    assert count == {"encoder": 7_428_336, "decoder": 7_427_958, "quantizer": 0}
+    assert released_size.codebook_parameters == 16 * 1024 * 128 == 2_097_152
+    stored = sum(tensor.numel() for tensor in released_size.state_dict().values())
+    assert stored == 7_428_336 + 7_427_958 + 2 * 2_097_152 + 16 * (1024 + 1)
+    assert 4 * stored == pytest.approx(76.3e6, abs=0.05e6)
+    used = sum(count.values()) + released_size.codebook_parameters
+    assert 4 * used == pytest.approx(67.8e6, abs=0.05e6)
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+def test_pretrained_weights_load_from_a_folder(folder, encodec):
+    loaded = Encodec.from_pretrained(folder)
+    audio = noise(1, 1000)
+    assert loaded.config == TINY
+    assert not loaded.training
+    assert torch.equal(loaded.encode(audio).indices, encodec.encode(audio).indices)
+
+
+def test_the_configuration_rebuilds_the_codec(encodec):
+    """As a saved codec is: an equal one with random weights, then its tensors."""
+    rebuilt = Encodec(encodec.config)
+    rebuilt.load_state_dict(encodec.state_dict(), strict=True)
+    audio = noise(1, 1000)
+    codes = encodec.encode(audio)
+    assert torch.equal(rebuilt.encode(audio).indices, codes.indices)
+    assert torch.equal(rebuilt.decode(codes, length=1000), encodec.decode(codes, length=1000))
+
+
+def test_missing_weights_say_what_to_type(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(PretrainedWeightsError, match="hf download facebook/encodec_48khz"):
+        Encodec.from_pretrained()
+
+
+def test_incomplete_weights_are_refused(folder):
+    """transformers would fill the gap with random numbers."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["encoder.layers.0.conv.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(PretrainedWeightsError, match=r"lack 1 tensors, encoder\.layers\.0\.conv\.weight"):
+        Encodec.from_pretrained(folder)
+
+
+@settings(max_examples=8)
+@given(keep=st.floats(0, 0.999))
+def test_damaged_weights_are_refused(encodec, keep, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("damaged")
+    encodec.model.save_pretrained(folder)
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(PretrainedWeightsError, match="cannot be read"):
+        Encodec.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sampling_rate", 24000),
+        ("use_causal_conv", True),
+        ("normalize", False),
+        ("chunk_length_s", None),
+        ("dilation_growth_rate", 3),
+        ("pad_mode", "constant"),
+        ("target_bandwidths", [96.0, 97.0, 384.0]),
+    ],
+)
+def test_another_encodec_is_refused(folder, key, value):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(PretrainedWeightsError, match="is not the 48 kHz EnCodec"):
+        Encodec.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"model_type": "dac"}', '{"hidden_size": "wide"}'])
+def test_a_folder_with_another_config_is_refused(folder, content):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(PretrainedWeightsError, match=r"hf download|allowed"):
+        Encodec.from_pretrained(folder)
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", [-1, 0, 3, 7, 9])
+def test_levels_that_are_no_trained_rate(encodec, levels):
+    with pytest.raises(UntrainedLevelsError, match=r"allowed: 1 \(48 kbps\), 2 \(96 kbps\), 8 \(384 kbps\)"):
+        encodec.encode(noise(1, 100), levels=levels)
+    assert issubclass(UntrainedLevelsError, UserError)
+
+
+@pytest.mark.parametrize("shape", [(2, 100), (1, 1, 100), (1, 3, 100), (1, 2, 0)])
+def test_audio_of_another_shape(encodec, shape):
+    with pytest.raises(ValueError, match=r"takes \[batch, 2, samples\]"):
+        encodec.encode(torch.zeros(shape))
+
+
+@settings(max_examples=25)
+@given(samples=LENGTHS, other=LENGTHS)
+def test_codes_of_another_length(encodec, samples, other):
+    assume(encodec.chunk_frames(samples) != encodec.chunk_frames(other))
+    codes = codes_of(encodec, samples, 2)
+    if sum(encodec.chunk_frames(samples)) == sum(encodec.chunk_frames(other)):
+        assume(len(encodec.chunk_frames(samples)) != len(encodec.chunk_frames(other)))
+    with pytest.raises(ValueError, match="give decode the length that was encoded"):
+        encodec.decode(codes, length=other)
+
+
+@pytest.mark.parametrize(("levels", "length"), [(9, 100), (0, 100), (1, 0), (1, -5)])
+def test_codes_that_are_none(encodec, levels, length):
+    with pytest.raises(ValueError, match=r"allowed: \[batch, 1\.\.8 levels, frames\]"):
+        encodec.decode(codes_of(encodec, 100, levels), length=length)
+
+
+def test_training_is_refused(encodec):
+    with pytest.raises(EvaluationOnlyError, match=r"model\.kind = encodec is for evaluation only"):
+        encodec(noise(1, 100))
+    assert issubclass(EvaluationOnlyError, UserError)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("channels", 3),
+        ("width", 3),
+        ("strides", ()),
+        ("strides", (7, 11)),
+        ("strides", (0, 4)),
+        ("residual_layers", 0),
+        ("lstm_layers", 0),
+        ("embedding_dim", 1),
+        ("codebook_size", 1000),
+        ("bandwidths", ()),
+        ("bandwidths", (1.0,)),
+        ("bandwidths", (6.0, 3.0)),
+        ("bandwidths", (3.0, 3.5)),
+        ("chunk_seconds", 0),
+        ("chunk_seconds", 0.01),
+        ("overlap", 1.0),
+        ("overlap", -0.1),
+        ("overlap", math.nan),
+    ],
+)
+def test_impossible_configurations_are_refused(key, value):
+    with pytest.raises(ValueError, match=f"model.{key} = .*allowed"):
+        EncodecConfig(**{key: value})

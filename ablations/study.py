@@ -21,8 +21,12 @@ from ablations.experiment import (
     load_layer,
     overrides_layer,
 )
+from spectrostream.codec import SpectroStreamConfig
+from spectrostream.errors import UserError
+from spectrostream.matching import COSTS, matched_widths
 
 BASELINE = "baseline"
+_WIDTHS = ("model.encoder_width", "model.decoder_width")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Variant:
 
     set: dotted configuration keys and their values, over the study's own. change: the one change, in words.
     axis: the study's axis it lies on; role: "baseline", "variant" or "peer".
+    match: "macs" or "parameters": encoder and decoder are as wide as makes each cost what the baseline's costs.
     """
 
     name: str
@@ -39,11 +44,15 @@ class Variant:
     set: Mapping[str, Any]
     change: str = ""
     axis: str = ""
+    match: str = ""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: a variant with one seed. compared_at: levels of the study's ablation table."""
+    """One run: a variant with one seed; its `set` names the widths that `match` found.
+
+    compared_at: levels of the study's ablation table.
+    """
 
     name: str
     variant: Variant
@@ -76,21 +85,26 @@ class Study:
         return tuple(self._cell(variant, seed, shared) for variant in self.variants for seed in self.seeds)
 
     def _cell(self, variant: Variant, seed: int, shared: DictConfig) -> Cell:
+        try:
+            config = self._composed(variant, seed, shared)
+            if variant.match:
+                variant, config = _matched(variant, config, self._composed(self.variants[0], seed, shared))
+            self._require_comparable(config, variant)
+        except UserError as error:
+            raise ConfigError(f"{self.name}, variant {variant.name}: {error}") from error
+        name = variant.name if len(self.seeds) == 1 else f"{variant.name}-seed{seed}"
+        return Cell(name, variant, config, seed, self.compared_at)
+
+    def _composed(self, variant: Variant, seed: int, shared: DictConfig) -> ExperimentConfig:
         seeded = {"training.seed": seed, "data.seed": seed}
         # An override of the model's keys cannot hold for a codec of another kind.
         if variant.role == "peer" and "model" in shared:
             shared = OmegaConf.masked_copy(shared, [str(key) for key in shared if key != "model"])
-        try:
-            own = keys_layer(variant.set)
-            _refuse_undoing(shared, seeded, "the study's seeds set it for every run")
-            _refuse_undoing(own, seeded, "the study's seeds set it for every run")
-            _refuse_undoing(shared, variant.set, "it is what this variant changes")
-            config = compose(self.base, keys_layer(seeded), own, shared)
-            self._require_comparable(config, variant)
-        except ConfigError as error:
-            raise ConfigError(f"{self.name}, variant {variant.name}: {error}") from error
-        name = variant.name if len(self.seeds) == 1 else f"{variant.name}-seed{seed}"
-        return Cell(name, variant, config, seed, self.compared_at)
+        own = keys_layer(variant.set)
+        _refuse_undoing(shared, seeded, "the study's seeds set it for every run")
+        _refuse_undoing(own, seeded, "the study's seeds set it for every run")
+        _refuse_undoing(shared, variant.set, "it is what this variant changes")
+        return compose(self.base, keys_layer(seeded), own, shared)
 
     def _require_comparable(self, config: ExperimentConfig, variant: Variant) -> None:
         if config.model.channels != 2:
@@ -158,7 +172,7 @@ def compose_base(plain: Mapping[str, Any]) -> DictConfig:
 
 _REQUIRED = ("title", "question", "base", "baseline", "compared_at")
 _OPTIONAL = ("caveat", "set", "variants", "peers", "seeds", "axes")
-_ENTRY = ("title", "set", "change", "axis")
+_ENTRY = ("title", "set", "change", "axis", "match")
 _SECTIONS = ("set", "variants", "peers", "axes")
 
 
@@ -201,7 +215,33 @@ def _entry(entry: Any, path: Path, name: str) -> dict[str, Any]:
     given = {**entry, "set": entry.get("set") or {}}
     if not isinstance(given["set"], dict):
         raise ConfigError(f"{path}, {name}: set = {given['set']!r} is not possible; allowed: keys with their values")
+    _check_match(given, path, name)
     return given
+
+
+def _check_match(entry: Mapping[str, Any], path: Path, name: str) -> None:
+    if "match" not in entry:
+        return
+    if entry["match"] not in [*COSTS]:
+        raise ConfigError(f"{path}, {name}: match = {entry['match']!r} is not known; allowed: {', '.join(COSTS)}")
+    if name == BASELINE:
+        raise ConfigError(f"{path}, {name}: match is for the others, which are matched to the baseline; leave it out")
+
+
+def _matched(
+    variant: Variant, config: ExperimentConfig, baseline: ExperimentConfig
+) -> tuple[Variant, ExperimentConfig]:
+    """The variant and its configuration with the baseline's cost; both name the widths. Raises ConfigError."""
+    model, reference = config.model, baseline.model
+    if not isinstance(model, SpectroStreamConfig) or not isinstance(reference, SpectroStreamConfig):
+        raise ConfigError(
+            f"match = {variant.match!r} finds the widths of a SpectroStream for the cost of another; model.kind is "
+            f"{model.kind!r} here and {reference.kind!r} in the baseline; allowed for both: 'spectrostream'"
+        )
+    _refuse_undoing(keys_layer(variant.set), _WIDTHS, f"match = {variant.match!r} finds it")
+    found = matched_widths(model, reference, variant.match).config
+    widths = {key: getattr(found, key.removeprefix("model.")) for key in _WIDTHS}
+    return dataclasses.replace(variant, set={**variant.set, **widths}), dataclasses.replace(config, model=found)
 
 
 def _check_axes(study: Study, path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,10 @@ import pytest
 from small_study import STUDY, TINY_DAC, write_music, write_study, write_yaml
 
 from ablations.commands import default_jobs, study_tasks
-from ablations.experiment import ConfigError
-from ablations.study import load_study
+from ablations.experiment import ConfigError, signature, to_plain
+from ablations.study import Study, load_study
 from spectrostream.baselines.dac import DacConfig
+from spectrostream.matching import matched_widths
 
 
 def variant(**changes: Any) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def test_what_is_missing_is_named(tmp_path: Path, key: str) -> None:
     [
         ({"varaints": {}}, "missing keys: none; unknown keys: varaints"),
         ({"base": "nothing"}, "base = 'nothing': there is no such file"),
-        ({"baseline": "x"}, "baseline: a variant has a title and may have set, change, axis; given: 'x'"),
+        ({"baseline": "x"}, "baseline: a variant has a title and may have set, change, axis, match; given: 'x'"),
         ({"baseline": {"set": {}}}, "baseline: a variant has a title"),
         ({"variants": variant(sets={})}, "fusion-3: a variant has a title and may have"),
         ({"variants": variant(set=[1])}, "fusion-3: set = [1] is not possible"),
@@ -63,6 +65,10 @@ def test_what_is_missing_is_named(tmp_path: Path, key: str) -> None:
         ({"variants": variant(set={"model.split": 3})}, "changes model.fusion and nothing else; given: model.split"),
         ({"variants": variant(set={"model.fusion": 3, "data.seed": 1})}, "given: model.fusion, data.seed"),
         ({"variants": variant(set=None)}, "and nothing else; given: nothing"),
+        ({"variants": variant(match="flops")}, "fusion-3: match = 'flops' is not known; allowed: macs, parameters"),
+        ({"variants": variant(match=None)}, "fusion-3: match = None is not known; allowed: macs, parameters"),
+        ({"variants": variant(match=["macs"])}, "fusion-3: match = ['macs'] is not known"),
+        ({"baseline": {"title": "b", "match": "macs"}}, "baseline: match is for the others, which are matched to"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -97,6 +103,22 @@ def test_a_file_that_is_no_study_is_refused(tmp_path: Path) -> None:
         ({}, ["training.seed=2"], "training.seed cannot be set here: the study's seeds set it for every run"),
         ({"baseline": {"title": "b", "set": {"data.seed": 1}}}, [], "data.seed cannot be set here"),
         ({}, ["model.channels=1"], "model.channels = 1 is not possible in a study; allowed: 2"),
+        (
+            {"variants": variant(match="macs", set={"model.fusion": 3, "model.decoder_width": 3}, axis="")},
+            [],
+            "variant fusion-3: model.decoder_width cannot be set here: match = 'macs' finds it; change the study file",
+        ),
+        (
+            {"variants": variant(match="parameters", set={"model.frontend": "waveform"}, axis="")},
+            [],
+            "variant fusion-3: match = 'parameters': the nearest model.encoder_width, 3, makes the encoder cost",
+        ),
+        (
+            {"peers": {"dac": {**STUDY["peers"]["dac"], "match": "macs"}}},
+            [],
+            "variant dac: match = 'macs' finds the widths of a SpectroStream for the cost of another; model.kind is "
+            "'dac' here and 'spectrostream' in the baseline; allowed for both: 'spectrostream'",
+        ),
     ],
 )
 def test_cells_that_cannot_be_are_refused(
@@ -125,6 +147,67 @@ def test_overrides_hold_for_all_but_the_model_of_a_peer(tmp_path: Path) -> None:
     assert [cells[name].model.encoder_width for name in ("baseline", "fusion-3", "dac")] == [3, 3, 2]
     assert {config.training.max_steps for config in cells.values()} == {8}
     assert cells["dac"].model == DacConfig(**TINY_DAC)
+
+
+def waveform_study(folder: Path, **variant_keys: Any) -> Study:
+    """A study wide enough to be matched, with a waveform variant."""
+    return load_study(
+        str(
+            write_study(
+                folder,
+                set={"model.encoder_width": 20, "model.decoder_width": 24},
+                axes={"front-end": "model.frontend"},
+                variants={
+                    "waveform": {
+                        "title": "waveform",
+                        "axis": "front-end",
+                        "set": {"model.frontend": "waveform"},
+                        **variant_keys,
+                    }
+                },
+                peers=None,
+            )
+        )
+    )
+
+
+@pytest.mark.parametrize("by", ["macs", "parameters"])
+def test_a_matched_variant_has_the_widths_that_give_it_the_baselines_cost(tmp_path: Path, by: str) -> None:
+    study = waveform_study(tmp_path, match=by)
+    baseline, matched = study.cells()
+    (_, as_it_was) = waveform_study(tmp_path).cells()
+    assert (baseline.config.model.encoder_width, baseline.config.model.decoder_width) == (20, 24)
+    found = matched_widths(as_it_was.config.model, baseline.config.model, by).config
+    assert matched.config == dataclasses.replace(as_it_was.config, model=found)
+    assert (found.encoder_width > 24, found.decoder_width > 29) == (True, True)
+    # the widths are part of the run: of its resolved configuration, its identity and what its card says was changed
+    assert to_plain(matched.config)["model"]["encoder_width"] == found.encoder_width
+    assert signature(matched.config, "x") != signature(as_it_was.config, "x")
+    assert matched.variant.set == {
+        "model.frontend": "waveform",
+        "model.encoder_width": found.encoder_width,
+        "model.decoder_width": found.decoder_width,
+    }
+    assert study.variants[1].set == {"model.frontend": "waveform"}
+    assert study.positions([baseline, matched]) == {"front-end": [("baseline", "stft"), ("waveform", "waveform")]}
+
+
+def test_an_override_of_a_width_moves_the_baseline_and_what_is_matched_to_it(tmp_path: Path) -> None:
+    words = ["model.encoder_width=40", "model.quantizer.levels=8"]
+    baseline, matched = waveform_study(tmp_path, match="parameters").cells(words)
+    assert baseline.config.model.encoder_width == 40
+    assert matched.config.model == matched_widths(matched.config.model, baseline.config.model, "parameters").config
+    assert matched.config.model.encoder_width > 50
+    assert matched.config.model.quantizer.levels == 8
+
+
+def test_a_peer_of_the_same_kind_can_be_matched_too(tmp_path: Path) -> None:
+    model = {"kind": "spectrostream", "frontend": "mdct"}
+    peer = {"title": "MDCT", "match": "parameters", "set": {"model": model}}
+    widths = {"model.encoder_width": 20, "model.decoder_width": 24}
+    study = load_study(str(write_study(tmp_path, set=widths, peers={"mdct": peer})))
+    cells = {cell.name: cell.config.model for cell in study.cells(["model.encoder_width=30"])}
+    assert (cells["mdct"].frontend, cells["mdct"].encoder_width) == ("mdct", 30)
 
 
 def test_positions_on_an_axis_include_the_baseline(tmp_path: Path) -> None:

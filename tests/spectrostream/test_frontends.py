@@ -1,28 +1,31 @@
-"""Analysis and synthesis pairs: what comes back, where a tone lands, and how many samples a token takes."""
+"""The contract of every front-end: lengths, what comes back, what depends on what, pieces, silence, half precision."""
 
 import math
+from itertools import accumulate, pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from spectrostream.frontends import FRONT_ENDS, SAMPLES_PER_TOKEN, ComplexSTFT, Waveform
+from spectrostream.frontends import FRONT_ENDS, SAMPLES_PER_TOKEN, FrontEnd
+from spectrostream.streaming import StreamState
 
 HOP = 480
-STFT = ComplexSTFT()
+BUILT: dict[str, FrontEnd] = {name: front_end() for name, front_end in FRONT_ENDS.items()}
+NAMES = st.sampled_from([*FRONT_ENDS])
+SPECTRAL = [name for name in FRONT_ENDS if name != "waveform"]
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    """Uniform in -1 .. 1."""
+    return 2 * torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) - 1
 
 
 def hann_power() -> Tensor:
     """sin^4(pi n / 960), n = 0 .. 959: the periodic Hann window of 960, squared."""
     return (math.pi * torch.arange(2 * HOP, dtype=torch.float64) / (2 * HOP)).sin() ** 4
-
-
-def fade_in() -> Tensor:
-    """Gain of the first 480 samples, which lie in one frame only: w^2 / (w^2 + w_shift^2)."""
-    power = hann_power()
-    return power[:HOP] / (power[:HOP] + power[HOP:])
 
 
 def nyquist_part(audio: Tensor) -> Tensor:
@@ -42,85 +45,160 @@ def nyquist_part(audio: Tensor) -> Tensor:
     return part[..., :samples]
 
 
-def tone(bin_: int, samples: int, phase: float = 0.0) -> Tensor:
-    """A cosine in the middle of a bin."""
-    return torch.cos(2 * math.pi * bin_ * torch.arange(samples, dtype=torch.float64) / (2 * HOP) + phase).float()
+def faded_in(audio: Tensor) -> Tensor:
+    """The first 480 samples lie in one frame only and come back times w^2 / (w^2 + w_shift^2); no Nyquist bin."""
+    power, back = hann_power(), audio.double()
+    back[..., :HOP] *= (power[:HOP] / (power[:HOP] + power[HOP:]))[: audio.shape[-1]]
+    return back - nyquist_part(audio)
 
 
-@given(samples=st.integers(1, 3000), channels=st.integers(1, 2), seed=st.integers(0, 2**31))
-def test_stft_gives_back_all_but_the_dropped_bin_and_a_known_fade_in(samples, channels, seed):
-    audio = torch.randn(2, channels, samples, generator=torch.Generator().manual_seed(seed))
-    features = STFT.analysis(audio)
-    assert features.shape == (2, 2 * channels, -(-samples // HOP), HOP)
-    back = STFT.synthesis(features)
-    assert back.shape == (2, channels, -(-samples // HOP) * HOP)
-    expected = audio.double()
-    expected[..., :HOP] *= fade_in()[:samples]
-    torch.testing.assert_close(back[..., :samples].double(), expected - nyquist_part(audio), rtol=0, atol=2e-5)
+def mirrored_in(audio: Tensor) -> Tensor:
+    """The first 480 samples come back as w^2 x, less w w_mirrored x_mirrored; all others as they are."""
+    samples = audio.shape[-1]
+    first = torch.zeros(*audio.shape[:-1], HOP, dtype=torch.float64)
+    first[..., :samples] = audio[..., :HOP]
+    window = (math.pi * (torch.arange(HOP, dtype=torch.float64) + 0.5) / (2 * HOP)).sin()
+    back = audio.double()
+    back[..., :HOP] = (window**2 * first - window * window.flip(0) * first.flip(-1))[..., :samples]
+    return back
 
 
-def test_music_like_audio_comes_back_perfectly_from_sample_480_on():
-    # tones below 20 kHz, faded out before the end: nothing at the dropped Nyquist bin
+COMES_BACK = {
+    "stft": (faded_in, 1e-5),
+    "power_stft": (faded_in, 1e-5),
+    "mdct": (mirrored_in, 1e-5),
+    "waveform": (Tensor.double, 0.0),
+}
+
+
+@settings(max_examples=60)
+@given(
+    name=NAMES,
+    samples=st.integers(1, 3000),
+    channels=st.integers(1, 3),
+    batch=st.integers(1, 2),
+    seed=st.integers(0, 2**31),
+)
+def test_lengths_and_what_comes_back(name, samples, channels, batch, seed):
+    front_end, audio = BUILT[name], noise(batch, channels, samples, seed=seed)
+    features, frames = front_end.analysis(audio), -(-samples // front_end.hop_length)
+    assert features.shape == (batch, channels * front_end.features_per_channel, frames, front_end.layout.bins)
+    back = front_end.synthesis(features)
+    assert back.shape == (batch, channels, frames * front_end.hop_length)
+    expected, tolerance = COMES_BACK[name]
+    torch.testing.assert_close(back[..., :samples].double(), expected(audio), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_music_comes_back_perfectly_once_two_frames_see_it(name):
+    # tones below 20 kHz, faded out before the end: nothing at a dropped Nyquist bin
     time = torch.arange(4800) / 48000
     audio = sum(torch.sin(2 * math.pi * f * time + f) for f in (55.0, 440.0, 1234.5, 9876.5, 19000.0))
     audio = 0.1 * (audio * (math.pi * torch.arange(4800) / 4800).cos().add(1)).expand(1, 2, -1)
-    back = STFT.synthesis(STFT.analysis(audio))
+    back = BUILT[name].synthesis(BUILT[name].analysis(audio))
     torch.testing.assert_close(back[..., HOP:], audio[..., HOP:], rtol=0, atol=1e-5)
-    torch.testing.assert_close(back[..., :HOP], audio[..., :HOP] * fade_in().float(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("bin_", [2, 37, 240, 477])
-def test_a_tone_lands_in_its_bin_with_its_phase(bin_):
-    # unscaled: half the window's sum, 240; frame m starts at phase pi * bin * m
-    features = STFT.analysis(tone(bin_, 4800)[None, None])
-    assert (features[0].square().sum(0)[:-1].argmax(-1) == bin_).all()
-    sign = torch.tensor([(-1.0) ** (bin_ * frame) for frame in range(9)])
-    torch.testing.assert_close(features[0, 0, :9, bin_], 240 * sign, rtol=0, atol=0.05)
-    torch.testing.assert_close(features[0, 1, :9, bin_], torch.zeros(9), rtol=0, atol=0.05)
-    # a cosine ahead by 90 degrees is +imaginary
-    ahead = STFT.analysis(tone(bin_, 4800, math.pi / 2)[None, None])
-    torch.testing.assert_close(ahead[0, 1, :9, bin_], 240 * sign, rtol=0, atol=0.05)
+@settings(max_examples=60)
+@given(name=NAMES, sizes=st.lists(st.integers(1, 4), min_size=1, max_size=5), seed=st.integers(0, 2**31))
+def test_synthesis_piece_by_piece_is_the_whole_in_outputs_and_gradients(name, sizes, seed):
+    front_end = BUILT[name]
+    shape = (2, 2 * front_end.features_per_channel, sum(sizes), front_end.layout.bins)
+    features = noise(*shape, seed=seed).requires_grad_()
+    state = StreamState()
+    pieces = torch.cat([front_end.synthesis(piece, state) for piece in features.split(sizes, dim=2)], dim=-1)
+    whole = front_end.synthesis(features)
+    torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-6)
+    weights = noise(*whole.shape, seed=seed + 1)
+    gradients = [torch.autograd.grad(audio, features, weights)[0] for audio in (pieces, whole)]
+    assert gradients[1].abs().max() > 0
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-6)
 
 
-def test_features_are_left_real_left_imaginary_right_real_right_imaginary():
-    left, right = tone(10, 960), tone(20, 960, math.pi / 2)
-    features = STFT.analysis(torch.stack((left, right))[None])[0, :, 0]
-    loudest = {(feature, bin_) for feature in range(4) for bin_ in range(480) if features[feature, bin_].abs() > 200}
-    assert loudest == {(0, 10), (3, 20)}
+@settings(max_examples=60)
+@given(name=NAMES, sizes=st.lists(st.integers(1, 4), min_size=1, max_size=5), rest=st.integers(0, HOP))
+def test_a_piece_of_a_signal_gives_its_own_frames(name, sizes, rest):
+    front_end = BUILT[name]
+    hop = front_end.hop_length
+    audio = noise(1, 2, sum(sizes) * hop + rest)
+    whole, frames = front_end.analysis(audio), list(accumulate(sizes, initial=0))
+    for first, end in pairwise(frames):
+        piece = audio[..., first * hop : end * hop + front_end.look_ahead]
+        features = front_end.analysis(piece)[:, :, : end - first]
+        torch.testing.assert_close(features, whole[:, :, first:end], rtol=1e-5, atol=1e-5)
 
 
-def test_frame_k_covers_samples_480k_to_480k_plus_959():
-    audio = torch.randn(1, 1, 4000, requires_grad=True)
-    STFT.analysis(audio)[:, :, 3].square().sum().backward()
-    seen = audio.grad.flatten().nonzero().flatten()
-    # the periodic window is zero at its first sample
-    assert (int(seen.min()), int(seen.max())) == (1441, 2399)
+@given(name=NAMES, position=st.integers(0, 2399))
+def test_a_sample_reaches_the_frames_that_the_look_ahead_says_and_no_other(name, position):
+    # a sample that is no number spoils every frame that reads it, however small its weight
+    front_end, audio = BUILT[name], noise(1, 1, 2400)
+    audio[..., position] = math.nan
+    spoilt = front_end.analysis(audio).isnan().flatten(3).any(-1)[0].all(0)
+    hop = front_end.hop_length
+    reads = [hop * k <= position <= hop * (k + 1) - 1 + front_end.look_ahead for k in range(len(spoilt))]
+    assert spoilt.tolist() == reads
+
+
+@given(name=NAMES, frame=st.integers(0, 4))
+def test_a_frame_reaches_the_samples_that_the_synthesis_span_says_and_no_other(name, frame):
+    front_end = BUILT[name]
+    features = noise(1, front_end.features_per_channel, 5, front_end.layout.bins)
+    features[:, :, frame] = math.nan
+    spoilt = front_end.synthesis(features).isnan()[0, 0].tolist()
+    spans = [front_end.synthesis_span(sample, sample) for sample in range(len(spoilt))]
+    assert spoilt == [first <= frame <= last for first, last in spans]
+
+
+@given(name=NAMES, first=st.integers(-2000, 2000), more=st.integers(0, 2000))
+def test_the_span_of_a_stretch_goes_from_its_first_samples_to_its_lasts(name, first, more):
+    span, last = BUILT[name].synthesis_span, first + more
+    assert span(first, last) == (span(first, first)[0], span(last, last)[1])
 
 
 @pytest.mark.parametrize("name", FRONT_ENDS)
-def test_a_frames_look_ahead_is_what_the_front_end_says(name):
-    frontend = FRONT_ENDS[name]()
-    audio = torch.randn(1, 1, 2400, requires_grad=True)
-    frame = 960 // frontend.hop_length
-    frontend.analysis(audio)[:, :, frame].sum().backward()
-    last = int(audio.grad.flatten().nonzero().max())
-    assert last == 960 + frontend.hop_length - 1 + frontend.look_ahead
-
-
-@given(samples=st.integers(1, 3000), channels=st.integers(1, 3), batch=st.integers(1, 2))
-def test_waveform_is_the_identity(samples, channels, batch):
-    audio = torch.randn(batch, channels, samples)
-    features = Waveform().analysis(audio)
-    assert features.shape == (batch, channels, samples, 1)
-    assert torch.equal(Waveform().synthesis(features), audio)
+def test_silence_is_silence_and_its_gradients_are_finite(name):
+    front_end = BUILT[name]
+    audio = torch.zeros(1, 2, 4 * HOP, requires_grad=True)
+    features = front_end.analysis(audio)
+    assert not features.any()
+    back = front_end.synthesis(features)
+    assert not back.any()
+    silent = torch.zeros_like(features, requires_grad=True)
+    for y, x in ((features, audio), (back, audio), (front_end.synthesis(silent), silent)):
+        (gradient,) = torch.autograd.grad(y, x, noise(*y.shape), retain_graph=True)
+        assert gradient.isfinite().all()
+        # nothing is cut off: what starts silent can learn to sound
+        assert gradient.abs().max() > 0
 
 
 @pytest.mark.parametrize("name", FRONT_ENDS)
-def test_features_are_float32_whatever_comes_in(name):
-    frontend = FRONT_ENDS[name]()
-    features = frontend.analysis(torch.randn(1, 2, 960).bfloat16())
+def test_half_precision_around_it_changes_nothing(name):
+    front_end, audio = BUILT[name], noise(1, 2, 2400)
+    features = front_end.analysis(audio)
+    back = front_end.synthesis(features)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(front_end.analysis(audio), features)
+        assert torch.equal(front_end.synthesis(features), back)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_features_and_audio_are_float32_whatever_comes_in(name, dtype):
+    front_end, audio = BUILT[name], noise(1, 2, 960).to(dtype)
+    features = front_end.analysis(audio)
     assert features.dtype == torch.float32
-    assert frontend.synthesis(features.bfloat16()).dtype == torch.float32
+    assert torch.equal(features, front_end.analysis(audio.float()))
+    assert front_end.synthesis(features.to(dtype)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_everything_it_needs_moves_with_it(name):
+    # an operation on tensors of two devices is refused, so a constant left behind on the CPU would be found
+    front_end = FRONT_ENDS[name]().to("meta")
+    features = front_end.analysis(torch.empty(1, 2, 2400, device="meta"))
+    audio = front_end.synthesis(features, StreamState())
+    assert features.device.type == audio.device.type == "meta"
+    assert audio.shape == (1, 2, 2400)
 
 
 @pytest.mark.parametrize("name", FRONT_ENDS)
@@ -130,15 +208,22 @@ def test_a_token_is_1920_samples(name):
     assert math.prod(stride[0] for stride in layout.strides) == layout.frames_per_token
 
 
-def test_layouts_have_the_same_blocks_so_that_fusion_points_compare():
-    spectral, waveform = ComplexSTFT.layout, Waveform.layout
-    assert len(spectral.strides) == len(waveform.strides) == 7
-    assert spectral.widths(32) == waveform.widths(32) == (32, 64, 64, 128, 128, 128, 256, 256)
-    assert (spectral.token_bins, waveform.token_bins) == (5, 1)
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_layouts_have_the_same_blocks_so_that_fusion_points_compare(name):
+    layout = FRONT_ENDS[name].layout
+    assert len(layout.strides) == 7
+    assert layout.widths(32) == (32, 64, 64, 128, 128, 128, 256, 256)
+    assert layout.token_bins == (1 if name == "waveform" else 5)
 
 
 @pytest.mark.parametrize("name", FRONT_ENDS)
 def test_front_ends_have_nothing_to_learn_or_save(name):
-    frontend = FRONT_ENDS[name]()
-    assert frontend.state_dict() == {}
-    assert list(frontend.parameters()) == []
+    front_end = FRONT_ENDS[name]()
+    assert front_end.state_dict() == {}
+    assert list(front_end.parameters()) == []
+
+
+@pytest.mark.parametrize("name", SPECTRAL)
+def test_spectral_front_ends_have_the_same_frames(name):
+    front_end = BUILT[name]
+    assert (front_end.hop_length, front_end.look_ahead, front_end.layout) == (480, 480, BUILT["stft"].layout)

@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= $(or $(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
+OFFICIAL := .venv-official
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-official interop official-environment clean
 
 demo: $(VENV)/.spectrostream-demo
 	$(BIN)/spectrostream ablate study=demo out=runs/demo
@@ -18,7 +19,16 @@ lint: $(VENV)/.spectrostream-test
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.spectrostream-test
-	$(BIN)/python -m benchmarks.codec
+	$(BIN)/python -m benchmarks.codec_speed
+
+bench-official: $(VENV)/.spectrostream-test official-environment
+	$(BIN)/python -m benchmarks.codec_speed --require-official
+
+interop: $(VENV)/.spectrostream-test official-environment
+	$(BIN)/python -m benchmarks.interop
+
+# The official JAX implementation, apart from everything else: it shares no dependency with this project.
+official-environment: $(OFFICIAL)/.spectrostream-official
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -31,6 +41,13 @@ $(VENV)/.spectrostream-demo: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.spectrostream-test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -e '.[dev,baselines,codecs]'
+	touch $@
+
+$(OFFICIAL)/.spectrostream-official: benchmarks/requirements-official.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11; type: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(OFFICIAL)
+	$(OFFICIAL)/bin/python -m pip install --no-deps -r benchmarks/requirements-official.txt
 	touch $@
 
 clean:

@@ -1,0 +1,72 @@
+"""The codecs of `benchmarks.codec_speed`: a name, how it is built, and what its share of the peak refers to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from spectrostream.codec import SpectroStream, SpectroStreamConfig
+from spectrostream.interface import AudioCodec
+
+RELEASED = "SpectroStream, eager"
+COMPILED = "SpectroStream, compiled"  # minutes of compiling, so only when it is asked for
+
+
+@dataclass(frozen=True)
+class CodecRow:
+    """build: the codec at full size with random weights, as it is used.
+
+    precision: of its products, which names the peak that they are held against: float32, bfloat16 or int8.
+    arithmetic_of: the row that computes the same function in countable operations (whose multiply-accumulates are then
+        this row's too); None: they are counted on this one.
+    """
+
+    build: Callable[[], AudioCodec]
+    precision: str = "float32"
+    arithmetic_of: str | None = None
+
+
+def _released() -> AudioCodec:
+    return SpectroStream(SpectroStreamConfig()).eval()
+
+
+def _inference() -> AudioCodec:
+    return SpectroStream(SpectroStreamConfig()).for_inference()
+
+
+def _bfloat16() -> AudioCodec:
+    return SpectroStream(SpectroStreamConfig()).for_inference(precision="bfloat16")
+
+
+def _compiled() -> AudioCodec:
+    return SpectroStream(SpectroStreamConfig()).for_inference(compile=True)
+
+
+def _waveform() -> AudioCodec:
+    return SpectroStream(SpectroStreamConfig(frontend="waveform")).eval()
+
+
+def _dac() -> AudioCodec:
+    from spectrostream.baselines.dac import Dac, DacConfig
+
+    codec = Dac(DacConfig()).eval()
+    codec.fuse_weight_norm()
+    return codec
+
+
+def _encodec() -> AudioCodec:
+    from spectrostream.baselines.encodec import Encodec, EncodecConfig
+
+    return cast(AudioCodec, Encodec(EncodecConfig()).eval())  # its codes are an object of its own
+
+
+CODEC_ROWS: dict[str, CodecRow] = {
+    RELEASED: CodecRow(_released),
+    "SpectroStream, for_inference()": CodecRow(_inference, arithmetic_of=RELEASED),
+    "SpectroStream, bfloat16": CodecRow(_bfloat16, precision="bfloat16", arithmetic_of=RELEASED),
+    COMPILED: CodecRow(_compiled, arithmetic_of=RELEASED),
+    "SpectroStream, waveform front-end": CodecRow(_waveform),
+    "DAC 44.1 kHz, two passes": CodecRow(_dac),
+    "EnCodec 48 kHz": CodecRow(_encodec),
+}

@@ -8,6 +8,7 @@ Winograd's algorithm along time where a token has four frames, and as a product 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,9 +20,12 @@ from spectrostream.convolution import Convolution, Pair, TransposedConvolution, 
 from spectrostream.streaming import StreamState
 
 
-def elu_into(x: Tensor, out: Tensor, state: StreamState) -> None:
-    """Writes ELU(x) = max(x, exp(min(x, 0)) - 1): the same function, at half the time of the library's expm1."""
-    negative = torch.clamp(x, max=0, out=state.scratch("negative", tuple(x.shape), x))
+def elu_into(x: Tensor, out: Tensor, negative: Tensor) -> None:
+    """Writes ELU(x) = max(x, exp(min(x, 0)) - 1): the same function, at half the time of the library's expm1.
+
+    negative: memory of x's shape.
+    """
+    torch.clamp(x, max=0, out=negative)
     torch.maximum(x, negative.exp_().sub_(1), out=out)
 
 
@@ -38,9 +42,10 @@ class MatrixProduct(nn.Module):
 
     def forward(self, x: Tensor, state: StreamState, role: str) -> Tensor:
         """`[..., K]` to `[..., N]` in the scratch memory of that role."""
-        y = state.scratch(role, (*x.shape[:-1], len(self.bias)), x)
-        rows, result = x.reshape(-1, x.shape[-1]), y.view(-1, len(self.bias))
-        if len(rows) < _FEW_ROWS:
+        outputs = self.bias.shape[0]
+        y = state.scratch(role, (*x.shape[:-1], outputs), x)
+        rows, result = x.reshape(-1, x.shape[-1]), y.view(-1, outputs)
+        if rows.shape[0] < _FEW_ROWS:
             torch.add(torch.mm(self.weight, rows.T).T, self.bias, out=result)
         else:
             torch.addmm(self.bias, rows, self.weight.T, out=result)
@@ -87,27 +92,41 @@ class DenseConvolution(nn.Module):
 
         role: of the scratch memory that the result lies in.
         """
+        step = state.prepared(self, (x.shape, role), lambda: self._step(x, state, role))
+        return step(x)
+
+    def _step(self, x: Tensor, state: StreamState, role: str) -> Callable[[Tensor], Tensor]:
+        """What is done for every piece of x's shape, on memory that is looked up once."""
         frames, rows, bins, features = x.shape
         whole = -(-frames // self.frames_multiple) * self.frames_multiple
         width = -(-(bins + self.padding) // self.gathered) * self.gathered
         # The last row has no next one; its windows end in zeros of their own.
         tail = (self.kernel_size[1] - 1) * self.gathered
         buffer = state.buffer(self, self.past_frames, whole, (rows * width + tail, features), x)
-        inside = buffer[self.past_frames :, : rows * width].unflatten(1, (rows, width))
-        if whole > frames:
-            inside[frames:] = 0
-        inside = inside[:frames, :, self.below : self.below + bins]
-        if self.activate:
-            elu_into(x, inside, state)
-        else:
-            inside.copy_(x)
+        past, newest = buffer[: self.past_frames], buffer[whole : whole + self.past_frames]
+        room = buffer[self.past_frames :, : rows * width].unflatten(1, (rows, width))
+        inside, after_the_end = room[:frames, :, self.below : self.below + bins], room[frames:]
+        negative = state.scratch("negative", tuple(x.shape), x)
         positions = rows * width // self.gathered
         dense = buffer.view(len(buffer), -1, self.gathered * features)
-        y = self.products(dense, positions, state, role)
-        return y[: -(-frames // self.time_stride)].unflatten(1, (rows, positions // rows))
+        products = self.products(dense, positions, state, role)
+        given = -(-frames // self.time_stride)
 
-    def products(self, dense: Tensor, positions: int, state: StreamState, role: str) -> Tensor:
-        """`[past + T, positions + kf - 1, C]` to `[T / time_stride, positions, C']`."""
+        def step(x: Tensor) -> Tensor:
+            if self.activate:
+                elu_into(x, inside, negative)
+            else:
+                inside.copy_(x)
+            if whole > frames:
+                after_the_end.zero_()
+            y = products()
+            past.copy_(newest if whole >= self.past_frames else newest.clone())
+            return y[:given].view(given, rows, positions // rows, -1)
+
+        return step
+
+    def products(self, dense: Tensor, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
+        """From `[past + T, positions + kf - 1, C]`, as it is when called, to `[T / time_stride, positions, C']`."""
         raise NotImplementedError
 
 
@@ -118,7 +137,7 @@ class GatheredConvolution(DenseConvolution):
         super().__init__(kernel, **arguments)
         self.product = MatrixProduct(kernel.flatten(0, 2), bias)
 
-    def products(self, dense: Tensor, positions: int, state: StreamState, role: str) -> Tensor:
+    def products(self, dense: Tensor, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
         """See `DenseConvolution.products`."""
         frames = (len(dense) - self.past_frames) // self.time_stride
         time, position, feature = dense.stride()
@@ -127,8 +146,14 @@ class GatheredConvolution(DenseConvolution):
             (self.time_stride * time, position, time, position, feature),
             dense.storage_offset(),
         )
-        gathered = state.scratch("windows", tuple(windows.shape), dense).copy_(windows)
-        return self.product(gathered.flatten(2), state, role)
+        gathered = state.scratch("windows", tuple(windows.shape), dense)
+        rows = gathered.flatten(2)
+
+        def products() -> Tensor:
+            gathered.copy_(windows)
+            return self.product(rows, state, role)
+
+        return products
 
 
 class WinogradConvolution(DenseConvolution):
@@ -149,26 +174,35 @@ class WinogradConvolution(DenseConvolution):
         self.register_buffer("input_matrix", winograd.input_matrix().to(kernel))
         self.register_buffer("output_matrix", winograd.output_matrix().to(kernel))
 
-    def products(self, dense: Tensor, positions: int, state: StreamState, role: str) -> Tensor:
+    def products(self, dense: Tensor, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
         """See `DenseConvolution.products`; T a multiple of four."""
-        tiles = (len(dense) - self.past_frames) // winograd.TILE
-        points = state.scratch("points", (winograd.POINTS, tiles, dense[0].numel()), dense)
-        for tile in range(tiles):
-            frames = dense[winograd.TILE * tile : winograd.TILE * tile + winograd.POINTS]
-            torch.mm(self.input_matrix, frames.flatten(1), out=points[:, tile])
+        tiles, seen = (len(dense) - self.past_frames) // winograd.TILE, dense.shape[1]
+        frames = [dense[tile * winograd.TILE :][: winograd.POINTS].flatten(1) for tile in range(tiles)]
+        at_points = state.scratch("points", (winograd.POINTS, tiles, dense[0].numel()), dense)
         # [points, tiles * (positions + kf - 1), C]; windows across two tiles are computed and never read
-        points = points.view(winograd.POINTS, -1, dense.shape[2])
-        windows = points.shape[1] - self.kernel_size[1] + 1
-        products = state.scratch("products", (winograd.POINTS, windows, self.outputs), dense)
-        torch.bmm(points[:, :windows], self.kernel[0], out=products)
-        for tap in range(1, self.kernel_size[1]):
-            products.baddbmm_(points[:, tap : tap + windows], self.kernel[tap])
-        products[winograd.BIAS_POINT] += self.bias
+        joined = at_points.view(winograd.POINTS, -1, dense.shape[2])
+        taps = self.kernel_size[1]
+        windows = joined.shape[1] - taps + 1
+        total = state.scratch("products", (winograd.POINTS, windows, self.outputs), dense)
         y = state.scratch(role, (tiles, winograd.TILE, positions * self.outputs), dense)
-        for tile in range(tiles):
-            start = tile * dense.shape[1]
-            torch.mm(self.output_matrix, products[:, start : start + positions].flatten(1), out=y[tile])
-        return y.view(tiles * winograd.TILE, positions, self.outputs)
+        result = y.view(tiles * winograd.TILE, positions, self.outputs)
+        inputs = [(one, at_points[:, tile]) for tile, one in enumerate(frames)]
+        factors = [(joined[:, tap : tap + windows], self.kernel[tap]) for tap in range(taps)]
+        outputs = [(total[:, tile * seen :][:, :positions].flatten(1), y[tile]) for tile in range(tiles)]
+        with_bias = total[winograd.BIAS_POINT]
+
+        def products() -> Tensor:
+            for frame, points in inputs:
+                torch.mm(self.input_matrix, frame, out=points)
+            torch.bmm(*factors[0], out=total)
+            for factor, kernel in factors[1:]:
+                total.baddbmm_(factor, kernel)
+            with_bias.add_(self.bias)
+            for points, tile in outputs:
+                torch.mm(self.output_matrix, points, out=tile)
+            return result
+
+        return products
 
 
 class DirectConvolution(DenseConvolution):
@@ -185,14 +219,11 @@ class DirectConvolution(DenseConvolution):
     def _weight(self, kernel: Tensor) -> Tensor:
         return kernel.permute(3, 2, 0, 1)
 
-    def products(self, dense: Tensor, positions: int, state: StreamState, role: str) -> Tensor:
+    def products(self, dense: Tensor, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
         """See `DenseConvolution.products`."""
-        return self._convolved(dense, self.bias)
-
-    def _convolved(self, dense: Tensor, bias: Tensor | None) -> Tensor:
         # Time and position are the two axes of one picture, its features already innermost.
         picture = dense.permute(2, 0, 1).unsqueeze(0)
-        return F.conv2d(picture, self.kernel, bias).squeeze(0).permute(1, 2, 0)
+        return lambda: F.conv2d(picture, self.kernel, self.bias)[0].permute(1, 2, 0)
 
 
 class ThinConvolution(DirectConvolution):
@@ -202,15 +233,19 @@ class ThinConvolution(DirectConvolution):
         # [kf * C', C, kt, 1]
         return kernel.permute(1, 3, 2, 0).flatten(0, 1).unsqueeze(-1)
 
-    def products(self, dense: Tensor, positions: int, state: StreamState, role: str) -> Tensor:
+    def products(self, dense: Tensor, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
         """See `DenseConvolution.products`."""
-        taps = self._convolved(dense, None).contiguous()  # [T, positions + kf - 1, kf * C']
-        frame, row, _ = taps.stride()
+        picture = dense.permute(2, 0, 1).unsqueeze(0)
+        frames, seen, taps = len(dense) - self.past_frames, dense.shape[1], self.kernel_size[1]
+        row = taps * self.outputs
         # Output position p is the sum over taps k of column k at position p + k: a walk along the diagonal.
-        diagonal = taps.as_strided(
-            (len(taps), positions, self.kernel_size[1], self.outputs), (frame, row, row + self.outputs, 1)
-        )
-        return diagonal.sum(2) + self.bias
+        diagonal = (frames, positions, taps, self.outputs), (seen * row, row, row + self.outputs, 1)
+
+        def products() -> Tensor:
+            columns = F.conv2d(picture, self.kernel)[0].permute(1, 2, 0).contiguous()
+            return columns.as_strided(*diagonal).sum(2) + self.bias
+
+        return products
 
 
 class FastConvolution(nn.Module):

@@ -318,14 +318,12 @@ class SpectroStream(nn.Module):
 
     def with_all_channels(self, audio: Tensor) -> Tensor:
         """Audio that `encode` takes, mono tiled to the codec's channels. Raises ValueError for another shape."""
-        if audio.ndim == 3 and audio.shape[1] == 1:
-            audio = audio.expand(-1, self.channels, -1)
-        if audio.ndim != 3 or audio.shape[1] != self.channels or audio.shape[2] == 0:
+        if audio.ndim != 3 or audio.shape[1] not in (1, self.channels) or audio.shape[2] == 0:
             raise ValueError(
                 f"audio has the shape {tuple(audio.shape)}; "
                 f"this codec takes [batch, {self.channels}, samples], samples > 0"
             )
-        return audio
+        return audio.expand(-1, self.channels, -1)
 
     def forward(self, audio: Tensor) -> Reconstruction:
         """One training pass: random levels and bypass per example; the codebooks learn."""

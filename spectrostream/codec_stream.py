@@ -32,13 +32,14 @@ class EncoderStream:
     def __init__(self, codec: SpectroStream, levels: int | Tensor) -> None:
         self._codec = codec
         self._levels = levels
-        self._squared_norms = codec.quantizer.squared_norms()
         self.reset()
 
     def reset(self) -> None:
         """Forgets everything: the next piece starts a new signal."""
         self._state = StreamState()
         self._pending: Tensor | None = None
+        # Of the codebooks as they are when the signal starts: looked up for every token, and as large as they are.
+        self._squared_norms: Tensor | None = None
         self.samples = 0
 
     @torch.no_grad()
@@ -76,12 +77,14 @@ class EncoderStream:
         return codes
 
     def _codes(self, features: Tensor) -> Tensor:
+        if self._squared_norms is None:
+            self._squared_norms = self._codec.quantizer.squared_norms()
         embeddings = self._codec.encoder(features, self._state)
         return self._codec.quantizer.encode(embeddings, self._levels, self._squared_norms)
 
     def _no_codes(self, batch: int) -> Tensor:
         levels = self._levels if isinstance(self._levels, int) else int(self._levels.max())
-        return torch.zeros(batch, levels, 0, dtype=torch.int64, device=self._squared_norms.device)
+        return torch.zeros(batch, levels, 0, dtype=torch.int64, device=self._codec.quantizer.codebooks.device)
 
 
 class DecoderStream:

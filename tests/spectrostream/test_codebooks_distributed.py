@@ -10,15 +10,16 @@ from spectrostream.quantizer import QuantizerConfig, ResidualVectorQuantizer
 
 WORLD, STEPS, BATCH, DIM, FRAMES = 2, 23, 6, 3, 8
 # Without revival nothing is random after the start; with it, rank 0's picks count.
-REVIVAL = {"plain": 0.0, "revival": 0.3}
+REVIVAL = {"plain": 0.0, "two tokens": 0.0, "revival": 0.3}
+TOKEN_GROUPS = {"plain": 1, "two tokens": 2, "revival": 1}
 
 pytestmark = pytest.mark.slow
 
 
 def global_batch(scenario: str, step: int) -> Tensor:
-    """Embeddings `[BATCH, DIM, FRAMES]` of all processes; with "revival" they soon collapse to a few points."""
+    """Embeddings `[BATCH, DIM * tokens, FRAMES]` of all processes; "revival" makes them collapse to a few points."""
     generator = torch.Generator().manual_seed(step)
-    data = torch.randn(BATCH, DIM, FRAMES, generator=generator)
+    data = torch.randn(BATCH, DIM * TOKEN_GROUPS[scenario], FRAMES, generator=generator)
     # the halves, one for each rank, differ in distribution too
     data[BATCH // 2 :] += 3
     return data.round() * 0.2 + 5 if scenario == "revival" and step > 5 else data
@@ -30,11 +31,11 @@ def learnt(scenario: str, rank: int, world: int, *, revival_threshold: float | N
     config = QuantizerConfig(
         levels=3,
         codebook_size=16,
-        initial_vectors=2 * BATCH * FRAMES + 10,
+        initial_vectors=TOKEN_GROUPS[scenario] * (2 * BATCH * FRAMES + 10),
         decay=0.8,
         revival_threshold=REVIVAL[scenario] if revival_threshold is None else revival_threshold,
     )
-    quantizer = ResidualVectorQuantizer(config, DIM)
+    quantizer = ResidualVectorQuantizer(config, DIM, TOKEN_GROUPS[scenario])
     share = BATCH // world
     for step in range(STEPS):
         quantizer(global_batch(scenario, step)[share * rank : share * (rank + 1)])
@@ -65,10 +66,11 @@ def test_codebooks_and_statistics_are_identical_on_every_rank(ranks, scenario):
         assert torch.equal(first[name], second[name]), name
 
 
-def test_they_are_those_of_one_process_with_the_whole_batch(ranks):
-    alone = learnt("plain", 0, 1)
+@pytest.mark.parametrize("scenario", ["plain", "two tokens"])
+def test_they_are_those_of_one_process_with_the_whole_batch(ranks, scenario):
+    alone = learnt(scenario, 0, 1)
     for name in ("codebooks", "learning.usage", "learning.sums"):
-        torch.testing.assert_close(ranks[0]["plain"][name], alone[name], rtol=0, atol=1e-5)
+        torch.testing.assert_close(ranks[0][scenario][name], alone[name], rtol=0, atol=1e-5)
 
 
 def test_a_rank_alone_would_have_learnt_something_else(ranks):

@@ -5,14 +5,11 @@ import re
 
 import pytest
 import torch
+from tiny_quantizer import gaussian, quantizer_of, started
 from torch import Tensor
 
 from spectrostream.codebook_learning import CodebookLearning, kmeans, nearest_entries
 from spectrostream.quantizer import QuantizerConfig, ResidualVectorQuantizer, commitment_loss, trainable_levels
-
-
-def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def clustered(batch: int, frames: int, seed: int, *, centers: int = 10, dim: int = 4) -> Tensor:
@@ -21,20 +18,6 @@ def clustered(batch: int, frames: int, seed: int, *, centers: int = 10, dim: int
     choice = torch.randint(centers, (batch, frames), generator=generator)
     noise = 0.1 * torch.randn(batch, frames, dim, generator=generator)
     return (3 * gaussian(centers, dim)[choice] + noise).transpose(1, 2)
-
-
-def quantizer_of(dim: int = 4, **changes: object) -> ResidualVectorQuantizer:
-    values = {"levels": 3, "codebook_size": 16, "initial_vectors": 64, "bypass_probability": 0.0} | changes
-    return ResidualVectorQuantizer(QuantizerConfig(**values), dim)
-
-
-def started(embeddings: Tensor, **changes: object) -> ResidualVectorQuantizer:
-    """A quantizer whose k-means start saw exactly these embeddings `[batch, dim, frames]`."""
-    vectors = embeddings.shape[0] * embeddings.shape[2]
-    quantizer = quantizer_of(embeddings.shape[1], initial_vectors=vectors, **changes)
-    assert not quantizer(embeddings).is_started
-    assert quantizer.learning.is_started
-    return quantizer
 
 
 def counting_quantizer(levels: int, **changes: object) -> ResidualVectorQuantizer:
@@ -295,14 +278,16 @@ def test_learning_follows_the_data():
     assert after < 0.01  # the noise within clusters, quantized by the later levels
 
 
+@pytest.mark.parametrize(("token_groups", "dim"), [(1, 4), (2, 2)])
 @pytest.mark.parametrize("steps_before", [0, 1, 2, 3, 7])
-def test_a_resumed_quantizer_goes_on_exactly(steps_before):
+def test_a_resumed_quantizer_goes_on_exactly(steps_before, token_groups, dim):
     # started during the third step
-    straight = quantizer_of(initial_vectors=50, bypass_probability=0.5, decay=0.8, revival_threshold=0.5)
+    changes = {"initial_vectors": 50 * token_groups, "bypass_probability": 0.5, "decay": 0.8, "revival_threshold": 0.5}
+    straight = quantizer_of(dim, token_groups, **changes)
     for step in range(steps_before):
         straight(clustered(2, 10, seed=step))
     torch.manual_seed(123)
-    resumed = quantizer_of(initial_vectors=50, bypass_probability=0.5, decay=0.8, revival_threshold=0.5)
+    resumed = quantizer_of(dim, token_groups, **changes)
     resumed.load_state_dict({name: value.clone() for name, value in straight.state_dict().items()})
     assert resumed.learning.is_started == straight.learning.is_started == (steps_before >= 3)
     outputs = []

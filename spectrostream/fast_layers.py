@@ -37,7 +37,7 @@ class MatrixProduct(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
-        self.register_buffer("weight", weight.T.contiguous())
+        self.register_buffer("weight", weight.T.clone(memory_format=torch.contiguous_format))
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor, state: StreamState, role: str) -> Tensor:
@@ -213,7 +213,7 @@ class DirectConvolution(DenseConvolution):
 
     def __init__(self, kernel: Tensor, bias: Tensor, **arguments: Any) -> None:
         super().__init__(kernel, **arguments)
-        self.register_buffer("kernel", self._weight(kernel).contiguous(memory_format=torch.channels_last))
+        self.register_buffer("kernel", self._weight(kernel).clone(memory_format=torch.channels_last))
         self.register_buffer("bias", bias)
 
     def _weight(self, kernel: Tensor) -> Tensor:

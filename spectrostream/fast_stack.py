@@ -19,6 +19,7 @@ from spectrostream.fast_layers import FastConvolution, MatrixProduct
 from spectrostream.streaming import Span, StreamState
 from spectrostream.winograd import TILE
 
+PIECE_TOKENS = 50  # that go through the rest at once: the gathered windows of more would be large
 STEP_TOKENS = 4  # that go through the full-rate part at once: frames stay in the cache, calls are few
 
 
@@ -122,6 +123,10 @@ class FastEncoder(nn.Module):
     def forward(self, features: Tensor, state: StreamState | None = None) -> Tensor:
         """See `Encoder.forward`."""
         state = StreamState() if state is None else state
+        pieces = features.split(PIECE_TOKENS * self._span[2], dim=2)
+        return torch.cat([self._piece(piece, state) for piece in pieces], dim=-1)
+
+    def _piece(self, features: Tensor, state: StreamState) -> Tensor:
         # [batch, groups * C, T, F] -> [T, batch * groups, F, C]
         x = features.unflatten(1, (self.groups, -1)).flatten(0, 1).permute(2, 0, 3, 1)
         steps = x.split(STEP_TOKENS * TILE)
@@ -171,6 +176,10 @@ class FastDecoder(nn.Module):
     def forward(self, embeddings: Tensor, state: StreamState | None = None) -> Tensor:
         """See `Decoder.forward`."""
         state = StreamState() if state is None else state
+        pieces = embeddings.split(PIECE_TOKENS, dim=2)
+        return torch.cat([self._piece(piece, state) for piece in pieces], dim=2)
+
+    def _piece(self, embeddings: Tensor, state: StreamState) -> Tensor:
         batch = len(embeddings)
         x = embeddings.permute(2, 0, 1)  # [tokens, batch, embedding_dim]
         if self.separates_tokens:

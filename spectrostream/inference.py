@@ -24,9 +24,9 @@ class LibraryStack(nn.Module):
 
     def __init__(self, stack: Encoder | Decoder, dtype: torch.dtype) -> None:
         super().__init__()
-        self.stack = stack.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.stack = copy.deepcopy(stack).to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dtype = dtype
-        self.input_span = stack.input_span
+        self.input_span = self.stack.input_span
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """As the stack's."""
@@ -41,19 +41,21 @@ def for_inference(codec: SpectroStream, *, precision: str = "float32", compile: 
     """See `SpectroStream.for_inference`."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision = {precision!r} is not known; allowed: {', '.join(PRECISIONS)}")
-    fast = copy.deepcopy(codec).eval().requires_grad_(False)
     is_spectral = codec.frontend.layout.bins > 1
     on_cpu = codec.quantizer.codebooks.device.type == "cpu"
     if precision == "float32" and not compile and on_cpu and is_spectral:
-        return _with_stacks(fast, FastEncoder(fast.encoder), FastDecoder(fast.decoder))
-    encoder, decoder = (LibraryStack(stack, PRECISIONS[precision]) for stack in (fast.encoder, fast.decoder))
+        return _with_stacks(codec, FastEncoder(codec.encoder), FastDecoder(codec.decoder))
+    encoder, decoder = (LibraryStack(stack, PRECISIONS[precision]) for stack in (codec.encoder, codec.decoder))
     if compile:
         encoder.compile(dynamic=True)
         decoder.compile(dynamic=True)
-    return _with_stacks(fast, encoder, decoder)
+    return _with_stacks(codec, encoder, decoder)
 
 
 def _with_stacks(codec: SpectroStream, encoder: nn.Module, decoder: nn.Module) -> SpectroStream:
-    codec.add_module("encoder", encoder)
-    codec.add_module("decoder", decoder)
-    return codec
+    """A copy with other stacks, and without copies of what only learning needs."""
+    left_out = (codec.encoder, codec.decoder, codec.quantizer.learning)
+    fast = copy.deepcopy(codec, {id(module): nn.Identity() for module in left_out})
+    fast.add_module("encoder", encoder)
+    fast.add_module("decoder", decoder)
+    return fast.eval().requires_grad_(False)

@@ -12,7 +12,7 @@ from torch import Tensor
 from spectrostream import QuantizerConfig, SpectroStream, SpectroStreamConfig, winograd
 from spectrostream.convolution import Convolution, TransposedConvolution
 from spectrostream.fast_layers import FastConvolution, elu_into
-from spectrostream.fast_stack import FastDecoder, FastEncoder
+from spectrostream.fast_stack import PIECE_TOKENS, FastDecoder, FastEncoder
 from spectrostream.frontends import FRONT_ENDS
 from spectrostream.inference import LibraryStack
 from spectrostream.streaming import StreamState
@@ -132,11 +132,13 @@ def test_the_trained_codec_is_left_as_it_was():
     assert not fast.training
     assert all(parameter.requires_grad for parameter in codec.parameters())
     audio = torch.randn(1, 2, 4000)
-    expected = fast.embed(audio)
+    expected = fast.encode(audio), fast.embed(audio), fast.decode(fast.encode(audio))
     with torch.no_grad():
         for parameter in codec.parameters():
             parameter.zero_()
-    assert torch.equal(fast.embed(audio), expected)
+        codec.quantizer.codebooks.zero_()
+    for now, then in zip((fast.encode(audio), fast.embed(audio), fast.decode(expected[0])), expected, strict=True):
+        assert torch.equal(now, then)
     codec.load_state_dict(before)
     assert_within_peak(fast.embed(audio), codec.embed(audio).detach())
 
@@ -207,8 +209,14 @@ def test_elu_is_elu(value):
     torch.testing.assert_close(out, torch.nn.functional.elu(x), rtol=1e-6, atol=1.2e-7)
 
 
+def test_more_tokens_than_a_piece_holds():
+    codec, fast = codecs()
+    assert_same_codec(codec, fast, samples=1920 * (2 * PIECE_TOKENS + 3) - 5)
+
+
 def test_bfloat16_is_near_and_float32_in_and_out():
     codec, _ = codecs()
+    weight = codec.encoder.first.weight
     half = codec.for_inference(precision="bfloat16")
     audio = torch.randn(1, 2, 5 * 1920 + 3)
     embeddings = codec.embed(audio)
@@ -219,6 +227,8 @@ def test_bfloat16_is_near_and_float32_in_and_out():
         assert actual.dtype == torch.float32
         error = (actual - expected).square().mean() / expected.square().mean()
         assert 1e-8 < error < 1e-3
+    assert codec.encoder.first.weight is weight
+    assert weight.dtype == torch.float32
 
 
 def test_an_unknown_precision_is_refused():

@@ -4,7 +4,7 @@ VENV ?= $(or $(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 OFFICIAL := .venv-official
 
-.PHONY: demo test lint bench bench-official interop official-environment clean
+.PHONY: demo test lint bench bench-official interop official-environment fuzz clean
 
 demo: $(VENV)/.spectrostream-demo
 	$(BIN)/spectrostream ablate study=demo out=runs/demo
@@ -26,6 +26,11 @@ bench-official: $(VENV)/.spectrostream-test official-environment
 
 interop: $(VENV)/.spectrostream-test official-environment
 	$(BIN)/python -m benchmarks.interop
+
+# The fuzzer has wheels for Python 3.11 to 3.13.
+fuzz: $(VENV)/.spectrostream-test
+	$(BIN)/python -m pip install 'atheris>=3'
+	$(BIN)/python -m benchmarks.fuzz_bitstream -runs=1000000
 
 # The official JAX implementation, apart from everything else: it shares no dependency with this project.
 official-environment: $(OFFICIAL)/.spectrostream-official

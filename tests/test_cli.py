@@ -22,7 +22,7 @@ from spectrostream.bitstream import read_bitstream
 from spectrostream.cli import main
 from spectrostream.weights import save_codec
 
-COMMANDS = ("train", "ablate", "report", "encode", "decode", "info")
+COMMANDS = ("train", "ablate", "report", "encode", "decode", "repack", "stream", "info", "export")
 RATE = 48000
 
 
@@ -93,9 +93,9 @@ def test_mono_at_another_rate_is_coded_and_comes_back_as_long(
     """One second at 44.1 kHz: tiled to two channels and resampled, as `encode --help` says."""
     coded = encoded(shop, tmp_path, "mono.wav")
     size = coded.stat().st_size
-    assert f"coded: {coded} ({size} bytes, 1.00 s, {size * 8 / 1000:.2f} kbps with header)" in capsys.readouterr().out
+    assert f"coded: {coded} ({size} bytes, 1.00 s, {size * 8 / 1000:.2f} kbps with header, " in capsys.readouterr().out
     assert main(["info", str(coded)]) == 0
-    assert "1.00 s, 48000 Hz, 2 channels, 4 levels x 4 bits x 25 frames (0.40 kbps), codec " in capsys.readouterr().out
+    assert "1.00 s, 48000 Hz, 2 channels, 4 levels x 4 bits x 25 frames (0.40 kbps; " in capsys.readouterr().out
     for name in ("new/folder/back.wav", "back.flac"):
         back = tmp_path / name
         assert main(["decode", str(coded), str(back), "--weights", str(shop / "run" / "codec.safetensors")]) == 0
@@ -146,22 +146,28 @@ def test_levels_and_a_rate_exclude_each_other(shop: Path, tmp_path: Path, capsys
     [
         ("encode {shop}/missing.wav {out}.sps --weights {shop}/run", "missing.wav': cannot be opened: No such file"),
         ("encode {shop}/text.wav {out}.sps --weights {shop}/run", "text.wav': cannot be read as audio"),
-        ("encode {shop}/empty {out}.sps --weights {shop}/run", "is not a regular file"),
+        (
+            "encode {shop}/empty {out}.sps --weights {shop}/run",
+            "empty holds none of the files that are looked for",
+        ),
         ("encode {shop}/nan.wav {out}.sps --weights {shop}/run", "has 2 NaN or infinite samples among 96000"),
         ("encode {shop}/six.wav {out}.sps --weights {shop}/run", "has 6 channels, allowed are 1 or 2; mix it down"),
         ("encode {shop}/good.wav {shop}/good.wav/x.sps --weights {shop}/run", "good.wav cannot be made: "),
-        ("encode {shop}/good.wav {shop}/empty --weights {shop}/run", "empty is a folder; type the name of a file"),
+        ("encode {shop}/text.wav {shop}/empty --weights {shop}/run", "text.wav': cannot be read as audio"),
         (
             "encode {shop}/good.wav {out}.sps --weights {shop}/run --levels 5",
             "allowed: --levels 1..4 or --kbps 0.1..0.4",
         ),
         ("encode {shop}/good.wav {out}.sps --weights {shop}/run --levels 0", "--levels 0 is not possible"),
-        ("encode {shop}/good.wav {out}.sps --weights {shop}/run --kbps 8", "--kbps 8.0 is not possible"),
+        ("encode {shop}/good.wav {out}.sps --weights {shop}/run --kbps 8", "--kbps 8 is not possible"),
         ("encode {shop}/good.wav {out}.sps --weights {shop}/run --kbps 0.05", "--kbps 0.05 is not possible"),
         ("encode {shop}/good.wav {out}.sps --weights {shop}/run --kbps nan", "--kbps nan is not possible"),
         ("encode {shop}/good.wav {out}.sps --weights {shop}/run --kbps inf", "--kbps inf is not possible"),
-        ("encode {shop}/good.wav {out}.sps --weights {shop}/no", "there is no weights file"),
-        ("encode {shop}/good.wav {out}.sps --weights {shop}/empty", "empty/codec.safetensors"),
+        ("encode {shop}/good.wav {out}.sps --weights {shop}/no", "there is no file or folder "),
+        (
+            "encode {shop}/good.wav {out}.sps --weights {shop}/empty",
+            "empty holds no weights: neither codec.",
+        ),
         ("encode {shop}/good.wav {out}.sps --weights {shop}/text.safetensors", "is not a readable safetensors file"),
         ("encode {shop}/good.wav {out}.sps --weights {shop}/nothing.safetensors", "is not a readable safetensors file"),
         ("encode {shop}/good.wav {out}.sps --weights {shop}/dac.safetensors", "holds a codec of kind 'dac'"),
@@ -170,13 +176,20 @@ def test_levels_and_a_rate_exclude_each_other(shop: Path, tmp_path: Path, capsys
         ("decode {shop}/text.sps {out}.wav --weights {shop}/run", "not a SpectroStream file"),
         ("decode {shop}/good.wav {out}.wav --weights {shop}/run", "not a SpectroStream file"),
         ("decode {shop}/good.sps {out}.wav --weights {shop}/other", "was encoded by another codec than"),
-        ("decode {shop}/good.sps {out}.wav --weights {shop}/no", "there is no weights file"),
+        ("decode {shop}/good.sps {out}.wav --weights {shop}/no", "there is no file or folder "),
         ("decode {shop}/good.sps {out}.mp3 --weights {shop}/run", "cannot write the extension '.mp3'"),
         ("decode {shop}/good.sps {shop}/good.wav/x.wav --weights {shop}/run", "good.wav cannot be made: "),
+        ("repack {shop}/good.sps {out}.sps --levels 5", "allowed: --levels 1..4 or --kbps 0.1..0.4"),
+        ("repack {shop}/good.sps {out}.sps --kbps 0.05", "--kbps 0.05 is not possible with"),
+        ("repack {shop}/missing.sps {out}.sps --kbps 4", "there is no coded file"),
+        ("repack {shop}/text.sps {out}.sps --kbps 4", "text.sps: byte 0: magic is"),
+        ("repack {shop}/cut.sps {out}.sps --levels 4", "cut.sps: byte "),
+        ("export --weights {shop}/run {shop}/good.wav", "good.wav: File exists"),
+        ("export --weights {shop}/run {out} --levels 9", "levels = 9 is not possible with this codec; allowed: 1..4"),
         ("info {shop}/missing", "there is no file or folder"),
         ("info {shop}/text.wav", "cannot be read as audio"),
         ("info {shop}/text.sps", "not a SpectroStream file"),
-        ("info {shop}/empty", "there is no weights file"),
+        ("info {shop}/empty", "empty holds no weights: neither codec."),
         ("train out={out}", "config=.. is missing; see --help for examples"),
         ("train config=tiny", "out=.. is missing"),
         ("train", "config=.. and out=.. is missing"),
@@ -230,8 +243,8 @@ def test_a_mistake_is_explained(
 
 def test_info_tells_what_a_thing_is(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = {
-        "run": "SpectroStreamConfig(kind='spectrostream'",
-        "run/codec.safetensors": "parameters, codec ",
+        "run": "run: a run, trained after 2 steps, last checkpoint step-00000002.ckpt; its configuration is ",
+        "run/codec.safetensors": " parameters, 4 levels of 0.1 kbps (up to 0.4), latency 80 ms, codec ",
         "dac.safetensors": "DacConfig(kind='dac'",
         "mono.wav": "1.00 s, 44100 Hz, 1 channels",
         "music/track-0.flac": "9.00 s, 48000 Hz, 2 channels",

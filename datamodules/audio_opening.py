@@ -1,0 +1,139 @@
+"""Opening an audio file and judging its header, and the one error for all that is wrong with audio files."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+import torch
+from torch import Tensor
+
+from datamodules.resampling import PartResampler
+from spectrostream.errors import UserError
+
+# libsndfile repairs the header of a cut file silently and only notes it in its log:
+# "data : 1728000 (should be 1036782)".
+_SIZE_MISMATCH = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+# Encoders that write to a pipe do not know the size and put one of the largest 32-bit numbers there.
+_UNKNOWN_SIZE = 0x7FFFF000
+# Bytes by which writers differ in what they count as the header.
+_SIZE_TOLERANCE = 16
+
+
+class AudioFileError(UserError):
+    """An audio file that cannot be used: the message names the file, what is wrong and what is allowed.
+
+    `reason` is the message without the file's name.
+    """
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = message if reason is None else reason
+
+    @classmethod
+    def of(cls, path: Path, reason: str) -> AudioFileError:
+        """The error of one file."""
+        return cls(f"{str(path)!r}: {reason}", reason)
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of an audio file says; `frames` counts samples of one channel at `sample_rate` in Hz.
+
+    container, subtype: libsndfile's names, for instance WAV and PCM_24.
+    """
+
+    path: Path
+    sample_rate: int
+    channels: int
+    frames: int
+    container: str = ""
+    subtype: str = ""
+
+    @property
+    def duration_seconds(self) -> float:
+        """Length in seconds."""
+        return self.frames / self.sample_rate
+
+    def require_channels(self, channels: int) -> None:
+        """AudioFileError unless the file is mono or has so many channels."""
+        if self.channels in (1, channels):
+            return
+        raise AudioFileError.of(
+            self.path,
+            f"has {self.channels} channels, allowed are {' or '.join(map(str, sorted({1, channels})))}; "
+            f"mix it down first, for instance `ffmpeg -i IN -ac {channels} OUT.flac`",
+        )
+
+    def resampler(self, sample_rate: int) -> PartResampler:
+        """From the file's rate to another; AudioFileError if the two have too little in common."""
+        try:
+            return PartResampler(self.sample_rate, sample_rate)
+        except ValueError as error:
+            remedy = f"convert it first, for instance `ffmpeg -i IN -ar {sample_rate} OUT.flac`"
+            raise AudioFileError.of(self.path, f"has an unusual sample rate: {error}; {remedy}") from error
+
+    def require_frames(self, end: int, promised: int) -> None:
+        """AudioFileError if the file ends at frame `end`, before the one that was promised."""
+        if end < promised:
+            reason = f"is cut short: its header promises {self.frames} frames, it ends at {end}; copy it again"
+            raise AudioFileError.of(self.path, reason)
+
+    def broken(self, error: soundfile.SoundFileError) -> AudioFileError:
+        """What a failure in the middle of the file means."""
+        reason = f"is broken or cut short, {libsndfile_reason(error)} Copy it again or remove it"
+        return AudioFileError.of(self.path, reason)
+
+
+def open_audio(path: Path) -> soundfile.SoundFile:
+    """The file, open for reading. Raises AudioFileError: missing, no regular file, empty, not audio."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise AudioFileError.of(path, f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        # Opening a named pipe would wait for ever.
+        raise AudioFileError.of(path, "is not a regular file")
+    if status.st_size == 0:
+        raise AudioFileError.of(path, "is empty (0 bytes)")
+    try:
+        return soundfile.SoundFile(file_name(path))
+    except (soundfile.SoundFileError, TypeError) as error:
+        allowed = "Allowed is what libsndfile reads: WAV, FLAC, Ogg, MP3, ..."
+        reason = f"cannot be read as audio, {libsndfile_reason(error)} {allowed}"
+        raise AudioFileError.of(path, reason) from error
+
+
+def audio_info(path: Path, file: soundfile.SoundFile) -> AudioInfo:
+    """What an open file says of itself. Raises AudioFileError: cut short, or no frames."""
+    info = AudioInfo(path, int(file.samplerate), int(file.channels), int(file.frames), file.format, file.subtype)
+    for declared, actual in _SIZE_MISMATCH.findall(file.extra_info):
+        if int(actual) + _SIZE_TOLERANCE < int(declared) < _UNKNOWN_SIZE:
+            reason = f"is cut short: its header promises {declared} bytes, it has {actual}; copy it again"
+            raise AudioFileError.of(path, reason)
+    if info.frames <= 0:
+        raise AudioFileError.of(path, "holds no audio (0 frames)")
+    return info
+
+
+def require_finite(path: Path, audio: Tensor) -> None:
+    """AudioFileError for NaN or infinite samples."""
+    bad = audio.numel() - int(torch.isfinite(audio).sum())
+    if bad:
+        reason = f"has {bad} NaN or infinite samples among {audio.numel()}; allowed are finite numbers only"
+        raise AudioFileError.of(path, reason)
+
+
+def file_name(path: Path) -> str | bytes:
+    """The name as libsndfile wants it."""
+    # Bytes, because a name on a POSIX disk need not be valid UTF-8; Windows wants text.
+    return os.fsencode(path) if os.name == "posix" else str(path)
+
+
+def libsndfile_reason(error: Exception) -> str:
+    """What libsndfile has to say."""
+    return f"libsndfile says: {getattr(error, 'error_string', str(error)).removeprefix('Error : ')}"

@@ -1,0 +1,60 @@
+"""The command line: `spectrostream train | ablate | report | encode | decode | repack | stream | info | export`.
+
+The front door alone may reach every room, and does so inside its commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from spectrostream.cli.parser import build_parser as _parser
+from spectrostream.cli.training import split_words as _split_words  # noqa: F401  the tests of the README's commands
+from spectrostream.errors import UserError
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code.
+
+    0; 1 for an explained mistake; 2 from argparse; 130 when interrupted; 141 when the reader of a pipe has gone.
+    """
+    parsed = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    from rich.console import Console
+
+    # Words must not get between the bytes of a pipe.
+    console = Console(stderr=parsed.stdout_is_data(parsed))
+    try:
+        last_line = parsed.run(parsed, console)
+        console.print(last_line, markup=False, highlight=False, soft_wrap=True)
+        sys.stdout.flush()
+    except UserError as error:
+        return _failed(str(error))
+    except BrokenPipeError:
+        return _reader_has_gone()
+    except OSError as error:  # no permission, no space, a folder where a file should be
+        where = f"{error.filename}: " if error.filename else ""
+        return _failed(f"{where}{error.strerror or error}")
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{parsed.when_stopped}\n")
+        return _INTERRUPTED
+    return 0
+
+
+def _failed(message: str) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return 1
+
+
+def _reader_has_gone() -> int:
+    # The interpreter flushes the standard output once more when it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.stderr.write("stopped: nobody reads the output any more\n")
+    return _BROKEN_PIPE

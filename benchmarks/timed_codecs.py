@@ -43,7 +43,7 @@ class LocalCodec:
 
     def __init__(self, codec: AudioCodec, audio: Tensor, *, counts: bool) -> None:
         """counts: whether multiply-accumulates are counted; not for a codec whose operations torch cannot see."""
-        self.parameters = count_parameters(codec).parameters
+        self.parameters = count_parameters(codec).parameters or None  # weights kept as buffers do not count
         self._calls: dict[str, Callable[[], Any]] = {}
         with torch.no_grad():
             codes = codec.encode(audio)

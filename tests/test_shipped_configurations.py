@@ -11,7 +11,8 @@ import torch
 from ablations.experiment import ConfigError, configs_folder, find_yaml, load_experiment
 from ablations.study import load_study, studies_folder
 from spectrostream.baselines.dac import DacConfig
-from spectrostream.cli import _parser, _split_words
+from spectrostream.cli.parser import build_parser
+from spectrostream.cli.training import split_words
 from spectrostream.registry import build_codec
 
 ROOT = Path(__file__).parent.parent
@@ -81,13 +82,13 @@ def test_every_configuration_s_header_has_its_command() -> None:
 
 @pytest.mark.parametrize("command", [*README, *(one for found in HEADERS.values() for one in found)], ids=" ".join)
 def test_a_documented_command_can_be_typed(command: list[str]) -> None:
-    parsed = _parser().parse_args(command)
+    parsed = build_parser().parse_args(command)
     if parsed.command == "train":
-        given, overrides = _split_words(parsed.words, required=("config", "out"))
+        given, overrides = split_words(parsed.words, required=("config", "out"))
         load_experiment(given["config"], overrides)
     elif parsed.command in ("ablate", "report"):
         optional = ("jobs",) if parsed.command == "ablate" else ()
-        given, overrides = _split_words(parsed.words, required=("study", "out"), optional=optional)
+        given, overrides = split_words(parsed.words, required=("study", "out"), optional=optional)
         if not given["study"].endswith(".yaml"):  # the reader's own file
             find_yaml(given["study"], studies_folder(), "study")
             assert load_study(given["study"]).cells(overrides)

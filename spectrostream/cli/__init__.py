@@ -10,8 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from spectrostream.cli.parser import build_parser as _parser
-from spectrostream.cli.training import split_words as _split_words  # noqa: F401  the tests of the README's commands
+from spectrostream.cli.parser import build_parser
 from spectrostream.errors import UserError
 
 __all__ = ["main"]
@@ -25,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0; 1 for an explained mistake; 2 from argparse; 130 when interrupted; 141 when the reader of a pipe has gone.
     """
-    parsed = _parser().parse_args(arguments)
+    parsed = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     from rich.console import Console
 

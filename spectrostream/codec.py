@@ -42,7 +42,7 @@ class SpectroStreamConfig:
     kind: str = "spectrostream"
     frontend: str = "stft"
     channels: int = 2
-    channel_groups: list[list[int]] = field(default_factory=list)
+    channel_groups: tuple[tuple[int, ...], ...] = ()
     encoder_width: int = 32
     decoder_width: int = 64
     embedding_dim: int = 256
@@ -57,13 +57,15 @@ class SpectroStreamConfig:
             if getattr(self, key) < 1:
                 raise ValueError(f"model.{key} = {getattr(self, key)} is not possible; allowed: 1 or more")
         self._require_groups()
+        # Lists, as files have them, would make two equal configurations differ.
+        object.__setattr__(self, "channel_groups", tuple(tuple(group) for group in self.channel_groups))
         for key, outermost in (("fusion", "input"), ("split", "output")):
             self._require_position(key, outermost)
 
     def _require_groups(self) -> None:
         if not self._is_partition():
             raise ValueError(
-                f"model.channel_groups = {self.channel_groups!r} is not possible; allowed: each of the channels "
+                f"model.channel_groups = {_lists(self.channel_groups)!r} is not possible; allowed: each of the channels "
                 f"0..{self.channels - 1} once, in groups of one size, or [] for each channel alone"
             )
 
@@ -116,6 +118,11 @@ class SpectroStreamConfig:
         if isinstance(position, int):
             return position
         return self._last_block + 1 if position == "never" else 0
+
+
+def _lists(value: object) -> object:
+    """As one types it."""
+    return [_lists(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 class SpectroStream(nn.Module):

@@ -188,6 +188,7 @@ OTHER: dict[str, Any] = {
     "model.channels": 1,
     "model.fusion": 3,
     "model.split": "output",
+    "model.channel_groups": [[1], [0]],
     "model.quantizer.bypass_probability": 0.25,
     "model.quantizer.decay": 0.5,
     "model.quantizer.revival_threshold": 0.2,

@@ -185,9 +185,9 @@ class TestHub:
         ("source", "options", "message"),
         [
             (
-                "runs/tiny",
+                "runs/never-made",
                 {},
-                "'runs/tiny' is no file or folder here; as a repository of the hub: there is no such repository",
+                "'runs/never-made' is no file or folder here; as a repository of the hub: there is no such repository",
             ),
             ("someone/empty", {}, r"there is no codec\.safetensors and no encoder\.safetensors, decoder"),
             ("someone/half", {}, r"there is no codec\.safetensors and no quantizer\.safetensors$"),

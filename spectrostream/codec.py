@@ -65,8 +65,8 @@ class SpectroStreamConfig:
     def _require_groups(self) -> None:
         if not self._is_partition():
             raise ValueError(
-                f"model.channel_groups = {_lists(self.channel_groups)!r} is not possible; allowed: each of the channels "
-                f"0..{self.channels - 1} once, in groups of one size, or [] for each channel alone"
+                f"model.channel_groups = {_lists(self.channel_groups)!r} is not possible; allowed: each of the "
+                f"channels 0..{self.channels - 1} once, in groups of one size, or [] for each channel alone"
             )
 
     def _is_partition(self) -> bool:

@@ -8,6 +8,7 @@ Winograd's algorithm along time where a token has four frames, and as a product 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +58,7 @@ class MatrixProduct(nn.Module):
 _FEW_ROWS = 64
 
 
-class DenseConvolution(nn.Module):
+class DenseConvolution(nn.Module, ABC):
     """A causal convolution of windows of gathered bins; the ELU before it included. Subclasses say how it is computed.
 
     kernel: `[kt, kf, C, C']`, oldest frame and lowest bin first. below, above: zero bins around each row; those above
@@ -125,9 +126,9 @@ class DenseConvolution(nn.Module):
 
         return step
 
+    @abstractmethod
     def products(self, dense: Tensor, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
         """From `[past + T, positions + kf - 1, C]`, as it is when called, to `[T / time_stride, positions, C']`."""
-        raise NotImplementedError
 
 
 class GatheredConvolution(DenseConvolution):

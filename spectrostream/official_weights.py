@@ -136,7 +136,7 @@ def _require_official_layout(config: SpectroStreamConfig) -> None:
     if config.frontend != "stft":
         problem = f"model.frontend = {config.frontend!r}; it knows 'stft'"
     elif any(len(group) > 1 for group in config.groups):
-        problem = f"model.channel_groups = {config.channel_groups}; each of its channels is a group of its own"
+        problem = f"model.channel_groups = {config.groups}; each of its channels is a group of its own"
     elif "never" in (config.fusion, config.split):
         problem = f"model.fusion = {config.fusion!r} with model.split = {config.split!r}; it always joins the channels"
     if problem:

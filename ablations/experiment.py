@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.data_config import DataConfig
-from lightning_modules.codec_training import TrainingConfig
-from lightning_modules.fitting import TrainerConfig
+from lightning_modules.trainer_config import TrainerConfig
+from lightning_modules.training_config import TrainingConfig
 from spectrostream.codec import SpectroStreamConfig
 from spectrostream.discriminators import MultiScaleSTFTConfig
 from spectrostream.errors import UserError

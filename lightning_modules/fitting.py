@@ -1,58 +1,22 @@
-"""A training run in a folder: trainer, loggers, checkpoints, and the clock; started again it goes on."""
+"""A training run in a folder: trainer and callbacks; started again it goes on."""
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
 from lightning_modules.checkpoints import RunCheckpoint, latest_valid_checkpoint
+from lightning_modules.clock import ReportStep, TrainingClock
 from lightning_modules.codec_training import CodecTraining
+from lightning_modules.loggers import build_loggers
+from lightning_modules.trainer_config import TrainerConfig
 from spectrostream.errors import UserError
-
-PRECISIONS = ("32-true", "bf16-mixed")
-WANDB_MODES = ("disabled", "offline", "online")
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """Where and how a run executes; nothing here changes what it computes, apart from precision.
-
-    devices: processes per node, one for each accelerator (or CPU process). threads: of each process, 0 leaves torch's
-    own. validate_every, checkpoint_every, log_every: in generator updates; 0 turns validation off.
-    keep_checkpoints: the last ones that stay, 2 or more: one to fall back to.
-    wandb: "disabled", "offline" or "online" (needs an account).
-    """
-
-    accelerator: str = "auto"
-    devices: int = 1
-    num_nodes: int = 1
-    precision: str = "32-true"
-    threads: int = 0
-    validate_every: int = 1000
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 2
-    log_every: int = 50
-    wandb: str = "disabled"
-    wandb_project: str = "spectrostream"
-
-    def __post_init__(self) -> None:
-        for key, allowed in (("precision", PRECISIONS), ("wandb", WANDB_MODES)):
-            if getattr(self, key) not in allowed:
-                raise ValueError(f"trainer.{key} = {getattr(self, key)!r} is not known; allowed: {', '.join(allowed)}")
-        lowest = {"devices": 1, "num_nodes": 1, "threads": 0, "validate_every": 0}
-        lowest |= {"checkpoint_every": 1, "keep_checkpoints": 2, "log_every": 1}
-        for key, value in lowest.items():
-            if getattr(self, key) < value:
-                raise ValueError(f"trainer.{key} = {getattr(self, key)} is not possible; allowed: {value} or more")
 
 
 class TrainingStoppedError(UserError):
@@ -66,46 +30,6 @@ class FitResult:
     steps: int
     seconds: float
     audio_seconds: float
-
-
-ReportStep = Callable[[int, dict[str, float]], None]
-
-
-class TrainingClock(Callback):
-    """Seconds trained and heard, over all attempts: its state is in the checkpoint."""
-
-    def __init__(self, report: ReportStep | None, log_every: int) -> None:
-        self.seconds = 0.0
-        self.audio_seconds = 0.0
-        self._report = report
-        self._log_every = log_every
-        self._last = time.monotonic()
-
-    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """The clock starts with the first batch, not with imports."""
-        self._last = time.monotonic()
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: Any, outputs: object, batch: torch.Tensor, batch_index: int
-    ) -> None:
-        """Adds this batch, of every process, and reports the step."""
-        now = time.monotonic()
-        self.seconds += now - self._last
-        self._last = now
-        self.audio_seconds += trainer.world_size * batch.shape[0] * batch.shape[-1] / module.codec.sample_rate
-        if self._report is not None and trainer.is_global_zero:
-            # Reading a loss waits for the device: only as often as they are logged.
-            is_logged = trainer.global_step % self._log_every == 0
-            metrics = trainer.callback_metrics if is_logged else {}
-            self._report(trainer.global_step, {name: float(value) for name, value in metrics.items() if name != "step"})
-
-    def state_dict(self) -> dict[str, float]:
-        """Kept in the checkpoint."""
-        return {"seconds": self.seconds, "audio_seconds": self.audio_seconds}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """From the checkpoint."""
-        self.seconds, self.audio_seconds = state["seconds"], state["audio_seconds"]
 
 
 def fit(
@@ -123,7 +47,7 @@ def fit(
     clock = TrainingClock(report, config.log_every)
     checkpoint = RunCheckpoint(folder / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints)
     # The clock comes first: a checkpoint then holds the time of the step it was written after.
-    loggers = _loggers(config, folder, run_name)
+    loggers = build_loggers(config, folder, run_name)
     with warnings.catch_warnings():
         _ignore_what_is_meant()
         trainer = build_trainer(module, config, [clock, checkpoint], loggers)
@@ -171,25 +95,6 @@ def build_trainer(
             "in a SLURM job set --ntasks-per-node to trainer.devices"
         )
     return trainer
-
-
-def _loggers(config: TrainerConfig, folder: Path, run_name: str | None) -> list[Logger]:
-    # CSV always: it is the report's source. Each attempt has its own file, or Lightning would delete the earlier ones.
-    earlier = [int(path.name.removeprefix("attempt-")) for path in (folder / "logs").glob("attempt-[0-9]*")]
-    attempt = max(earlier, default=-1) + 1
-    loggers: list[Logger] = [
-        CSVLogger(folder, name="logs", version=f"attempt-{attempt:03d}", flush_logs_every_n_steps=20)
-    ]
-    if config.wandb != "disabled":
-        loggers.append(
-            WandbLogger(
-                project=config.wandb_project,
-                name=run_name or folder.name,
-                save_dir=folder,
-                offline=config.wandb == "offline",
-            )
-        )
-    return loggers
 
 
 def _ignore_what_is_meant() -> None:

@@ -26,7 +26,7 @@ from ablations.experiment import (
     to_plain,
     to_yaml,
 )
-from lightning_modules.codec_training import TrainingConfig
+from lightning_modules.training_config import TrainingConfig
 from spectrostream.baselines.dac import DacConfig
 from spectrostream.codec import SpectroStreamConfig
 

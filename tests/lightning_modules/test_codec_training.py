@@ -23,8 +23,8 @@ from training_setup import (
     train,
 )
 
-from lightning_modules.codec_training import TrainingConfig
 from lightning_modules.optimization import OptimizerConfig, TrainingDivergedError
+from lightning_modules.training_config import TrainingConfig
 from spectrostream.losses import (
     LossWeights,
     feature_matching_loss,

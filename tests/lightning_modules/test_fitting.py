@@ -27,8 +27,9 @@ from training_setup import (
 
 from lightning_modules.checkpoints import latest_valid_checkpoint
 from lightning_modules.codec_training import CodecTraining, OtherModelError
-from lightning_modules.fitting import FitResult, TrainerConfig, TrainingStoppedError, build_trainer, fit
+from lightning_modules.fitting import FitResult, TrainingStoppedError, build_trainer, fit
 from lightning_modules.optimization import OptimizerConfig
+from lightning_modules.trainer_config import TrainerConfig
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS]
 

@@ -13,9 +13,11 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_modules.codec_training import CodecTraining, TrainingConfig
-from lightning_modules.fitting import TrainerConfig, build_trainer
+from lightning_modules.codec_training import CodecTraining
+from lightning_modules.fitting import build_trainer
 from lightning_modules.optimization import OptimizerConfig
+from lightning_modules.trainer_config import TrainerConfig
+from lightning_modules.training_config import TrainingConfig
 from spectrostream.codec import SpectroStream, SpectroStreamConfig
 from spectrostream.discriminators import MultiScaleSTFTConfig, MultiScaleSTFTDiscriminator
 from spectrostream.quantizer import QuantizerConfig

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from spectrostream.codec import SpectroStream, SpectroStreamConfig
+from spectrostream.codec import SpectroStream
+from spectrostream.codec_config import SpectroStreamConfig
 from spectrostream.interface import AudioCodec
 
 RELEASED = "SpectroStream, eager"

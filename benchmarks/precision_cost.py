@@ -15,7 +15,8 @@ from torch import Tensor
 from datamodules.audio_files import read_audio
 from datamodules.corpus import demo_corpus_root
 from reports.visqol_scores import StereoVisqol, VisqolPool
-from spectrostream.codec import SpectroStream, SpectroStreamConfig
+from spectrostream.codec import SpectroStream
+from spectrostream.codec_config import SpectroStreamConfig
 
 EXCERPT_SECONDS = 5.0
 START_SECONDS = 8.0

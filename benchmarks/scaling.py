@@ -18,7 +18,8 @@ import time
 
 import torch
 
-from spectrostream.codec import SAMPLE_RATE, SpectroStream, SpectroStreamConfig
+from spectrostream.codec import SAMPLE_RATE, SpectroStream
+from spectrostream.codec_config import SpectroStreamConfig
 
 PIECE_SECONDS = 10
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +21,7 @@ from datamodules.audio_opening import (
     open_audio,
     require_finite,
 )
+from spectrostream.unfinished import open_beside
 
 _BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
 _WITH_FLOAT = ("PCM_16", "PCM_24", "FLOAT")
@@ -123,15 +123,19 @@ class AudioWriter:
         self._subtype = subtype or "PCM_24"
         self._channels = channels
         self._container = _container(self.path, self._subtype)
-        # Beside the target, so that the rename stays inside one filesystem.
-        self._partial = self.path.with_name(f".{uuid.uuid4().hex}.part")
+        # Held open beside the file's own writer, so that the next command tells it from what a killed one left.
+        try:
+            self._held = open_beside(self.path)
+        except OSError as error:
+            raise AudioFileError.of(self.path, f"cannot be written: {error.strerror}") from error
+        self._partial = Path(self._held.name)
         self._is_closed = False
         try:
             self._file = soundfile.SoundFile(
                 file_name(self._partial), "w", sample_rate, channels, self._subtype, format=self._container
             )
         except soundfile.SoundFileError as error:
-            self._partial.unlink(missing_ok=True)
+            self._remove()
             raise self._unwritable(error) from error
 
     def __enter__(self) -> AudioWriter:
@@ -166,6 +170,7 @@ class AudioWriter:
             self._file.close()
             with self._partial.open("rb") as file:
                 os.fsync(file.fileno())
+            self._held.close()
             self._partial.replace(self.path)
         except soundfile.SoundFileError as error:
             raise self._unwritable(error) from error
@@ -175,6 +180,10 @@ class AudioWriter:
     def _discard(self) -> None:
         self._is_closed = True
         self._file.close()
+        self._remove()
+
+    def _remove(self) -> None:
+        self._held.close()
         self._partial.unlink(missing_ok=True)
 
     def _require_room(self, samples: int) -> None:

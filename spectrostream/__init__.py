@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spectrostream.codec import SpectroStream, SpectroStreamConfig
+    from spectrostream.codec import SpectroStream
+    from spectrostream.codec_config import SpectroStreamConfig
     from spectrostream.interface import AudioCodec, Reconstruction
     from spectrostream.quantizer import QuantizerConfig
 
@@ -17,7 +18,7 @@ _HOMES = {
     "QuantizerConfig": "quantizer",
     "Reconstruction": "interface",
     "SpectroStream": "codec",
-    "SpectroStreamConfig": "codec",
+    "SpectroStreamConfig": "codec_config",
 }
 
 

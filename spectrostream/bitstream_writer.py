@@ -27,6 +27,7 @@ from spectrostream.bitstream_format import (
 )
 from spectrostream.entropy_coding import FrequencyTables
 from spectrostream.errors import UserError
+from spectrostream.unfinished import open_beside
 
 LOST = -1
 
@@ -218,12 +219,11 @@ class _FileOutput:
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        # Beside the target, because a rename is atomic only within one filesystem.
-        self.unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
         try:
-            self.stream = self.unfinished.open("wb")
+            self.stream = open_beside(target)
         except OSError as error:
             raise BitstreamError(f"{target} cannot be written: {error.strerror}") from error
+        self.unfinished = Path(self.stream.name)
 
     def put(self, content: bytes) -> None:
         self.stream.write(content)

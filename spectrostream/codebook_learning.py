@@ -1,17 +1,20 @@
 """How the quantizer's codebooks learn: k-means start over collected vectors, moving averages, revival of dead entries.
 
-Everything is agreed between the processes of a distributed run: vectors for k-means are gathered, sufficient statistics
-are summed, and revived entries come from the first process.
+Everything is agreed between the processes of a distributed run: vectors for k-means are gathered, and one sum over all
+processes carries the sufficient statistics and a few vectors of each process, to which dead entries are moved.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
 
 _SMOOTHING = 1e-5  # keeps an average over almost no vectors finite
+# So many entries of a level can be revived in one update. All 1024 at once would double what is exchanged.
+_SPARE_VECTORS = 16
 
 
 class CodebookStatistics(NamedTuple):
@@ -29,6 +32,7 @@ class CodebookLearning(nn.Module):
     """State of the codebooks' learning; all of it is in the state dict, so that a resumed run goes on exactly.
 
     shape: (levels, codebook_size, embedding_dim). usage, sums: moving averages of each entry's count and vector sum.
+    is_frozen: see `freeze`; no part of the state, but of how a run is configured.
     """
 
     usage: Tensor
@@ -51,6 +55,7 @@ class CodebookLearning(nn.Module):
         self.kmeans_iterations = kmeans_iterations
         self.revival_threshold = revival_threshold
         self.is_started = False
+        self.is_frozen = False
         levels, codebook_size, dim = shape
         self.register_buffer("usage", torch.zeros(levels, codebook_size))
         self.register_buffer("sums", torch.zeros(shape))
@@ -61,8 +66,12 @@ class CodebookLearning(nn.Module):
 
     @torch.no_grad()
     def collect(self, vectors: Tensor, codebooks: Tensor) -> None:
-        """Keeps `[n, dim]` vectors of this and, in a distributed run, every process; starts the codebooks when full."""
+        """Keeps `[n, dim]` vectors of this and, in a distributed run, every process; starts the codebooks when full.
+
+        Vectors that are not finite are left out.
+        """
         vectors = gathered(vectors)
+        vectors = vectors[_are_finite(vectors)]
         count = int(self.collected_count)
         taken = vectors[: self.initial_vectors - count]
         self.collected[count : count + len(taken)] = taken
@@ -92,6 +101,12 @@ class CodebookLearning(nn.Module):
         self.sums.copy_(codebooks)
         self._set_started()
 
+    def freeze(self, codebooks: Tensor) -> None:
+        """Leaves the codebooks as they are from now on: `update` does nothing, and nothing is collected."""
+        if not self.is_started:
+            self.adopt(codebooks)
+        self.is_frozen = True
+
     def statistics(self) -> CodebookStatistics:
         """Of the entries' use so far; the same on every process."""
         share = self.usage / self.usage.sum(1, keepdim=True).clamp(min=_SMOOTHING)
@@ -107,31 +122,81 @@ class CodebookLearning(nn.Module):
     def update(self, codebooks: Tensor, indices: Tensor, residuals: Tensor) -> None:
         """Moves `codebooks` towards the mean of what each entry was chosen for.
 
-        indices: `[levels, n]`; residuals: `[levels, n, dim]`, what each level quantized.
+        indices: `[levels, n]`; residuals: `[levels, n, dim]`, what each level quantized. Those that are not finite
+        count as absent.
         """
-        levels, size, dim = codebooks.shape
+        if self.is_frozen:
+            return
+        is_present = _are_finite(residuals)
+        residuals = residuals.masked_fill(~is_present[..., None], 0)
+        shared = _Shared.zeros(self.sums.shape, like=residuals)
+        levels, size = self.usage.shape
         slot = (indices + size * torch.arange(levels, device=indices.device)[:, None]).flatten()
-        counts = torch.zeros(levels * size, device=residuals.device).index_add_(
-            0, slot, torch.ones(slot.shape, device=residuals.device)
-        )
-        sums = torch.zeros(levels * size, dim, device=residuals.device).index_add_(0, slot, residuals.reshape(-1, dim))
-        summed(counts)
-        summed(sums)
-        self.usage.lerp_(counts.view(levels, size), 1 - self.decay)
-        self.sums.lerp_(sums.view(levels, size, dim), 1 - self.decay)
-        self._revive(residuals)
+        shared.counts.view(-1).index_add_(0, slot, is_present.flatten().to(residuals))
+        shared.sums.view(-1, residuals.shape[-1]).index_add_(0, slot, residuals.flatten(0, 1))
+        shared.offer_spare_vectors(residuals, is_present)
+        summed(shared.numbers)
+        self.usage.lerp_(shared.counts, 1 - self.decay)
+        self.sums.lerp_(shared.sums, 1 - self.decay)
+        self._revive(*shared.spare_vectors())
         codebooks.copy_(self.sums / self.usage.clamp(min=_SMOOTHING)[..., None])
 
-    def _revive(self, residuals: Tensor) -> None:
+    def _revive(self, vectors: Tensor, is_there: Tensor) -> None:
+        """Moves dead entries to the vectors `[levels, n, dim]` that are there, one each; the rest wait for a turn."""
         # An equal share of what the level sees; in the same units as `usage`, whatever the batch size.
         share = self.usage.mean(1, keepdim=True)
         is_dead = self.usage < self.revival_threshold * share
-        levels, size = self.usage.shape
-        picks = torch.randint(residuals.shape[1], (levels, size), device=residuals.device)
-        candidates = residuals.gather(1, picks[..., None].expand(-1, -1, residuals.shape[-1]))
-        from_first_process(candidates)
+        turn = (is_dead.cumsum(1) - 1).clamp(0, vectors.shape[1] - 1)
+        is_dead &= is_dead.cumsum(1) <= is_there.sum(1, keepdim=True)
+        moved = vectors.gather(1, turn[..., None].expand(-1, -1, vectors.shape[-1]))
         self.usage.copy_(torch.where(is_dead, share, self.usage))
-        self.sums.copy_(torch.where(is_dead[..., None], candidates * share[..., None], self.sums))
+        self.sums.copy_(torch.where(is_dead[..., None], moved * share[..., None], self.sums))
+
+
+class _Shared(NamedTuple):
+    """What the processes add up in one update: views into `numbers`, so that one exchange serves all.
+
+    counts: `[levels, codebook_size]`, of vectors that chose an entry; sums: `[levels, codebook_size, dim]` of them.
+    spare: `[levels, processes, n, dim]`, a few vectors for dead entries, of which each process fills its own; lots:
+    `[levels, processes, n]`, a random number above 0 for each that is there.
+    """
+
+    numbers: Tensor
+    counts: Tensor
+    sums: Tensor
+    spare: Tensor
+    lots: Tensor
+
+    @classmethod
+    def zeros(cls, shape: torch.Size, *, like: Tensor) -> _Shared:
+        levels, size, dim = shape
+        spare = (levels, process_count(), _SPARE_VECTORS)
+        shapes = ((levels, size), (levels, size, dim), (*spare, dim), spare)
+        lengths = [math.prod(one) for one in shapes]
+        numbers = like.new_zeros(sum(lengths))
+        parts = zip(numbers.split(lengths), shapes, strict=True)
+        return cls(numbers, *(part.view(one) for part, one in parts))
+
+    def offer_spare_vectors(self, vectors: Tensor, is_present: Tensor) -> None:
+        """Fills this process's part with different ones of `[levels, n, dim]`, drawn at random."""
+        levels, count, dim = vectors.shape
+        # Above 0; drawn as one process with the vectors of all would draw them.
+        lots = 1 - own_share(torch.rand(count * process_count(), levels, device=vectors.device)).T
+        drawn = (lots * is_present).topk(min(_SPARE_VECTORS, count), dim=1)
+        place = drawn.indices.shape[1]
+        self.lots[:, _rank(), :place] = drawn.values
+        self.spare[:, _rank(), :place] = vectors.gather(1, drawn.indices[..., None].expand(-1, -1, dim))
+
+    def spare_vectors(self) -> tuple[Tensor, Tensor]:
+        """`[levels, n, dim]` with the highest lots among those of all processes; `[levels, n]`, which are there."""
+        best = self.lots.flatten(1).topk(_SPARE_VECTORS, dim=1)
+        index = best.indices[..., None].expand(-1, -1, self.spare.shape[-1])
+        return self.spare.flatten(1, 2).gather(1, index), best.values > 0
+
+
+def _are_finite(vectors: Tensor) -> Tensor:
+    """`[.., dim]` to `[..]`: whether a vector's squared length is a finite number, so that sums of vectors are too."""
+    return vectors.square().sum(-1).isfinite()
 
 
 def _read_started(module: nn.Module, _incompatible: object) -> None:
@@ -165,26 +230,36 @@ def nearest_entries(vectors: Tensor, codebook: Tensor, squared_norms: Tensor) ->
         return torch.addmm(squared_norms, vectors, codebook.T, alpha=-2).argmin(1)
 
 
-def _is_distributed() -> bool:
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+def process_count() -> int:
+    """Processes that train together."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def _rank() -> int:
+    return distributed.get_rank() if process_count() > 1 else 0
+
+
+def own_share(values: Tensor) -> Tensor:
+    """This process's part of what stands for the examples of all, in the order of their ranks."""
+    return values.chunk(process_count())[_rank()]
 
 
 def summed(tensor: Tensor) -> None:
     """Replaces `tensor` by its sum over all processes."""
-    if _is_distributed():
+    if process_count() > 1:
         distributed.all_reduce(tensor)
 
 
 def gathered(vectors: Tensor) -> Tensor:
     """`[n, dim]` of every process, in the order of their ranks: `[world * n, dim]`."""
-    if not _is_distributed():
+    if process_count() == 1:
         return vectors
-    parts = [torch.empty_like(vectors) for _ in range(distributed.get_world_size())]
+    parts = [torch.empty_like(vectors) for _ in range(process_count())]
     distributed.all_gather(parts, vectors.contiguous())
     return torch.cat(parts)
 
 
 def from_first_process(tensor: Tensor) -> None:
     """Replaces `tensor` by that of rank 0."""
-    if _is_distributed():
+    if process_count() > 1:
         distributed.broadcast(tensor, src=0)

@@ -3,126 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+import operator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spectrostream.codec_config import SpectroStreamConfig
 from spectrostream.codec_stream import CodecStream, DecoderStream, EncoderStream
 from spectrostream.decoder import Decoder
 from spectrostream.encoder import Encoder
 from spectrostream.frontends import FRONT_ENDS, SAMPLES_PER_TOKEN
+from spectrostream.inference import for_inference
 from spectrostream.interface import Reconstruction
-from spectrostream.quantizer import ABSENT, QuantizerConfig, ResidualVectorQuantizer
+from spectrostream.pretrained import LoadedWeights, find_weights
+from spectrostream.quantizer import ABSENT, ResidualVectorQuantizer
 from spectrostream.streaming import Span, StreamState
 
 SAMPLE_RATE = 48000
 PIECE_TOKENS = 250  # `encode` and `decode` go through a long signal in pieces of 10 s, so that memory stays bounded
-
-
-@dataclass(frozen=True)
-class SpectroStreamConfig:
-    """Everything that makes one SpectroStream; the defaults are the released layout.
-
-    frontend: "stft" (complex spectrogram), "waveform", "mdct", or "power_stft" (moduli to the power of 0.3).
-    channels: audio channels of input and output.
-    channel_groups: which channels are seen together from the first convolution on, as lists of channel indices of one
-        size, for instance [[0, 1], [2, 3], [4, 5]] for the pairs of 5.1. Empty: each channel is a group of its own.
-        Fusion joins the groups, the split separates them; weights are shared among groups.
-    encoder_width, decoder_width: features of the outermost block.
-    embedding_dim: features of a token.
-    fusion: encoder block 0..7 before which the groups are joined (7: the bottleneck block); "input": the first
-        convolution sees all channels (the official "no split"); "never": each group has tokens of its own, which share
-        the levels, so that the rate is the same.
-    split: the decoder's mirror image: 0..7, "output" or "never".
-    """
-
-    kind: str = "spectrostream"
-    frontend: str = "stft"
-    channels: int = 2
-    channel_groups: tuple[tuple[int, ...], ...] = ()
-    encoder_width: int = 32
-    decoder_width: int = 64
-    embedding_dim: int = 256
-    fusion: int | str = 6
-    split: int | str = 6
-    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
-
-    def __post_init__(self) -> None:
-        if self.frontend not in FRONT_ENDS:
-            raise ValueError(f"model.frontend = {self.frontend!r} is not known; allowed: {', '.join(FRONT_ENDS)}")
-        for key in ("channels", "encoder_width", "decoder_width", "embedding_dim"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"model.{key} = {getattr(self, key)} is not possible; allowed: 1 or more")
-        self._require_groups()
-        # Lists, as files have them, would make two equal configurations differ.
-        object.__setattr__(self, "channel_groups", tuple(tuple(group) for group in self.channel_groups))
-        for key, outermost in (("fusion", "input"), ("split", "output")):
-            self._require_position(key, outermost)
-
-    def _require_groups(self) -> None:
-        if not self._is_partition():
-            raise ValueError(
-                f"model.channel_groups = {_lists(self.channel_groups)!r} is not possible; allowed: each of the "
-                f"channels 0..{self.channels - 1} once, in groups of one size, or [] for each channel alone"
-            )
-
-    def _is_partition(self) -> bool:
-        groups = self.channel_groups
-        if not isinstance(groups, list | tuple) or not all(isinstance(group, list | tuple) for group in groups):
-            return False
-        members = [channel for group in groups for channel in group]
-        if not all(type(channel) is int for channel in members):  # True is no channel, though it equals one
-            return False
-        is_even = len({len(group) for group in groups}) <= 1
-        return not groups or (is_even and sorted(members) == list(range(self.channels)))
-
-    def _require_position(self, key: str, outermost: str) -> None:
-        value = getattr(self, key)
-        last = self._last_block
-        is_block = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= last
-        if value not in (outermost, "never") and not is_block:
-            raise ValueError(
-                f"model.{key} = {value!r} is not possible: the stack has the strided blocks 0..{last - 1} and the "
-                f"bottleneck block {last}; allowed: 0..{last}, {outermost!r} or 'never'"
-            )
-
-    @property
-    def _last_block(self) -> int:
-        return len(FRONT_ENDS[self.frontend].layout.strides)
-
-    @property
-    def groups(self) -> list[list[int]]:
-        """The channel groups, spelled out."""
-        return [list(group) for group in self.channel_groups] or [[channel] for channel in range(self.channels)]
-
-    @property
-    def encoder_groups(self) -> int:
-        """Groups that the encoder's first convolution sees apart."""
-        return 1 if self.fusion == "input" else len(self.groups)
-
-    @property
-    def decoder_groups(self) -> int:
-        """Groups that the decoder's last convolution sees apart."""
-        return 1 if self.split == "output" else len(self.groups)
-
-    @property
-    def token_groups(self) -> int:
-        """Tokens in a frame: one for each group where they are never joined."""
-        return self.encoder_groups if self.fusion == "never" else 1
-
-    def block_index(self, position: int | str) -> int:
-        """`fusion` or `split` as a block's index, counted as the encoder's; one after the last block for "never"."""
-        if isinstance(position, int):
-            return position
-        return self._last_block + 1 if position == "never" else 0
-
-
-def _lists(value: object) -> object:
-    """As one types it."""
-    return [_lists(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 class SpectroStream(nn.Module):
@@ -173,9 +73,15 @@ class SpectroStream(nn.Module):
 
         A file of ours, the folder of a run, a folder with the officially released files, or a hub id `owner/name`.
         """
-        from spectrostream.weights import load_pretrained
+        found = find_weights(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+        return cls.from_weights(found).eval()
 
-        return load_pretrained(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+    @classmethod
+    def from_weights(cls, weights: LoadedWeights) -> SpectroStream:
+        """A codec of these weights, whose codebooks go on learning from where they are. Raises as they do."""
+        codec = weights.load_into(cls)
+        codec.quantizer.learning.adopt(codec.quantizer.codebooks)
+        return codec
 
     def for_inference(self, *, precision: str = "float32", compile: bool = False) -> SpectroStream:
         """A copy of this codec that encodes and decodes faster, and does nothing else.
@@ -188,8 +94,6 @@ class SpectroStream(nn.Module):
 
         Raises ValueError for another precision.
         """
-        from spectrostream.inference import for_inference
-
         return for_inference(self, precision=precision, compile=compile)
 
     @property
@@ -256,7 +160,7 @@ class SpectroStream(nn.Module):
         A mono signal `[batch, 1, samples]` is tiled to the codec's channels, as in the official implementation.
         levels: how many, or int64 `[batch]`: how many for each example (the others' codes are then -1); or
         kbps: the rate of all channels together, rounded down to whole levels; neither: all levels.
-        Raises ValueError for another number of channels, no samples, or levels that were not trained.
+        Raises ValueError for another number of channels, no samples, or levels that are not whole or were not trained.
         """
         stream = EncoderStream(self, self._chosen_levels(levels, kbps))
         pieces = audio.split(PIECE_TOKENS * SAMPLES_PER_TOKEN, dim=-1)
@@ -287,6 +191,7 @@ class SpectroStream(nn.Module):
             return self.levels_at(kbps)
         chosen = self.levels if levels is None else levels
         if not isinstance(chosen, Tensor):
+            chosen = self._whole(chosen)
             self._require_levels(chosen)
             return chosen
         if chosen.ndim != 1 or chosen.numel() == 0 or chosen.dtype != torch.int64:
@@ -294,6 +199,14 @@ class SpectroStream(nn.Module):
         self._require_levels(int(chosen.min()))
         self._require_levels(int(chosen.max()))
         return chosen
+
+    def _whole(self, levels: int) -> int:
+        try:
+            return operator.index(levels)
+        except TypeError:
+            raise ValueError(
+                f"levels = {levels!r} is no whole number; allowed: 0..{self.levels}, or int64 [batch]"
+            ) from None
 
     def _require_levels(self, levels: int) -> None:
         if not 0 <= levels <= self.levels:

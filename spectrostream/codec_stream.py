@@ -2,16 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spectrostream.frontends import SAMPLES_PER_TOKEN
+from spectrostream.frontends import SAMPLES_PER_TOKEN, FrontEnd
+from spectrostream.quantizer import ResidualVectorQuantizer
 from spectrostream.streaming import StreamState
 
-if TYPE_CHECKING:
-    from spectrostream.codec import SpectroStream
+
+class StreamableCodec(Protocol):
+    """What a stream asks of its codec; `spectrostream.codec.SpectroStream` says what each of them is."""
+
+    frames_per_token: int
+    quantizer: ResidualVectorQuantizer
+
+    @property
+    def frontend(self) -> FrontEnd:
+        """Its look-ahead."""
+
+    @property
+    def encoder(self) -> nn.Module:
+        """Features and a `StreamState` to embeddings."""
+
+    @property
+    def decoder(self) -> nn.Module:
+        """Embeddings and a `StreamState` to features."""
+
+    @property
+    def channels(self) -> int:
+        """Audio channels."""
+
+    def with_all_channels(self, audio: Tensor) -> Tensor:
+        """Audio of the codec's channels, or ValueError."""
+
+    def analysis(self, audio: Tensor) -> Tensor:
+        """Audio to features."""
+
+    def synthesis(self, features: Tensor, state: StreamState | None = None) -> Tensor:
+        """Features to audio."""
+
+    def require_codes(self, codes: Tensor) -> None:
+        """ValueError unless they are this codec's codes."""
+
+    def require_length(self, frames: int, length: int) -> None:
+        """ValueError unless so many frames of codes stand for so many samples."""
 
 
 def require_batch(given: int, streams: int) -> None:
@@ -29,7 +65,7 @@ class EncoderStream:
     levels: as `SpectroStream.encode`'s.
     """
 
-    def __init__(self, codec: SpectroStream, levels: int | Tensor) -> None:
+    def __init__(self, codec: StreamableCodec, levels: int | Tensor) -> None:
         self._codec = codec
         self._levels = levels
         self.reset()
@@ -93,7 +129,7 @@ class DecoderStream:
     The decoder looks one token ahead, so the first token gives no audio yet.
     """
 
-    def __init__(self, codec: SpectroStream) -> None:
+    def __init__(self, codec: StreamableCodec) -> None:
         self._codec = codec
         self.reset()
 
@@ -160,7 +196,7 @@ class CodecStream:
     empty state.
     """
 
-    def __init__(self, codec: SpectroStream, levels: int | Tensor, batch_size: int) -> None:
+    def __init__(self, codec: StreamableCodec, levels: int | Tensor, batch_size: int) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} is not possible; allowed: 1 or more")
         self.batch_size = batch_size

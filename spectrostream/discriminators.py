@@ -14,7 +14,8 @@ from torch.nn import functional as F
 class Judgement(NamedTuple):
     """What a judge says of a batch.
 
-    logits: one tensor `[batch, time]` per scale; high means "real".
+    logits: one tensor `[examples, positions]` per scale; high means "real". An example is a clip or, for judges that
+        hear each channel alone, one channel of it.
     features: per scale the outputs of the hidden layers, first to last; what feature matching compares.
     """
 
@@ -46,22 +47,28 @@ class MultiScaleSTFTConfig:
         for name in ("windows", "multipliers", "frequency_strides", "time_strides"):
             # A configuration file has lists where this class has tuples.
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        _require(self.kind == "multi_scale_stft", "kind", self.kind, "'multi_scale_stft'")
+        require(self.kind == "multi_scale_stft", "kind", self.kind, "'multi_scale_stft'")
         windows_fit = all(window >= 4 and window % 2 == 0 for window in self.windows)
         distinct = len(set(self.windows)) == len(self.windows) > 0
-        _require(
+        require(
             windows_fit and distinct, "windows", self.windows, "one or more different even numbers of samples, >= 4"
         )
-        _require(self.width >= 1, "width", self.width, "1 or more")
-        _require(0 <= self.negative_slope < 1, "negative_slope", self.negative_slope, "0 <= slope < 1")
+        require(self.width >= 1, "width", self.width, "1 or more")
+        require(0 <= self.negative_slope < 1, "negative_slope", self.negative_slope, "0 <= slope < 1")
         blocks = len(self.multipliers)
         for name in ("multipliers", "frequency_strides", "time_strides"):
             values = getattr(self, name)
             fits = len(values) == blocks >= 1 and all(value >= 1 for value in values)
-            _require(fits, name, values, f"{blocks or 'one or more'} numbers >= 1, one for each of the multipliers")
+            require(fits, name, values, f"{blocks or 'one or more'} numbers >= 1, one for each of the multipliers")
+
+    @property
+    def shortest_audio(self) -> int:
+        """Fewest samples that can be judged."""
+        return max(self.windows)
 
 
-def _require(condition: bool, key: str, value: object, allowed: str) -> None:
+def require(condition: bool, key: str, value: object, allowed: str) -> None:
+    """ValueError that quotes the key of the `discriminator` section, its value and what is allowed."""
     if not condition:
         raise ValueError(f"discriminator.{key} is {value!r}; allowed: {allowed}")
 
@@ -82,7 +89,7 @@ class ResidualBlock2d(nn.Module):
         self.first_norm = nn.GroupNorm(1, in_features)
         self.second = nn.Conv2d(in_features, out_features, kernel, stride, padding=1)
         self.second_norm = nn.GroupNorm(1, out_features)
-        self.shortcut = nn.Conv2d(in_features, out_features, 1, stride)
+        self.shortcut = nn.Conv2d(in_features, out_features, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, in, T, F]` to `[batch, out, ceil(T/stride_t), ceil(F/stride_f)]`."""
@@ -91,7 +98,9 @@ class ResidualBlock2d(nn.Module):
         # A rest of a stride at the end still gets a position, here as in the shortcut.
         y = F.pad(y, (0, -bins % self.stride[1], 0, -frames % self.stride[0]))
         y = self.second_norm(self.second(y))
-        return F.leaky_relu(y + self.shortcut(x), self.negative_slope)
+        # Sliced, not strided: torch's strided 1x1 convolution in the channels-last layout ends a CPU process (2.13).
+        shortcut = self.shortcut(x[..., :: self.stride[0], :: self.stride[1]])
+        return F.leaky_relu(y + shortcut, self.negative_slope)
 
 
 class STFTDiscriminator(nn.Module):
@@ -167,14 +176,18 @@ class MultiScaleSTFTDiscriminator(nn.Module):
 
     def forward(self, audio: Tensor) -> Judgement:
         """Judge audio `[batch, channels, samples]`; ValueError if it is shorter than the longest window."""
-        samples = audio.shape[-1]
-        if audio.dim() != 3 or audio.shape[1] != self.channels:
-            expected = f"[batch, {self.channels}, samples]"
-            raise ValueError(f"the discriminator got audio of shape {list(audio.shape)}; it expects {expected}")
-        if samples < max(self.windows):
+        check_audio(audio, self.channels)
+        if audio.shape[-1] < max(self.windows):
             raise ValueError(
-                f"the discriminator got {samples} samples; discriminator.windows is {self.windows}, "
+                f"the discriminator got {audio.shape[-1]} samples; discriminator.windows is {self.windows}, "
                 f"so it needs {max(self.windows)} or more: use longer crops or shorter windows"
             )
         logits, features = zip(*(scale(audio) for scale in self.scales), strict=True)
         return Judgement(list(logits), list(features))
+
+
+def check_audio(audio: Tensor, channels: int) -> None:
+    """ValueError unless audio is `[batch, channels, samples]`."""
+    if audio.dim() != 3 or audio.shape[1] != channels:
+        expected = f"[batch, {channels}, samples]"
+        raise ValueError(f"the discriminator got audio of shape {list(audio.shape)}; it expects {expected}")

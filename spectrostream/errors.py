@@ -1,5 +1,14 @@
-"""The error that a command shows without a traceback."""
+"""Errors that a command shows without a traceback."""
 
 
 class UserError(Exception):
-    """What the user can act on; the message says what was given, what is allowed, what to type."""
+    """What the user can act on; the message says what was given, what is allowed, what to type.
+
+    exit_code: of the command that ends with it. 0 is for a process that leaves the words to another one.
+    """
+
+    exit_code = 1
+
+
+class WeightsError(UserError):
+    """Weights that are missing, foreign or damaged, or that cannot be had; the message says which and what to do."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -80,8 +80,7 @@ class DenseConvolution(nn.Module, ABC):
         super().__init__()
         self.kernel_size: Pair = (kernel.shape[0], kernel.shape[1])
         self.outputs = kernel.shape[3]
-        self.below = below
-        self.padding = max(below, above)
+        self.below, self.above = below, above
         self.gathered = gathered
         self.time_stride = time_stride
         self.frames_multiple = time_stride
@@ -100,9 +99,7 @@ class DenseConvolution(nn.Module, ABC):
         """What is done for every piece of x's shape, on memory that is looked up once."""
         frames, rows, bins, features = x.shape
         whole = -(-frames // self.frames_multiple) * self.frames_multiple
-        width = -(-(bins + self.padding) // self.gathered) * self.gathered
-        # The last row has no next one; its windows end in zeros of their own.
-        tail = (self.kernel_size[1] - 1) * self.gathered
+        width, tail = self.row_layout(bins)
         buffer = state.buffer(self, self.past_frames, whole, (rows * width + tail, features), x)
         past, newest = buffer[: self.past_frames], buffer[whole : whole + self.past_frames]
         room = buffer[self.past_frames :, : rows * width].unflatten(1, (rows, width))
@@ -110,7 +107,7 @@ class DenseConvolution(nn.Module, ABC):
         negative = state.scratch("negative", tuple(x.shape), x)
         positions = rows * width // self.gathered
         dense = buffer.view(len(buffer), -1, self.gathered * features)
-        products = self.products(dense, positions, state, role)
+        products = self.products(dense, rows, positions, state, role)
         given = -(-frames // self.time_stride)
 
         def step(x: Tensor) -> Tensor:
@@ -122,13 +119,22 @@ class DenseConvolution(nn.Module, ABC):
                 after_the_end.zero_()
             y = products()
             past.copy_(newest if whole >= self.past_frames else newest.clone())
-            return y[:given].view(given, rows, positions // rows, -1)
+            return y[:given].view(given, rows, -1, self.outputs)
 
         return step
 
+    def row_layout(self, bins: int) -> Pair:
+        """Bins that a row takes in memory, its zeros included, and bins after the last row."""
+        width = -(-(bins + max(self.below, self.above)) // self.gathered) * self.gathered
+        # The last row has no next one; its windows end in zeros of their own.
+        return width, (self.kernel_size[1] - 1) * self.gathered
+
     @abstractmethod
-    def products(self, dense: Tensor, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
-        """From `[past + T, positions + kf - 1, C]`, as it is when called, to `[T / time_stride, positions, C']`."""
+    def products(self, dense: Tensor, rows: int, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
+        """From `[past + T, positions + kf - 1, C]`, as it is when called, to `[T / time_stride, positions, C']`.
+
+        positions: of all rows together.
+        """
 
 
 class GatheredConvolution(DenseConvolution):
@@ -138,7 +144,7 @@ class GatheredConvolution(DenseConvolution):
         super().__init__(kernel, **arguments)
         self.product = MatrixProduct(kernel.flatten(0, 2), bias)
 
-    def products(self, dense: Tensor, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
+    def products(self, dense: Tensor, rows: int, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
         """See `DenseConvolution.products`."""
         frames = (len(dense) - self.past_frames) // self.time_stride
         time, position, feature = dense.stride()
@@ -148,11 +154,11 @@ class GatheredConvolution(DenseConvolution):
             dense.storage_offset(),
         )
         gathered = state.scratch("windows", tuple(windows.shape), dense)
-        rows = gathered.flatten(2)
+        factors = gathered.flatten(2)
 
         def products() -> Tensor:
             gathered.copy_(windows)
-            return self.product(rows, state, role)
+            return self.product(factors, state, role)
 
         return products
 
@@ -175,7 +181,7 @@ class WinogradConvolution(DenseConvolution):
         self.register_buffer("input_matrix", winograd.input_matrix().to(kernel))
         self.register_buffer("output_matrix", winograd.output_matrix().to(kernel))
 
-    def products(self, dense: Tensor, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
+    def products(self, dense: Tensor, rows: int, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
         """See `DenseConvolution.products`; T a multiple of four."""
         tiles, seen = (len(dense) - self.past_frames) // winograd.TILE, dense.shape[1]
         frames = [dense[tile * winograd.TILE :][: winograd.POINTS].flatten(1) for tile in range(tiles)]
@@ -220,7 +226,7 @@ class DirectConvolution(DenseConvolution):
     def _weight(self, kernel: Tensor) -> Tensor:
         return kernel.permute(3, 2, 0, 1)
 
-    def products(self, dense: Tensor, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
+    def products(self, dense: Tensor, rows: int, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
         """See `DenseConvolution.products`."""
         # Time and position are the two axes of one picture, its features already innermost.
         picture = dense.permute(2, 0, 1).unsqueeze(0)
@@ -234,7 +240,7 @@ class ThinConvolution(DirectConvolution):
         # [kf * C', C, kt, 1]
         return kernel.permute(1, 3, 2, 0).flatten(0, 1).unsqueeze(-1)
 
-    def products(self, dense: Tensor, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
+    def products(self, dense: Tensor, rows: int, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
         """See `DenseConvolution.products`."""
         picture = dense.permute(2, 0, 1).unsqueeze(0)
         frames, seen, taps = len(dense) - self.past_frames, dense.shape[1], self.kernel_size[1]
@@ -252,10 +258,17 @@ class ThinConvolution(DirectConvolution):
 class FastConvolution(nn.Module):
     """A `Convolution` or `TransposedConvolution` of the codec, ELU first if asked, on `[T, rows, F, C]`.
 
-    full_rate: the input has a whole token's frames at once, four or a multiple.
+    full_rate: the input has a whole token's frames at once, four or a multiple. kind: how it is computed.
     """
 
-    def __init__(self, layer: Convolution | TransposedConvolution, *, full_rate: bool, activate: bool = True) -> None:
+    def __init__(
+        self,
+        layer: Convolution | TransposedConvolution,
+        *,
+        full_rate: bool,
+        activate: bool = True,
+        kind: ConvolutionKind | None = None,
+    ) -> None:
         super().__init__()
         self.stride = layer.stride
         self.is_transposed = isinstance(layer, TransposedConvolution)
@@ -263,12 +276,14 @@ class FastConvolution(nn.Module):
         below, above = frequency_padding(layer.weight.shape[3], layer.stride[1])
         # A transposed layer's output starts this many bins before its first input.
         self.crop = below if self.is_transposed and layer.stride[1] > 1 else 0
-        kind = _kind(kernel, full_rate=full_rate, is_strided=layer.stride != (1, 1))
-        self.dense = kind(
+        if self.is_transposed:
+            below = above = min(1, kernel.shape[1] - 1)
+        chosen = (kind or float32_kind)(kernel, full_rate=full_rate, is_strided=layer.stride != (1, 1))
+        self.dense = chosen(
             kernel,
             bias,
-            below=1 if self.is_transposed else below,
-            above=1 if self.is_transposed else above,
+            below=below,
+            above=above,
             gathered=1 if self.is_transposed else layer.stride[1],
             time_stride=1 if self.is_transposed else layer.stride[0],
             past=layer.past_frames,
@@ -291,10 +306,15 @@ class FastConvolution(nn.Module):
 _FEW = 8  # features; a matrix product needs more to fill its registers
 
 
-def _kind(
-    kernel: Tensor, *, full_rate: bool, is_strided: bool
-) -> type[GatheredConvolution] | type[WinogradConvolution] | type[DirectConvolution]:
-    """The fastest way for a dense kernel `[kt, kf, C, C']`."""
+class ConvolutionKind(Protocol):
+    """Chooses a subclass of `DenseConvolution` for a dense kernel `[kt, kf, C, C']`."""
+
+    def __call__(self, kernel: Tensor, *, full_rate: bool, is_strided: bool) -> Callable[..., DenseConvolution]:
+        """full_rate: as for `FastConvolution`; is_strided: along time or frequency."""
+
+
+def float32_kind(kernel: Tensor, *, full_rate: bool, is_strided: bool) -> Callable[..., DenseConvolution]:
+    """The fastest way in float32."""
     if full_rate and kernel.shape[0] == winograd.TAPS:
         return WinogradConvolution
     if not is_strided and kernel.shape[3] < _FEW:

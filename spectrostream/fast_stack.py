@@ -7,37 +7,58 @@ the cache from layer to layer. Where it has fewer, weights are larger than frame
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spectrostream.convolution import Convolution
+from spectrostream.convolution import Convolution, TransposedConvolution
 from spectrostream.decoder import Decoder, DecoderBlock
 from spectrostream.encoder import Encoder, EncoderBlock, TokenProjection
-from spectrostream.fast_layers import FastConvolution, MatrixProduct
+from spectrostream.fast_layers import ConvolutionKind, FastConvolution, MatrixProduct, float32_kind
+from spectrostream.int8_layers import Int8MatrixProduct, int8_kind
 from spectrostream.streaming import Span, StreamState
 from spectrostream.winograd import TILE
 
 PIECE_TOKENS = 50  # that go through the rest at once: the gathered windows of more would be large
-STEP_TOKENS = 4  # that go through the full-rate part at once: frames stay in the cache, calls are few
 
 
-def pointwise(layer: Convolution, scale: float = 1.0) -> MatrixProduct:
-    """A 1x1 convolution on `[..., C]`. scale: of its input, taken into the weights."""
-    return MatrixProduct(layer.weight.detach().flatten(1).T * scale, layer.bias.detach().clone())
+@dataclass(frozen=True)
+class Arithmetic:
+    """How the layers inside a stack compute; the outermost convolutions are float32.
+
+    step_tokens: that go through the full-rate part at once: frames stay in the cache, calls are few.
+    """
+
+    kind: ConvolutionKind
+    product: Callable[[Tensor, Tensor], MatrixProduct | Int8MatrixProduct]
+    step_tokens: int
+
+    def convolution(self, layer: Convolution | TransposedConvolution, *, full_rate: bool) -> FastConvolution:
+        """See `FastConvolution`."""
+        return FastConvolution(layer, full_rate=full_rate, kind=self.kind)
+
+    def pointwise(self, layer: Convolution, scale: float = 1.0) -> MatrixProduct | Int8MatrixProduct:
+        """A 1x1 convolution on `[..., C]`. scale: of its input, taken into the weights."""
+        return self.product(layer.weight.detach().flatten(1).T * scale, layer.bias.detach().clone())
+
+
+FLOAT32 = Arithmetic(float32_kind, MatrixProduct, step_tokens=4)
+INT8 = Arithmetic(int8_kind, Int8MatrixProduct, step_tokens=1)
 
 
 class FastEncoderBlock(nn.Module):
     """`EncoderBlock` on `[T, rows, F, C]`."""
 
-    def __init__(self, block: EncoderBlock, *, full_rate: bool) -> None:
+    def __init__(self, block: EncoderBlock, arithmetic: Arithmetic, *, full_rate: bool) -> None:
         super().__init__()
         self.stride = block.stride
         self.scale = 1 / (block.stride[0] * block.stride[1])
-        self.convolution = FastConvolution(block.convolution, full_rate=full_rate)
-        self.resampling = FastConvolution(block.resampling, full_rate=full_rate)
-        self.shortcut = None if block.shortcut is None else pointwise(block.shortcut, self.scale)
+        self.convolution = arithmetic.convolution(block.convolution, full_rate=full_rate)
+        self.resampling = arithmetic.convolution(block.resampling, full_rate=full_rate)
+        self.shortcut = None if block.shortcut is None else arithmetic.pointwise(block.shortcut, self.scale)
 
     def forward(self, x: Tensor, state: StreamState, role: str) -> Tensor:
         """See `EncoderBlock.forward`."""
@@ -65,13 +86,13 @@ class FastEncoderBlock(nn.Module):
 class FastDecoderBlock(nn.Module):
     """`DecoderBlock` on `[T, rows, F, C]`."""
 
-    def __init__(self, block: DecoderBlock, *, full_rate: bool) -> None:
+    def __init__(self, block: DecoderBlock, arithmetic: Arithmetic, *, full_rate: bool) -> None:
         super().__init__()
         self.stride = block.stride
         is_full = full_rate and block.stride[0] == 1
-        self.resampling = FastConvolution(block.resampling, full_rate=is_full)
-        self.convolution = FastConvolution(block.convolution, full_rate=full_rate)
-        self.shortcut = None if block.shortcut is None else pointwise(block.shortcut)
+        self.resampling = arithmetic.convolution(block.resampling, full_rate=is_full)
+        self.convolution = arithmetic.convolution(block.convolution, full_rate=full_rate)
+        self.shortcut = None if block.shortcut is None else arithmetic.pointwise(block.shortcut)
 
     def forward(self, x: Tensor, state: StreamState, role: str) -> Tensor:
         """See `DecoderBlock.forward`."""
@@ -88,10 +109,11 @@ class FastDecoderBlock(nn.Module):
 class FastProjection(nn.Module):
     """`TokenProjection` on `[..., C]`."""
 
-    def __init__(self, projection: TokenProjection) -> None:
+    def __init__(self, projection: TokenProjection, arithmetic: Arithmetic) -> None:
         super().__init__()
         self.activate_input = projection.activate_input
-        self.skip, self.first, self.second = map(pointwise, (projection.skip, projection.first, projection.second))
+        layers = projection.skip, projection.first, projection.second
+        self.skip, self.first, self.second = map(arithmetic.pointwise, layers)
 
     def forward(self, x: Tensor, state: StreamState) -> Tensor:
         """See `TokenProjection.forward`."""
@@ -106,17 +128,18 @@ ROLES = ("even", "odd")
 class FastEncoder(nn.Module):
     """`Encoder`, for inference."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, arithmetic: Arithmetic = FLOAT32) -> None:
         super().__init__()
         self.groups = encoder.groups
+        self.step_frames = arithmetic.step_tokens * TILE
         self.fusion = encoder.fusion
         self.full_rate_blocks = _leading([block.stride[0] == 1 for block in encoder.stack])
         self.first = FastConvolution(encoder.first, full_rate=False, activate=False)
         self.blocks = nn.ModuleList(
-            FastEncoderBlock(block, full_rate=index < self.full_rate_blocks)
+            FastEncoderBlock(block, arithmetic, full_rate=index < self.full_rate_blocks)
             for index, block in enumerate(encoder.stack)
         )
-        self.projection = FastProjection(encoder.projection)
+        self.projection = FastProjection(encoder.projection, arithmetic)
         earliest, latest = encoder.input_span(0, 0)
         self._span = earliest, latest, latest + 1
 
@@ -129,7 +152,7 @@ class FastEncoder(nn.Module):
     def _piece(self, features: Tensor, state: StreamState) -> Tensor:
         # [batch, groups * C, T, F] -> [T, batch * groups, F, C]
         x = features.unflatten(1, (self.groups, -1)).flatten(0, 1).permute(2, 0, 3, 1)
-        steps = x.split(STEP_TOKENS * TILE)
+        steps = x.split(self.step_frames)
         x = torch.cat([self._full_rate(step, state) for step in steps])
         x = self._through(x, self.full_rate_blocks, len(self.blocks), state)
         embeddings = self.projection(x.flatten(2), state)  # [tokens, rows, embedding_dim]
@@ -156,17 +179,18 @@ class FastEncoder(nn.Module):
 class FastDecoder(nn.Module):
     """`Decoder`, for inference."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, arithmetic: Arithmetic = FLOAT32) -> None:
         super().__init__()
         self.groups = decoder.groups
+        self.step_frames = arithmetic.step_tokens * TILE
         self.token_bins = decoder.token_bins
         self.split_index = decoder.split_index
         self.separates_tokens = decoder.separates_tokens
         strides = [block.stride[0] for block in decoder.stack]
         self.full_rate_start = len(strides) - _leading([stride == 1 for stride in reversed(strides)])
-        self.projection = FastProjection(decoder.projection)
+        self.projection = FastProjection(decoder.projection, arithmetic)
         self.blocks = nn.ModuleList(
-            FastDecoderBlock(block, full_rate=index >= self.full_rate_start)
+            FastDecoderBlock(block, arithmetic, full_rate=index >= self.full_rate_start)
             for index, block in enumerate(decoder.stack)
         )
         self.last = FastConvolution(decoder.last, full_rate=False)
@@ -188,7 +212,7 @@ class FastDecoder(nn.Module):
         if self.split_index == -1 and not self.separates_tokens:
             x = x.unflatten(2, (self.groups, -1)).flatten(1, 2)
         x = self._through(x.unflatten(2, (self.token_bins, -1)), 0, self.full_rate_start, state)
-        steps = x.clone().split(STEP_TOKENS * TILE)  # the steps write over x
+        steps = x.clone().split(self.step_frames)  # the steps write over x
         x = torch.cat([self._full_rate(step, state) for step in steps])
         # [T, batch * groups, F, C] -> [batch, groups * C, T, F]
         return x.permute(1, 3, 0, 2).unflatten(0, (batch, -1)).flatten(1, 2)

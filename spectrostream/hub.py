@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-from spectrostream.official_files import OFFICIAL_FOLDER, OFFICIAL_NAMES, WeightsError
+from spectrostream.errors import WeightsError
+from spectrostream.official_files import OFFICIAL_FOLDER, OFFICIAL_NAMES
 
 OFFICIAL_REPOSITORY = "google/magenta-realtime-2"
 OWN_NAME = "codec.safetensors"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,35 @@ from torch import Tensor, nn
 from spectrostream.decoder import Decoder
 from spectrostream.encoder import Encoder
 from spectrostream.fast_stack import FastDecoder, FastEncoder
+from spectrostream.frontends import FrontEnd
+from spectrostream.quantizer import ResidualVectorQuantizer
 from spectrostream.streaming import StreamState
 
-if TYPE_CHECKING:
-    from spectrostream.codec import SpectroStream
-
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class TrainedCodec(Protocol):
+    """What is asked of the module that is made fast; `spectrostream.codec.SpectroStream` is one."""
+
+    encoder: Encoder
+    decoder: Decoder
+    quantizer: ResidualVectorQuantizer
+
+    @property
+    def frontend(self) -> FrontEnd:
+        """Its layout."""
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """See `torch.nn.Module`."""
+
+    def eval(self) -> Self:
+        """See `torch.nn.Module`."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """See `torch.nn.Module`."""
+
+
+C = TypeVar("C", bound=TrainedCodec)
 
 
 class LibraryStack(nn.Module):
@@ -37,7 +60,7 @@ class LibraryStack(nn.Module):
         return y.float()
 
 
-def for_inference(codec: SpectroStream, *, precision: str = "float32", compile: bool = False) -> SpectroStream:
+def for_inference(codec: C, *, precision: str = "float32", compile: bool = False) -> C:
     """See `SpectroStream.for_inference`."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision = {precision!r} is not known; allowed: {', '.join(PRECISIONS)}")
@@ -52,7 +75,7 @@ def for_inference(codec: SpectroStream, *, precision: str = "float32", compile: 
     return _with_stacks(codec, encoder, decoder)
 
 
-def _with_stacks(codec: SpectroStream, encoder: nn.Module, decoder: nn.Module) -> SpectroStream:
+def _with_stacks(codec: C, encoder: nn.Module, decoder: nn.Module) -> C:
     """A copy with other stacks, and without copies of what only learning needs."""
     left_out = (codec.encoder, codec.decoder, codec.quantizer.learning)
     fast = copy.deepcopy(codec, {id(module): nn.Identity() for module in left_out})

@@ -1,6 +1,7 @@
-"""Training losses: hinge, feature matching and multi-scale mel, each a mean over scales; all in float32.
+"""The paper's training losses: hinge, feature matching and multi-scale mel, each a mean over scales; all in float32.
 
-The commitment loss is the quantizer's own and arrives with its result.
+The commitment loss is the quantizer's own and arrives with its result. DAC's losses are in `dac_losses.py`;
+`objectives.py` says which belong together.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class MultiScaleMelLoss(nn.Module):
         Each channel counts as an example of its own. ValueError if the shapes differ or if the audio is not longer than
         half the longest window.
         """
-        self._check(decoded, original)
+        check_comparable(decoded, original, max(self.windows))
         magnitude, log_magnitude = [], []
         with torch.autocast(decoded.device.type, enabled=False):
             for window in self.windows:
@@ -136,24 +137,36 @@ class MultiScaleMelLoss(nn.Module):
 
     def mel_spectrogram(self, audio: Tensor, window: int) -> Tensor:
         """`[batch, channels, samples]` to magnitudes `[batch * channels, 1 + samples // (window/4), filters]`."""
-        ends = (window // 2, window // 2)
-        padded = F.pad(audio.float().flatten(0, 1), ends, mode="reflect")
-        # [batch * channels, frames, window]; on a CPU the gradient of unfold and rfft is faster than that of torch.stft
-        frames = padded.unfold(-1, window, window // 4) * self.get_buffer(f"hann_{window}").float()
-        # abs has a zero (sub)gradient at 0, so silence is safe
-        return torch.fft.rfft(frames).abs() @ self.get_buffer(f"filters_{window}").float()
+        return mel_magnitudes(audio, self.get_buffer(f"hann_{window}"), self.get_buffer(f"filters_{window}"))
 
-    def _check(self, decoded: Tensor, original: Tensor) -> None:
-        shapes = f"{list(decoded.shape)} and {list(original.shape)}"
-        if decoded.shape != original.shape or decoded.dim() != 3:
-            raise ValueError(
-                f"the mel loss got audio of shapes {shapes}; both must be the same [batch, channels, samples]"
-            )
-        if decoded.shape[-1] <= max(self.windows) // 2:
-            needed = max(self.windows) // 2 + 1
-            raise ValueError(
-                f"the mel loss got {decoded.shape[-1]} samples; it needs {needed} or more: use longer crops"
-            )
+
+def check_comparable(decoded: Tensor, original: Tensor, longest_window: int) -> None:
+    """ValueError unless both are the same `[batch, channels, samples]`, longer than half of `longest_window`."""
+    shapes = f"{list(decoded.shape)} and {list(original.shape)}"
+    if decoded.shape != original.shape or decoded.dim() != 3:
+        raise ValueError(f"the mel loss got audio of shapes {shapes}; both must be the same [batch, channels, samples]")
+    needed = shortest_for(longest_window)
+    if decoded.shape[-1] < needed:
+        raise ValueError(f"the mel loss got {decoded.shape[-1]} samples; it needs {needed} or more: use longer crops")
+
+
+def shortest_for(window: int) -> int:
+    """Fewest samples that can be reflected by half of `window` at each end."""
+    return window // 2 + 1
+
+
+def mel_magnitudes(audio: Tensor, window: Tensor, filters: Tensor) -> Tensor:
+    """`[batch, channels, samples]` to `[batch * channels, 1 + samples // hop, filters]`; call it without autocast.
+
+    Unscaled STFT, centred with reflected ends, hop of a quarter of `window`: its magnitudes through `filters`
+    `[window/2 + 1, filters]`.
+    """
+    size = len(window)
+    padded = F.pad(audio.float().flatten(0, 1), (size // 2, size // 2), mode="reflect")
+    # [batch * channels, frames, window]; on a CPU the gradient of unfold and rfft is faster than that of torch.stft
+    frames = padded.unfold(-1, size, size // 4) * window.float()
+    # abs has a zero (sub)gradient at 0, so silence is safe
+    return torch.fft.rfft(frames).abs() @ filters.float()
 
 
 def _mel_filters(window: int, mels: int, sample_rate: int) -> Tensor:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from spectrostream.codec import SAMPLE_RATE, SpectroStream, SpectroStreamConfig
+from spectrostream.codec import SAMPLE_RATE, SpectroStream
+from spectrostream.codec_config import SpectroStreamConfig
 from spectrostream.errors import UserError
 from spectrostream.frontends import SAMPLES_PER_TOKEN
 from spectrostream.quantizer import QuantizerConfig

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from torch import Tensor, nn
 
-from spectrostream.codec import SpectroStream
-from spectrostream.errors import UserError
-from spectrostream.official_weights import CODEBOOK_PATHS, from_official, official_params
+from spectrostream.codec_config import SpectroStreamConfig
+from spectrostream.errors import WeightsError
+from spectrostream.official_weights import CODEBOOK_PATHS, OfficialWeights, official_params, official_weights
 
 logger = logging.getLogger(__name__)
+M = TypeVar("M", bound=nn.Module)
 
 OFFICIAL_FOLDER = "resources/spectrostream"  # where the official repository keeps the files
-
-
-class WeightsError(UserError):
-    """Weights that are missing, foreign or damaged, or that cannot be had; the message says which and what to do."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,21 @@ RELEASED = (
 OFFICIAL_NAMES = tuple(file.name for file in RELEASED)
 
 
-def load_official(folder: Path) -> SpectroStream:
-    """The codec in a folder's `encoder`, `decoder` and `quantizer.safetensors`, in evaluation mode.
+@dataclass(frozen=True)
+class ReleasedWeights:
+    """What the three files of a folder hold."""
+
+    folder: Path
+    weights: OfficialWeights
+
+    def load_into(self, build: Callable[[SpectroStreamConfig], M]) -> M:
+        """See `OfficialWeights.load_into`; raises WeightsError naming the folder."""
+        with _naming(self.folder):
+            return self.weights.load_into(build)
+
+
+def read_official(folder: Path) -> ReleasedWeights:
+    """The weights in a folder's `encoder`, `decoder` and `quantizer.safetensors`.
 
     Widths, channels, fusion and split point follow from the shapes. Raises WeightsError naming the file that is
     missing, damaged or foreign, and if the decoder's copy of the codebooks is not the quantizer's.
@@ -67,8 +81,14 @@ def load_official(folder: Path) -> SpectroStream:
             f"{folder} mixes two codecs: decoder.safetensors and quantizer.safetensors hold different codebooks; "
             "take all three files from one release"
         )
+    with _naming(folder):
+        return ReleasedWeights(folder, official_weights(params))
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
     try:
-        return from_official(params).eval()
+        yield
     except ValueError as error:
         raise WeightsError(f"{folder} holds no official SpectroStream: {error}") from error
 
@@ -132,14 +152,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_official(codec: SpectroStream, folder: Path) -> None:
-    """Writes the codec as the official release is laid out, for the official code and for `load_official`.
-
-    Raises WeightsError for a codec that this layout cannot express: another front-end than the STFT, channel groups,
-    "never".
-    """
+def write_official(folder: Path, config: SpectroStreamConfig, state: Mapping[str, Tensor]) -> None:
+    """Writes a codec's state as the release is laid out; see `spectrostream.weights.save_official`."""
     try:
-        params = {f"params/{path}": value for path, value in official_params(codec).items()}
+        params = {f"params/{path}": value for path, value in official_params(config, state).items()}
     except ValueError as error:
         raise WeightsError(str(error)) from error
     params[f"params/{CODEBOOK_PATHS[1]}"] = params[f"params/{CODEBOOK_PATHS[0]}"]

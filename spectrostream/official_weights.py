@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spectrostream.codec import SpectroStream, SpectroStreamConfig
+from spectrostream.codec_config import SpectroStreamConfig
 from spectrostream.quantizer import QuantizerConfig
+
+M = TypeVar("M", bound=nn.Module)
 
 _BOTTLENECK = 7  # index of the encoder block after the seven strided ones
 # Official module path and ours; the leaves conv/kernel and conv/bias are weight and bias.
@@ -90,17 +94,16 @@ def _our_layout(path: str, value: Tensor) -> Tensor:
     return value.permute(3, 2, 0, 1).contiguous()
 
 
-def official_params(codec: SpectroStream) -> dict[str, np.ndarray]:
-    """The inverse of `from_official`: official paths (without `params/`) and float32 arrays, kernels HWIO.
+def official_params(config: SpectroStreamConfig, state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """The inverse of `official_weights`: official paths (without `params/`) and float32 arrays, kernels HWIO.
 
-    The codebooks are there once, as `quantizer/embedding`. Raises ValueError for a codec that the official layout
-    cannot express.
+    state: a codec's `state_dict()`. The codebooks come once, as `quantizer/embedding`. Raises ValueError for a codec
+    that the official layout cannot express.
     """
-    _require_official_layout(codec.config)
-    params = {CODEBOOK_PATHS[0]: codec.quantizer.codebooks}
+    _require_official_layout(config)
+    params = {CODEBOOK_PATHS[0]: state["quantizer.codebooks"]}
     for half in ("encoder", "decoder"):
-        state = getattr(codec, half).state_dict(prefix=f"{half}.")
-        for module in sorted({name.rpartition(".")[0] for name in state}):
+        for module in sorted({name.rpartition(".")[0] for name in state if name.startswith(f"{half}.")}):
             weight = state[f"{module}.weight"]
             path = _official_module(module, weight)
             params[f"{path}/conv/kernel"] = _official_kernel(path, weight)
@@ -191,43 +194,49 @@ def _input_width(state: Mapping[str, Tensor], index: int) -> int:
     return weight.shape[1 if index == 0 else 0]
 
 
-def from_official(params: Mapping[str, np.ndarray]) -> SpectroStream:
-    """A codec with the official parameters; widths, channels, fusion and split point, levels inferred from the shapes.
+@dataclass(frozen=True)
+class OfficialWeights:
+    """The configuration that official parameters belong to, and the parameters as a codec's `state_dict()` has them.
 
-    params: official path to array, for instance `decoder/decoder_0/conv2d_3x3/conv/kernel`. A half that is missing
-    altogether (an encoder-only set) stays at its random initialisation. Raises ValueError for an incomplete half and
-    for shapes that do not fit together.
+    A half, encoder or decoder, may be missing altogether.
     """
+
+    config: SpectroStreamConfig
+    state: dict[str, Tensor]
+
+    def load_into(self, build: Callable[[SpectroStreamConfig], M]) -> M:
+        """What `build` makes of the configuration, with these parameters; a missing half stays as it was built.
+
+        Raises ValueError for an incomplete half and for shapes that do not fit together.
+        """
+        module = build(self.config)
+        expected = module.state_dict()
+        self._require_shapes(expected)
+        for half in ("encoder.", "decoder."):
+            self._require_whole(half, expected)
+        module.load_state_dict(self.state, strict=False)
+        return module
+
+    def _require_shapes(self, expected: Mapping[str, Tensor]) -> None:
+        misfit = "the shapes of the parameters do not fit together"
+        for name, value in self.state.items():
+            if name not in expected:
+                raise ValueError(f"{misfit}: {name} has no place in {self.config}")
+            if value.shape != expected[name].shape:
+                raise ValueError(
+                    f"{misfit}: {name} is {list(value.shape)}, the others ask for {list(expected[name].shape)}"
+                )
+
+    def _require_whole(self, half: str, expected: Mapping[str, Tensor]) -> None:
+        missing = [name for name in expected.keys() - self.state.keys() if name.startswith(half)]
+        if missing and any(name.startswith(half) for name in self.state):
+            raise ValueError(f"the parameters are incomplete: nothing maps onto {min(missing)}")
+
+
+def official_weights(params: Mapping[str, np.ndarray]) -> OfficialWeights:
+    """Official paths and arrays as a configuration and our names. Raises ValueError, see `official_state`."""
     state = official_state(params)
     try:
-        config = official_config(state)
+        return OfficialWeights(official_config(state), state)
     except KeyError as error:
         raise ValueError(f"the parameters are incomplete: nothing maps onto {error.args[0]}") from None
-    codec = SpectroStream(config)
-    _require_shapes(codec, state)
-    for half in ("encoder", "decoder"):
-        own = {name.removeprefix(f"{half}."): value for name, value in state.items() if name.startswith(f"{half}.")}
-        if own:
-            _load_half(getattr(codec, half), half, own)
-    codec.quantizer.codebooks.copy_(state["quantizer.codebooks"])
-    codec.quantizer.learning.adopt(codec.quantizer.codebooks)
-    return codec
-
-
-def _load_half(module: nn.Module, half: str, state: dict[str, Tensor]) -> None:
-    missing = module.state_dict().keys() - state.keys()
-    if missing:
-        raise ValueError(f"the parameters are incomplete: nothing maps onto {half}.{min(missing)}")
-    module.load_state_dict(state)
-
-
-def _require_shapes(codec: SpectroStream, state: Mapping[str, Tensor]) -> None:
-    expected = codec.state_dict()
-    for name, value in state.items():
-        if name not in expected:
-            raise ValueError(f"the shapes of the parameters do not fit together: {name} has no place in {codec.config}")
-        if value.shape != expected[name].shape:
-            raise ValueError(
-                f"the shapes of the parameters do not fit together: {name} is {list(value.shape)}, the others ask for "
-                f"{list(expected[name].shape)}"
-            )

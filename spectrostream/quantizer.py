@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spectrostream.codebook_learning import CodebookLearning, nearest_entries
+from spectrostream.codebook_learning import CodebookLearning, nearest_entries, own_share, process_count, summed
 from spectrostream.convolution import join_groups, separate_groups
 
 ABSENT = -1  # the code of a level that was dropped, or lost on the way: it adds nothing
@@ -197,9 +197,13 @@ class ResidualVectorQuantizer(nn.Module):
         return Quantized(seen.to(embeddings.dtype), codes, loss, is_started=True)
 
     def _draw(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Levels and bypass of every token, `[batch * token_groups]`; the tokens of an example share its draw."""
-        levels = self.level_choices[torch.randint(len(self.level_choices), (batch,), device=device)]
-        is_bypassed = torch.rand(batch, device=device) < self.config.bypass_probability
+        """Levels and bypass of every token, `[batch * token_groups]`; the tokens of an example share its draw.
+
+        Processes with equal random states draw for all their examples what one process with these would draw.
+        """
+        everywhere = batch * process_count()
+        levels = self.level_choices[own_share(torch.randint(len(self.level_choices), (everywhere,), device=device))]
+        is_bypassed = own_share(torch.rand(everywhere, device=device)) < self.config.bypass_probability
         turn = torch.arange(self.token_groups, device=device)
         own_levels = (levels[:, None] - turn + self.token_groups - 1).div(self.token_groups, rounding_mode="floor")
         return own_levels.flatten(), is_bypassed.repeat_interleave(self.token_groups)
@@ -223,10 +227,13 @@ def commitment_loss(embeddings: Tensor, partial_sums: Tensor, levels: Tensor, co
     """Mean squared distance of an embedding from its quantization after 1, 2, .. levels, over the levels drawn.
 
     embeddings: `[batch, frames, dim]`; partial_sums: `[levels, batch, frames, dim]`, no gradient; levels: `[batch]`;
-    counts: bool `[batch]`, examples that take part. Zero if none does, and for an example without levels.
+    counts: bool `[batch]`, examples that take part. Zero if none does, and for an example without levels. Between
+    processes it is the average of theirs that is the loss of all examples: they share one count.
     """
     distances = (embeddings - partial_sums.detach()).square().mean((2, 3))  # [levels, batch]
     index = torch.arange(1, partial_sums.shape[0] + 1, device=levels.device)[:, None]
     active = (index <= levels) & counts
     per_example = (distances * active).sum(0) / levels.clamp(min=1)
-    return per_example.sum() / counts.sum().clamp(min=1)
+    everywhere = counts.sum().float()
+    summed(everywhere)
+    return per_example.sum() * process_count() / everywhere.clamp(min=1)

@@ -161,7 +161,7 @@ class Dac(nn.Module):
         Raises ValueError for another number of channels or levels that were not trained.
         """
         levels = self.levels if levels is None else levels
-        if not 1 <= levels <= self.levels:
+        if levels not in range(1, self.levels + 1):
             raise ValueError(
                 f"levels = {levels} is not possible: this DAC has {self.levels}; allowed: 1..{self.levels}"
             )

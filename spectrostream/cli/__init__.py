@@ -22,7 +22,8 @@ _BROKEN_PIPE = 141  # 128 + SIGPIPE
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code.
 
-    0; 1 for an explained mistake; 2 from argparse; 130 when interrupted; 141 when the reader of a pipe has gone.
+    0; 1 for an explained mistake; 2 from argparse; 75 for a training that made room and goes on when started again; 130
+    when interrupted; 141 when the reader of a pipe has gone.
     """
     parsed = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(last_line, markup=False, highlight=False, soft_wrap=True)
         sys.stdout.flush()
     except UserError as error:
-        return _failed(str(error))
+        return _failed(str(error), error.exit_code)
     except BrokenPipeError:
         return _reader_has_gone()
     except OSError as error:  # no permission, no space, a folder where a file should be
@@ -47,9 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _failed(message: str) -> int:
-    sys.stderr.write(f"error: {message}\n")
-    return 1
+def _failed(message: str, exit_code: int = 1) -> int:
+    if exit_code:
+        sys.stderr.write(f"error: {message}\n")
+    return exit_code
 
 
 def _reader_has_gone() -> int:

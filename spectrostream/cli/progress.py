@@ -1,4 +1,4 @@
-"""The progress bar over seconds of audio; nothing where there is no terminal."""
+"""Progress bars: their one style, and the bar over seconds of audio; nothing where there is no terminal."""
 
 from __future__ import annotations
 
@@ -13,6 +13,23 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+
+def progress_bar(console: Console, *columns: ProgressColumn, speed_seconds: float = 30.0) -> Progress:
+    """What is done, a bar, `columns`, the time it took and the time that is left.
+
+    speed_seconds: how far back the speed is looked at.
+    """
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        speed_estimate_period=speed_seconds,
+        disable=not console.is_terminal,
+    )
 
 
 class _AudioSeconds(ProgressColumn):
@@ -32,15 +49,7 @@ class AudioProgress:
     """
 
     def __init__(self, console: Console, seconds: float | None) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            _AudioSeconds(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self._progress = progress_bar(console, _AudioSeconds())
         self._bar = self._progress.add_task("", total=seconds)
 
     def __enter__(self) -> AudioProgress:

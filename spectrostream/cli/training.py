@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _TRAIN = """  spectrostream train config=tiny out=runs/tiny
   spectrostream train config=small data.root=/music out=runs/small training.max_steps=200000 trainer.devices=2
   spectrostream train config=tiny out=runs/fusion3 model.fusion=3
+  spectrostream train config=tiny out=runs/finer training.start_from=runs/tiny "training.freeze=[encoder,codebooks]"
 
 Started again with the same words, it goes on where it stopped."""
 _ABLATE = """  spectrostream ablate study=demo out=runs/demo
@@ -31,7 +32,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Declares train, ablate and report."""
     words = "key=value words; dotted keys override the configuration, for instance training.max_steps=1000"
     for name, run, summary, examples, usage in (
-        ("train", _train, "train one codec", _TRAIN, "config=NAME|FILE out=FOLDER [key=value ...]"),
+        ("train", _train, "train one codec", _TRAIN, "config=NAME|FILE out=FOLDER [key=value ...] [--accept-changes]"),
         (
             "ablate",
             _ablate,
@@ -44,14 +45,21 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         command = add_command(commands, name, run, summary, examples)
         command.usage = f"spectrostream {name} {usage}"
         command.add_argument("words", nargs="*", metavar="key=value", help=words)
+        if name == "train":
+            command.add_argument(
+                "--accept-changes",
+                action="store_true",
+                help="go on with a run under other values than it was begun with; run.json records which and when",
+            )
 
 
 def _train(arguments: argparse.Namespace, console: Console) -> str:
     from ablations.commands import train
 
     given, overrides = split_words(arguments.words, required=("config", "out"))
-    weights = train(given["config"], overrides, Path(given["out"]), console)
-    return f"trained: {weights} (logs and checkpoints beside it)"
+    out, accept_changes = Path(given["out"]), arguments.accept_changes
+    weights = train(given["config"], overrides, out, console, accept_changes=accept_changes)
+    return f"trained: {weights} (what lies beside it: {weights.with_name('README.md')})"
 
 
 def _ablate(arguments: argparse.Namespace, console: Console) -> str:

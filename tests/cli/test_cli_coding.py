@@ -294,6 +294,12 @@ def test_a_killed_encoder_leaves_nothing_under_the_final_name(bench, tmp_path: P
     process.communicate(timeout=30)
     assert process.returncode == -signal.SIGKILL
     assert not out.exists()
+    (left,) = hidden_or_unfinished(tmp_path)
+    # Another target's command leaves it alone, the same target's removes it.
+    assert run("encode", bench.folder / "short.flac", tmp_path / "other.sps", "--weights", bench.weights) == 0
+    assert hidden_or_unfinished(tmp_path) == [left]
+    assert run("encode", bench.folder / "short.flac", out, "--weights", bench.weights) == 0
+    assert hidden_or_unfinished(tmp_path) == []
 
 
 # A process inherits its parent's ru_maxrss; the kernel's own mark starts anew with the program.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +95,35 @@ def test_an_unfinished_file_leaves_the_old_one(tmp_path: Path, failure: str) -> 
     assert caught.type is (KeyboardInterrupt if failure == "exception" else AudioFileError)
     assert path.read_bytes() == before
     assert [one.name for one in tmp_path.iterdir()] == ["x.wav"]
+
+
+_KILLED = """
+import os, signal, sys, torch
+from datamodules.audio_pieces import AudioWriter
+writer = AudioWriter(sys.argv[1], sample_rate=48000, channels=2)
+writer.write(torch.zeros(2, 48000))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"
+    done = subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    with AudioWriter(path, sample_rate=48000, channels=2) as writer:
+        assert not left.exists()
+        writer.write(torch.zeros(2, 100))
+        with AudioWriter(path, sample_rate=48000, channels=2) as other:  # the first one is still at work
+            other.close()
+        writer.close()
+    assert [one.name for one in tmp_path.iterdir()] == ["x.wav"]
+    assert soundfile.info(path).frames == 100
+
+
+def test_a_file_in_no_folder_is_refused_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(AudioFileError, match=r"missing/x\.wav.*cannot be written: No such file or directory"):
+        AudioWriter(tmp_path / "missing" / "x.wav", sample_rate=48000, channels=2)
 
 
 def test_a_wav_file_ends_before_its_header_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

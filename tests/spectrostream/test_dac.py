@@ -109,6 +109,8 @@ def test_impossible_configurations_are_refused(key, value):
 def test_levels_beyond_the_trained_number(dac):
     with pytest.raises(ValueError, match=r"allowed: 1\.\.3"):
         dac.encode(torch.zeros(1, 2, 100), levels=4)
+    with pytest.raises(ValueError, match=r"levels = 2\.5 is not possible: this DAC has 3; allowed: 1\.\.3"):
+        dac.encode(torch.zeros(1, 2, 100), levels=2.5)
 
 
 def test_narrow_models_start_with_the_gain_of_the_released_one():

@@ -16,7 +16,7 @@ from official_setup import SMALL, fixture_params, small_codec, write_official
 import spectrostream.official_files
 from spectrostream import SpectroStream
 from spectrostream.hub import HubSource
-from spectrostream.official_files import OFFICIAL_NAMES, RELEASED, ReleasedFile, load_official
+from spectrostream.official_files import OFFICIAL_NAMES, RELEASED, ReleasedFile
 from spectrostream.weights import WeightsError, codec_fingerprint, load_pretrained, save_codec
 
 
@@ -118,7 +118,7 @@ class TestHub:
     def test_the_official_release(self, hub, released, tmp_path):
         folder = write_official(fixture_params("mono"), hub.root / "google/magenta-realtime-2/resources/spectrostream")
         released(folder)
-        expected = codec_fingerprint(load_official(folder))
+        expected = codec_fingerprint(load_pretrained(folder))
         assert codec_fingerprint(SpectroStream.from_pretrained("google/magenta-realtime-2")) == expected
         fetched = [name for method, name in hub.requests if method == "GET"]
         main = "google/magenta-realtime-2/resolve/main/resources/spectrostream"
@@ -162,7 +162,7 @@ class TestHub:
         save_codec(small_codec(), hub.root / "someone/codecs/runs/wide/codec.safetensors")
         official = write_official(fixture_params("mono"), hub.root / "someone/codecs/copy")
         assert load_pretrained("someone/codecs/runs/wide").config == SMALL
-        assert codec_fingerprint(load_pretrained("someone/codecs/copy")) == codec_fingerprint(load_official(official))
+        assert codec_fingerprint(load_pretrained("someone/codecs/copy")) == codec_fingerprint(load_pretrained(official))
 
     def test_the_cache_is_where_it_is_asked_for(self, hub, tmp_path):
         (hub.root / "someone/codec").mkdir(parents=True)

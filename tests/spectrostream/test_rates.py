@@ -1,7 +1,9 @@
 """Rates and levels: kbps of levels, levels of a rate, levels of each example, the bits that codes cost."""
 
+import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from tiny_codec import assert_same_audio, tiny_codec
@@ -84,6 +86,20 @@ def test_codes_have_as_many_levels_as_the_example_with_the_most():
 def test_wrong_levels_of_the_examples_are_refused(levels, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         tiny_codec().encode(torch.zeros(2, 2, 100), levels=levels)
+
+
+@pytest.mark.parametrize("levels", [2.5, 2.0, math.nan, "2"])
+def test_levels_that_are_no_whole_number_are_refused(levels):
+    codec = tiny_codec()
+    message = re.escape(f"levels = {levels!r} is no whole number; allowed: 0..4, or int64 [batch]")
+    for use in (lambda: codec.encode(torch.zeros(1, 2, 100), levels=levels), lambda: codec.streaming(levels=levels)):
+        with pytest.raises(ValueError, match=message):
+            use()
+
+
+def test_whole_numbers_of_another_type_are_levels():
+    audio = torch.randn(1, 2, 100)
+    assert torch.equal(tiny_codec().encode(audio, levels=np.int64(2)), tiny_codec().encode(audio, levels=2))
 
 
 def test_fewer_levels_is_a_prefix():

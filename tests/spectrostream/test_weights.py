@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-import spectrostream.weights
-from spectrostream import QuantizerConfig, SpectroStream, SpectroStreamConfig
+import spectrostream.weights_file
+from spectrostream import QuantizerConfig, SpectroStream, SpectroStreamConfig, plain_config, registry
 from spectrostream.baselines.dac import Dac, DacConfig
 from spectrostream.errors import UserError
 from spectrostream.registry import build_codec, config_from_plain
-from spectrostream.weights import WeightsError, codec_fingerprint, load_codec, save_codec
+from spectrostream.weights import WeightsError, codec_fingerprint, load_codec, load_pretrained, save_codec
 
 QUANTIZER = QuantizerConfig(levels=3, codebook_size=16, initial_vectors=16, bypass_probability=0.25)
 CONFIGS = {
@@ -140,6 +140,11 @@ def test_a_configuration_survives_json(name):
     assert config_from_plain(plain) == CONFIGS[name]
 
 
+def test_every_kind_that_a_file_may_hold_can_be_built():
+    assert tuple(registry.CONFIGS) == plain_config.KINDS
+    assert [schema().kind for schema in registry.CONFIGS.values()] == list(plain_config.KINDS)
+
+
 def test_an_interrupted_save_leaves_the_old_file_whole(saved, monkeypatch):
     before = saved.read_bytes()
 
@@ -147,7 +152,7 @@ def test_an_interrupted_save_leaves_the_old_file_whole(saved, monkeypatch):
         Path(path).write_bytes(before[:100])
         raise OSError("disk full")
 
-    monkeypatch.setattr(spectrostream.weights, "save_file", interrupted)
+    monkeypatch.setattr(spectrostream.weights_file, "save_file", interrupted)
     with pytest.raises(OSError, match="disk full"):
         save_codec(codec_of("waveform"), saved)
     assert saved.read_bytes() == before
@@ -222,8 +227,9 @@ def test_another_version_is_refused(saved):
 )
 def test_an_unusable_configuration_is_refused(config, message, saved):
     rewrite(saved, config=config)
-    with pytest.raises(WeightsError, match=message):
-        load_codec(saved)
+    for load in (load_codec, load_pretrained):
+        with pytest.raises(WeightsError, match=message):
+            load(saved)
 
 
 @pytest.mark.parametrize(

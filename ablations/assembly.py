@@ -6,12 +6,15 @@ from pathlib import Path
 
 import torch
 
-from ablations.experiment import ExperimentConfig
+from ablations.experiment import ConfigError, ExperimentConfig
+from ablations.starting import put_start_into
 from datamodules.stereo_music import StereoMusicDataModule
+from lightning_modules.checkpoints import latest_valid_checkpoint
 from lightning_modules.codec_training import CodecTraining
 from reports.evaluation import Segment
 from spectrostream.baselines.dac import Dac
 from spectrostream.discriminators import MultiScaleSTFTDiscriminator
+from spectrostream.freezing import freeze
 from spectrostream.registry import Codec, build_codec
 from spectrostream.weights import load_codec
 
@@ -22,9 +25,20 @@ def initial_codec(config: ExperimentConfig) -> Codec:
     return build_codec(config.model)
 
 
-def training_module(config: ExperimentConfig) -> CodecTraining:
-    """Codec and judge with their initial weights."""
+def training_module(config: ExperimentConfig, folder: Path | None = None, start_fingerprint: str = "") -> CodecTraining:
+    """Codec and judge with their initial weights, or with those of `training.start_from`; frozen parts do not learn.
+
+    folder: of the run; with a checkpoint in it, that has the weights and those it started from are not needed any more.
+    start_fingerprint: what these must have; empty for any. Raises ConfigError and StartError.
+    """
     codec = initial_codec(config)
+    source = config.training.start_from
+    if source and not (folder and latest_valid_checkpoint(folder / "checkpoints")):
+        put_start_into(codec, source, start_fingerprint)
+    try:
+        freeze(codec, config.training.freeze)
+    except ValueError as error:
+        raise ConfigError(f"training.freeze = {list(config.training.freeze)} is not possible: {error}") from error
     discriminator = MultiScaleSTFTDiscriminator(config.discriminator, channels=config.model.channels)
     return CodecTraining(codec, discriminator, config.training)
 

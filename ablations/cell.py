@@ -8,11 +8,10 @@ import hashlib
 import json
 import logging
 import os
-import shlex
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,10 @@ from ablations.assembly import (
     network_parameters,
     training_module,
 )
-from ablations.experiment import ExperimentConfig, signature, to_yaml
-from ablations.provenance import git_revision, package_versions, read_json, write_json
+from ablations.experiment import ExperimentConfig, signature
+from ablations.provenance import read_json, write_json
+from ablations.run_folder import describe
+from ablations.samples import sampling
 from ablations.study import BASELINE, Cell
 from ablations.zero_codes import ZeroCodes
 from datamodules.stereo_music import StereoMusicDataModule
@@ -48,8 +49,8 @@ from spectrostream.weights import save_codec
 STEP_0 = "step0"
 ZERO_CODES = "zero-codes"
 
-Report = Callable[[str, int], None]
-"""Told the phase in words and the generator updates done."""
+Report = Callable[[str, int, Mapping[str, float]], None]
+"""Told the phase in words, the generator updates done, and what was logged of this one if anything was."""
 
 
 class CellBusyError(UserError):
@@ -58,7 +59,7 @@ class CellBusyError(UserError):
 
 def cell_folder(cells: Path, cell: Cell, data_fingerprint: str) -> Path:
     """Where the cell lives: its name for people, its signature for identity."""
-    return cells / f"{cell.name}-{signature(cell.config, data_fingerprint)}"
+    return cells / f"{cell.name}-{signature(cell.config, data_fingerprint, cell.start_fingerprint)}"
 
 
 def has_results(folder: Path) -> bool:
@@ -84,15 +85,17 @@ def evaluation_identity(cell: Cell) -> str:
 
 def run_cell(cell: Cell, folder: Path, *, report: Report | None = None) -> None:
     """Trains (or resumes) and evaluates `cell` in `folder`; ends with DONE.json. CellBusyError if somebody is at it."""
-    report = report or (lambda _phase, _step: None)
+    report = report or (lambda _phase, _step, _metrics: None)
     with locked(folder):
         (folder / "failed.json").unlink(missing_ok=True)
         (folder / "DONE.json").unlink(missing_ok=True)
         data = data_module(cell.config)
         if not (folder / "trained.json").exists():
-            _describe(cell, folder, data)
-        result = trained(cell.config, folder, data, report, run_name=cell.name)
-        report("evaluating", result.steps)
+            describe(folder, cell.config, data, cell.start_fingerprint)
+        result = trained(
+            cell.config, folder, data, report, run_name=cell.name, start_fingerprint=cell.start_fingerprint
+        )
+        report("evaluating", result.steps, {})
         records, cards = _evaluate(cell, folder, data, result)
         write_records(records, folder / "records.csv")
         for card in cards:
@@ -101,39 +104,31 @@ def run_cell(cell: Cell, folder: Path, *, report: Report | None = None) -> None:
 
 
 def trained(
-    config: ExperimentConfig, folder: Path, data: StereoMusicDataModule, report: Report, *, run_name: str
+    config: ExperimentConfig,
+    folder: Path,
+    data: StereoMusicDataModule,
+    report: Report,
+    *,
+    run_name: str,
+    start_fingerprint: str = "",
 ) -> FitResult:
-    """The finished training of `config` in `folder`: done before, resumed, or done now; leaves codec.safetensors."""
+    """The finished training of `config` in `folder`: done before, resumed, or done now; leaves codec.safetensors.
+
+    start_fingerprint: of the weights at `training.start_from`, checked where they are loaded.
+    """
     finished = read_json(folder / "trained.json")
     if finished is not None and (folder / "codec.safetensors").exists():
         return FitResult(**finished)
     _quiet_lightning()
-    report("training", 0)
-    module = training_module(config)
-    with _keyboard_interrupts():
-        result = fit(
-            module, data, config.trainer, folder, report=lambda step, _: report("training", step), run_name=run_name
-        )
+    report("training", 0, {})
+    module = training_module(config, folder, start_fingerprint)
+    with sampling(config, folder, data) as samples, _keyboard_interrupts():
+        told = partial(report, "training")
+        result = fit(module, data, config.trainer, folder, report=told, run_name=run_name, callbacks=samples)
     if module.global_rank == 0:
         save_codec(module.codec, folder / "codec.safetensors")
         write_json(dataclasses.asdict(result), folder / "trained.json")
     return result
-
-
-def _describe(cell: Cell, folder: Path, data: StereoMusicDataModule) -> None:
-    """A run folder explains itself: what it was trained with, whoever evaluates it later."""
-    before = read_json(folder / "run.json")
-    revisions = [before["git_revision"]] if before else []
-    (folder / "config.yaml").write_text(to_yaml(cell.config), encoding="utf-8")
-    facts = {
-        "command": shlex.join(sys.argv),
-        "git_revision": " then ".join(dict.fromkeys([*revisions, git_revision()])),
-        "versions": package_versions(),
-        "data": data.describe(),
-        "data_fingerprint": data.fingerprint,
-        "skipped_files": {str(file.path): file.reason for file in data.corpus.skipped},
-    }
-    write_json(facts, folder / "run.json")
 
 
 def _evaluate(
@@ -178,7 +173,7 @@ def _card(cell: Cell, codec: Codec, run: dict[str, Any], result: FitResult) -> S
         change=cell.variant.change,
         changes={key: value for key, value in cell.variant.set.items() if not key.startswith("evaluation.")},
         axis=cell.variant.axis,
-        signature=signature(cell.config, run["data_fingerprint"]),
+        signature=signature(cell.config, run["data_fingerprint"], cell.start_fingerprint),
         parameters=network_parameters(codec),
         codebook_parameters=codec.codebook_parameters,
         macs_per_second=macs_per_second(codec),

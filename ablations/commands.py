@@ -3,69 +3,84 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
-from ablations.assembly import data_module
+from ablations.assembly import data_module, training_module
 from ablations.cell import cell_folder, is_done, locked, trained
-from ablations.console import ConsoleDisplay, progress_bar
-from ablations.experiment import ConfigError, ExperimentConfig, load_experiment, signature, to_yaml
+from ablations.console import ConsoleDisplay, TrainingDisplay
+from ablations.experiment import ConfigError, ExperimentConfig, load_experiment
 from ablations.gathering import measure_costs, study_report
-from ablations.provenance import read_json, write_json
+from ablations.preflight import (
+    chosen_accelerator,
+    device_counts,
+    require_devices,
+    require_music,
+    require_room,
+    require_writable,
+    usable_cores,
+)
+from ablations.run_folder import claim, require_same_run
 from ablations.runner import Task, run_tasks
-from ablations.study import Study, load_study
+from ablations.starting import Starts
+from ablations.study import Cell, Study, load_study
+from datamodules.stereo_music import StereoMusicDataModule
+from lightning_modules.codec_training import OtherModelError
 from lightning_modules.optimization import TrainingDivergedError
 from spectrostream.errors import UserError
 
-_SIGNATURE = "signature.json"
 
+def train(config: str, overrides: Sequence[str], out: Path, console: Console, *, accept_changes: bool = False) -> Path:
+    """One training in `out`; started again it resumes.
 
-def train(config: str, overrides: Sequence[str], out: Path, console: Console) -> Path:
-    """One training in `out`; started again it resumes, and refuses to go on under another configuration."""
-    experiment = load_experiment(config, overrides)
+    It refuses to go on under another configuration, unless `accept_changes` and a checkpoint can go on with it. What
+    can be known to go wrong is told before anything is written.
+    """
+    require_writable(out)
+    starts = Starts(out)
+    experiment = load_experiment(config, overrides, starts=starts)
+    require_devices(experiment.trainer)
     data = data_module(experiment)
     console.print(data.describe(), markup=False, highlight=False, soft_wrap=True)
+    require_music(experiment, data.split.train_seconds)
+    start = starts.fingerprint(experiment.training.start_from, experiment.model.kind)
+    require_same_run(out, experiment, data.fingerprint, start, accept_changes=accept_changes)
+    if not (out / "trained.json").exists():
+        require_room(out, training_module(experiment, out, start), experiment.trainer.keep_checkpoints)
     # The other processes of a distributed run share the folder with the first.
-    with locked(out) if getattr(rank_zero_only, "rank", 0) == 0 else nullcontext():
-        _claim(out, experiment, signature(experiment, data.fingerprint))
-        with progress_bar(console) as progress:
-            bar = progress.add_task("training", total=experiment.training.max_steps)
-            report = lambda phase, step: progress.update(bar, description=phase, completed=step)  # noqa: E731
+    is_first = getattr(rank_zero_only, "rank", 0) == 0
+    with locked(out) if is_first else nullcontext():
+        # Once more, now that nobody else works in the folder.
+        changes = require_same_run(out, experiment, data.fingerprint, start, accept_changes=accept_changes)
+        if is_first:
+            starts.remember()
+            claim(out, experiment, data, start, changes)
+        with TrainingDisplay(console, total_steps=experiment.training.max_steps) as display:
             try:
-                trained(experiment, out, data, report, run_name=out.name)
-            except (TrainingDivergedError, MisconfigurationException) as error:
+                trained(experiment, out, data, display.progressed, run_name=out.name, start_fingerprint=start)
+            except (TrainingDivergedError, MisconfigurationException, OtherModelError) as error:
                 raise UserError(f"{out}: {error}") from error
     return out / "codec.safetensors"
-
-
-def _claim(out: Path, experiment: ExperimentConfig, own: str) -> None:
-    """The folder belongs to one configuration on one corpus."""
-    before = read_json(out / _SIGNATURE)
-    if before is not None and before != own:
-        raise ConfigError(
-            f"{out} holds a run of another configuration or corpus (see {out / 'config.yaml'}); "
-            "go on with the same words as then, or choose another folder with out=FOLDER"
-        )
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        write_json(own, out / _SIGNATURE)
-        (out / "config.yaml").write_text(to_yaml(experiment), encoding="utf-8")
 
 
 def ablate(
     study_name: str, overrides: Sequence[str], out: Path, jobs: int | None, console: Console
 ) -> tuple[Path, int]:
     """Runs what is missing of a study and writes its report; returns the page and how many runs failed."""
+    require_writable(out)
     study = load_study(study_name)
-    tasks = study_tasks(study, overrides, out)
+    tasks = study_tasks(study, overrides, out, to_train=True)
     waiting = [task for task in tasks if not is_done(task.folder, task.cell)]
     console.print(f"{study.title}: {len(tasks)} runs, {len(tasks) - len(waiting)} done before", highlight=False)
     with ConsoleDisplay(console, total_steps=sum(task.cell.config.training.max_steps for task in waiting)) as display:
-        failures = run_tasks(tasks, jobs=jobs or default_jobs(tasks), display=display)
+        devices = cuda_devices(tasks)
+        failures = run_tasks(tasks, jobs=jobs or default_jobs(tasks), display=display, devices=devices)
     return _report(study, tasks, failures, out, console), len(failures)
 
 
@@ -82,35 +97,56 @@ def _report(study: Study, tasks: Sequence[Task], failures: dict[str, str], out: 
         return study_report(study, tasks, failures, out / "report")
 
 
-def study_tasks(study: Study, overrides: Sequence[str], out: Path) -> list[Task]:
-    """Every cell with its folder; each corpus is scanned once."""
-    fingerprints: dict[object, str] = {}
+def study_tasks(study: Study, overrides: Sequence[str], out: Path, *, to_train: bool = False) -> list[Task]:
+    """Every cell with its folder; each corpus is scanned once.
+
+    to_train: the runs must be possible on this machine and with this music (ConfigError otherwise), and the folder
+    remembers the weights they start from.
+    """
+    corpora: dict[object, StereoMusicDataModule] = {}
+    starts = Starts(out)
     tasks = []
-    for cell in study.cells(overrides):
-        trainer, data = cell.config.trainer, cell.config.data
-        if trainer.devices * trainer.num_nodes > 1:
-            raise ConfigError(
-                "trainer.devices and trainer.num_nodes are 1 in a study, where each run is one process; "
-                "type jobs=N for several runs at a time"
-            )
-        # What a scan depends on: a track shorter than a crop is left out.
-        corpus = (data.root, data.crop_seconds, cell.config.model.channels)
-        if corpus not in fingerprints:
-            fingerprints[corpus] = data_module(cell.config).fingerprint
-        tasks.append(Task(cell, cell_folder(out / "cells", cell, fingerprints[corpus])))
+    for cell in study.cells(overrides, starts=starts):
+        _require_one_process(cell)
+        # What scan and division depend on: a track shorter than a crop is left out, seeds and batches do not matter.
+        scanned = replace(cell.config.data, seed=0, batch_size=1, num_workers=0)
+        data = corpora.setdefault((scanned, cell.config.model.channels), data_module(cell.config))
+        if to_train:
+            require_devices(cell.config.trainer)
+            require_music(cell.config, data.split.train_seconds)
+        tasks.append(Task(cell, cell_folder(out / "cells", cell, data.fingerprint)))
+    if to_train:
+        starts.remember()
     return tasks
 
 
-def default_jobs(tasks: Sequence[Task]) -> int:
-    """As many runs at a time as there are cores for their threads; on an accelerator one."""
+def _require_one_process(cell: Cell) -> None:
+    trainer = cell.config.trainer
+    if trainer.devices * trainer.num_nodes > 1:
+        raise ConfigError(
+            "trainer.devices and trainer.num_nodes are 1 in a study, where each run is one process; "
+            "type jobs=N for several runs at a time"
+        )
+
+
+def default_jobs(tasks: Sequence[Task], counts: Mapping[str, int] | None = None) -> int:
+    """As many runs at a time as there are accelerators, or cores for their threads.
+
+    counts: devices by kind; this machine's by default.
+    """
+    counts = device_counts() if counts is None else counts
     trainer = tasks[0].cell.config.trainer
-    if trainer.accelerator != "cpu" or not trainer.threads:
-        return 1
-    return max(1, _usable_cores() // trainer.threads)
+    kind = chosen_accelerator(trainer.accelerator, counts)
+    if kind != "cpu":
+        return counts[kind]
+    return max(1, usable_cores() // trainer.threads) if trainer.threads else 1
 
 
-def _usable_cores() -> int:
-    """Of this process: a container or a batch system may grant fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def cuda_devices(tasks: Sequence[Task], counts: Mapping[str, int] | None = None) -> list[str]:
+    """The CUDA devices that the study's runs share, as CUDA_VISIBLE_DEVICES names them; none for runs elsewhere."""
+    counts = device_counts() if counts is None else counts
+    if chosen_accelerator(tasks[0].cell.config.trainer.accelerator, counts) != "cuda":
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(counts["cuda"])]
+    return names[: counts["cuda"]]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, TaskID, TextColumn
 
 from ablations.runner import Task
+from spectrostream.cli.progress import progress_bar
+
+_NUMBERS = {
+    "train/generator_loss": "loss {:.4g}",
+    "train/mel_loss": "mel {:.3g}",
+    "train/steps_per_second": "{:.3g} steps/s",
+    "train/audio_seconds_per_second": "{:.3g} s of audio/s",
+}
+_LONG_WAIT = 0.2  # a share of the time from which on it is worth a word
 
 
 class ConsoleDisplay:
@@ -23,7 +28,7 @@ class ConsoleDisplay:
         self._console = console
         self._bars: dict[str, TaskID] = {}
         self._steps: dict[str, int] = {}
-        self._progress = progress_bar(console)
+        self._progress = progress_bar(console, MofNCompleteColumn())
         self._total = self._progress.add_task("all runs", total=total_steps)
 
     def __enter__(self) -> ConsoleDisplay:
@@ -53,14 +58,59 @@ class ConsoleDisplay:
         self._progress.print(f"{name}: {outcome} after {seconds:.0f} s", markup=False, highlight=False, soft_wrap=True)
 
 
-def progress_bar(console: Console) -> Progress:
-    """The one style of bar."""
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
+class TrainingDisplay:
+    """One training: a bar with losses and speed, or a line now and then where there is no terminal. Use as a context.
+
+    line_seconds: the shortest time between two lines; the first and the last step always have theirs.
+    """
+
+    def __init__(self, console: Console, *, total_steps: int, line_seconds: float = 30.0) -> None:
+        self._console = console
+        self._total = total_steps
+        self._line_seconds = line_seconds
+        self._line_due = time.monotonic()
+        self._line_step = -1
+        numbers = TextColumn("{task.fields[numbers]}", markup=False)
+        # A validation or a set of samples must not look like a standstill.
+        self._progress = progress_bar(console, MofNCompleteColumn(), numbers, speed_seconds=300.0)
+        self._bar = self._progress.add_task("starting", total=total_steps, numbers="")
+        self._is_started = False
+
+    def __enter__(self) -> TrainingDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def progressed(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
+        """As `ablations.cell.Report`."""
+        if step and not self._is_started:
+            # A resumed run starts at its step; it did not get there in one moment.
+            self._is_started = True
+            self._progress.reset(self._bar, completed=step)
+        self._progress.update(self._bar, description=phase, completed=step)
+        if metrics:
+            self._progress.update(self._bar, numbers=numbers_in_words(metrics))
+        if not self._console.is_terminal:
+            self._line(step, is_new=bool(metrics))
+
+    def _line(self, step: int, *, is_new: bool) -> None:
+        is_due = is_new and time.monotonic() >= self._line_due
+        if step == self._line_step or not (is_due or step == self._total):
+            return
+        self._line_step, self._line_due = step, time.monotonic() + self._line_seconds
+        (task,) = self._progress.tasks
+        left = task.time_remaining
+        words = [f"step {step}/{self._total}", task.fields["numbers"]]
+        words.append(f"{timedelta(seconds=round(left))} left" if left and step < self._total else "")
+        line = ", ".join(word for word in words if word)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def numbers_in_words(metrics: Mapping[str, float]) -> str:
+    """Losses and speed of a training as they are logged; what is not among them is left out."""
+    named = [form.format(metrics[name]) for name, form in _NUMBERS.items() if name in metrics]
+    if (waiting := metrics.get("train/data_wait_share", 0.0)) >= _LONG_WAIT:
+        named.append(f"{waiting:.0%} waiting for data")
+    return ", ".join(named)

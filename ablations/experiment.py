@@ -16,10 +16,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from ablations.starting import LEARNING_KEYS, Start, Starts
 from datamodules.data_config import DataConfig
 from lightning_modules.trainer_config import TrainerConfig
 from lightning_modules.training_config import TrainingConfig
-from spectrostream.codec import SpectroStreamConfig
+from spectrostream.codec_config import SpectroStreamConfig
 from spectrostream.discriminators import MultiScaleSTFTConfig
 from spectrostream.errors import UserError
 from spectrostream.losses import MultiScaleMelLoss
@@ -84,7 +85,7 @@ class ExperimentConfig:
 
 _SECTIONS = {f.name: f for f in dataclasses.fields(ExperimentConfig)}
 # Raised with every change of the code that changes what a training computes: finished runs are then run again.
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 # What does not change the result of training: how fast it runs, what is written about it, how it is judged afterwards.
 NOT_IN_SIGNATURE = (
     "evaluation",
@@ -92,9 +93,14 @@ NOT_IN_SIGNATURE = (
     "trainer.log_every",
     "trainer.checkpoint_every",
     "trainer.keep_checkpoints",
+    "trainer.keep_best",
+    "trainer.samples_every",
+    "trainer.sample_clips",
+    "trainer.tensorboard",
     "trainer.validate_every",
     "trainer.wandb",
     "trainer.wandb_project",
+    "training.start_from",  # the weights count by their fingerprint, wherever they are
     "data.root",  # the corpus counts by its fingerprint, however its folder is written
     "data.num_workers",
     "data.cache_audio",
@@ -153,10 +159,12 @@ def keys_layer(changes: Mapping[str, Any]) -> DictConfig:
     return layer
 
 
-def compose(*layers: DictConfig) -> ExperimentConfig:
+def compose(*layers: DictConfig, starts: Starts | None = None) -> ExperimentConfig:
     """Schema, then each layer over the ones before it.
 
     A layer with another `model.kind` replaces the model section: the keys of one codec mean nothing to another.
+    With `training.start_from` the model is that of the weights; a key that says something else is an error, but for
+    `LEARNING_KEYS`. starts: what is known of such weights; they are read otherwise.
     Raises ConfigError, naming the nearest right key for a mistyped one.
     """
     merged = OmegaConf.create({})
@@ -165,18 +173,67 @@ def compose(*layers: DictConfig) -> ExperimentConfig:
         if kind is not None and kind != OmegaConf.select(merged, "model.kind") and "model" in merged:
             merged.pop("model")
         merged = _merged(merged, layer)
-    schema = _schema(OmegaConf.select(merged, "model.kind") or "spectrostream")
+    kind = OmegaConf.select(merged, "model.kind") or "spectrostream"
+    schema = _schema(kind)
     try:
         plain = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key} is not possible: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
+    start = _start(plain, kind, starts or Starts())
+    if start:
+        _fill(schema, {"model": start.plain_model()}, "")
     _fill(schema, plain, "")
+    for name in _SECTIONS:
+        _require_possible(schema[name], f"{name}.")
     try:
         sections: Any = OmegaConf.to_object(schema)
-        return ExperimentConfig(**sections)
+        config = ExperimentConfig(**sections)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise ConfigError(str(error).splitlines()[0]) from error
+    if start:
+        _require_weights_shape(config.model, start)
+    return config
+
+
+def _start(plain: Mapping[Any, Any], kind: str, starts: Starts) -> Start | None:
+    training = plain.get("training")
+    source = training.get("start_from") if isinstance(training, dict) else None
+    return starts.find(source, kind) if isinstance(source, str) else None
+
+
+def _require_weights_shape(model: CodecConfig, start: Start) -> None:
+    own, theirs = (_leaves(dataclasses.asdict(one), "model.") for one in (model, start.model))
+    different = [key for key in own if own[key] != theirs[key] and key not in LEARNING_KEYS]
+    if different:
+        given = ", ".join(f"{key} = {own[key]!r} ({theirs[key]!r} there)" for key in different)
+        raise ConfigError(
+            f"{given} contradicts the weights that training.start_from = {start.source!r} names; leave such keys out, "
+            "or type the values of the weights"
+        )
+
+
+def _leaves(plain: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in plain.items():
+        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def _require_possible(section: DictConfig, prefix: str) -> None:
+    """Makes the innermost objects first: an object that stands in several places does not know its own place."""
+    for key in map(str, section):
+        inner = section._get_node(key)
+        if isinstance(inner, DictConfig):
+            _require_possible(inner, f"{prefix}{key}.")
+    try:
+        OmegaConf.to_object(section)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    except (ValueError, TypeError) as error:
+        words = str(error).splitlines()[0]
+        knows_its_place = words.startswith(tuple(f"{name}." for name in _SECTIONS))
+        raise ConfigError(words if knows_its_place else f"{prefix}{words}") from error
 
 
 def _merged(*layers: DictConfig) -> DictConfig:
@@ -234,10 +291,10 @@ def _in_words(hint: Any) -> str:
     return f"a list of {len(inner)}, each {_in_words(inner[0])}"
 
 
-def load_experiment(config: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """A shipped or own YAML with `key=value` overrides."""
+def load_experiment(config: str, overrides: Sequence[str] = (), *, starts: Starts | None = None) -> ExperimentConfig:
+    """A shipped or own YAML with `key=value` overrides; `starts` as in `compose`."""
     path = find_yaml(config, configs_folder(), "config")
-    return compose(load_layer(path), overrides_layer(overrides))
+    return compose(load_layer(path), overrides_layer(overrides), starts=starts)
 
 
 def to_plain(config: ExperimentConfig) -> dict[str, Any]:
@@ -250,8 +307,16 @@ def to_yaml(config: ExperimentConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
 
 
-def signature(config: ExperimentConfig, data_fingerprint: str) -> str:
-    """Identity of a training run: a hash of the resolved configuration and of the corpus, less `NOT_IN_SIGNATURE`."""
+def is_in_signature(key: str) -> bool:
+    """True if a dotted key counts for the identity of a run."""
+    return not any(key == one or key.startswith(f"{one}.") for one in NOT_IN_SIGNATURE)
+
+
+def signature(config: ExperimentConfig, data_fingerprint: str, start_fingerprint: str = "") -> str:
+    """Identity of a training run: a hash of the resolved configuration less `NOT_IN_SIGNATURE`, and of the corpus.
+
+    start_fingerprint: of the weights that it starts from, if it does.
+    """
     plain = to_plain(config)
     for key in NOT_IN_SIGNATURE:
         *sections, last = key.split(".")
@@ -260,6 +325,8 @@ def signature(config: ExperimentConfig, data_fingerprint: str) -> str:
             node = node[section]
         node.pop(last)
     plain["data_fingerprint"] = data_fingerprint
+    if start_fingerprint:
+        plain["start_fingerprint"] = start_fingerprint
     plain["training_version"] = TRAINING_VERSION
     canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]

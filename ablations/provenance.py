@@ -43,10 +43,15 @@ def package_versions() -> dict[str, str]:
 
 
 def write_json(value: Any, path: Path) -> None:
+    """As `write_text`."""
+    write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
     """Beside, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 

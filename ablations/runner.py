@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -48,16 +48,21 @@ class Display(Protocol):
 
 @dataclass
 class _Running:
-    """connection: progress comes in; if it is closed at this end, the process ends itself."""
+    """connection: progress comes in; if it is closed at this end, the process ends itself. device: that it sees."""
 
     task: Task
     process: ForkServerProcess
     connection: Connection
+    device: str | None
     started: float = field(default_factory=time.monotonic)
 
 
-def run_tasks(tasks: Sequence[Task], *, jobs: int, display: Display) -> dict[str, str]:
-    """Runs every task that is not done, `jobs` at a time. Returns the reason of each failed cell by its name."""
+def run_tasks(tasks: Sequence[Task], *, jobs: int, display: Display, devices: Sequence[str] = ()) -> dict[str, str]:
+    """Runs every task that is not done, `jobs` at a time. Returns the reason of each failed cell by its name.
+
+    devices: CUDA devices as CUDA_VISIBLE_DEVICES names them; each running cell sees one, which no other has as long as
+    there are as many as jobs. Empty: cells see what this process sees.
+    """
     waiting = [task for task in tasks if not is_done(task.folder, task.cell)]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
@@ -66,7 +71,8 @@ def run_tasks(tasks: Sequence[Task], *, jobs: int, display: Display) -> dict[str
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                running.append(_start(context, waiting.pop(0)))
+                device = least_used(devices, [one.device for one in running])
+                running.append(_start(context, waiting.pop(0), device))
                 display.started(running[-1].task)
             heard = wait([one.connection for one in running])
             for one in [one for one in running if one.connection in heard]:
@@ -84,14 +90,19 @@ def run_tasks(tasks: Sequence[Task], *, jobs: int, display: Display) -> dict[str
     return failures
 
 
-def _start(context: ForkServerContext, task: Task) -> _Running:
+def least_used(devices: Sequence[str], in_use: Sequence[str | None]) -> str | None:
+    """The first of the devices that the fewest use; None of none."""
+    return min(devices, key=in_use.count, default=None)
+
+
+def _start(context: ForkServerContext, task: Task, device: str | None) -> _Running:
     task.folder.mkdir(parents=True, exist_ok=True)
     # One pipe per cell: a process that is killed in the middle of a message harms no other's.
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(task, theirs), name=task.cell.name)
+    process = context.Process(target=_work, args=(task, theirs, device), name=task.cell.name)
     process.start()
     theirs.close()
-    return _Running(task, process, ours)
+    return _Running(task, process, ours, device)
 
 
 def _relay(one: _Running, display: Display) -> bool:
@@ -120,13 +131,16 @@ def _conclude(ended: _Running) -> str | None:
     return str(failed["reason"])
 
 
-def _work(task: Task, connection: Connection) -> None:
+def _work(task: Task, connection: Connection, device: str | None) -> None:
     """In the cell's process."""
+    if device is not None:
+        # Before anything asks CUDA what there is; the server that this process is forked from never does.
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
     # Ctrl-C reaches every process of the terminal; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, args=(connection,), daemon=True).start()
 
-    def tell(phase: str, step: int) -> None:
+    def tell(phase: str, step: int, _metrics: Mapping[str, float]) -> None:
         try:
             connection.send((phase, step))
         except OSError:

@@ -21,7 +21,8 @@ from ablations.experiment import (
     load_layer,
     overrides_layer,
 )
-from spectrostream.codec import SpectroStreamConfig
+from ablations.starting import Starts
+from spectrostream.codec_config import SpectroStreamConfig
 from spectrostream.errors import UserError
 from spectrostream.matching import COSTS, matched_widths
 
@@ -51,7 +52,7 @@ class Variant:
 class Cell:
     """One run: a variant with one seed; its `set` names the widths that `match` found.
 
-    compared_at: levels of the study's ablation table.
+    compared_at: levels of the study's ablation table. start_fingerprint: of the weights that it starts from, if any.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Cell:
     config: ExperimentConfig
     seed: int
     compared_at: int
+    start_fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,23 +81,27 @@ class Study:
     axes: Mapping[str, str]
     compared_at: int
 
-    def cells(self, overrides: Sequence[str] = ()) -> tuple[Cell, ...]:
-        """Every run of the study; `key=value` overrides hold for all of them. Raises ConfigError."""
-        shared = overrides_layer(overrides)
-        return tuple(self._cell(variant, seed, shared) for variant in self.variants for seed in self.seeds)
+    def cells(self, overrides: Sequence[str] = (), *, starts: Starts | None = None) -> tuple[Cell, ...]:
+        """Every run of the study; `key=value` overrides hold for all of them, `starts` as in `compose`.
 
-    def _cell(self, variant: Variant, seed: int, shared: DictConfig) -> Cell:
+        Raises ConfigError.
+        """
+        shared, starts = overrides_layer(overrides), starts or Starts()
+        return tuple(self._cell(variant, seed, shared, starts) for variant in self.variants for seed in self.seeds)
+
+    def _cell(self, variant: Variant, seed: int, shared: DictConfig, starts: Starts) -> Cell:
         try:
-            config = self._composed(variant, seed, shared)
+            config = self._composed(variant, seed, shared, starts)
             if variant.match:
-                variant, config = _matched(variant, config, self._composed(self.variants[0], seed, shared))
+                variant, config = _matched(variant, config, self._composed(self.variants[0], seed, shared, starts))
             self._require_comparable(config, variant)
         except UserError as error:
             raise ConfigError(f"{self.name}, variant {variant.name}: {error}") from error
         name = variant.name if len(self.seeds) == 1 else f"{variant.name}-seed{seed}"
-        return Cell(name, variant, config, seed, self.compared_at)
+        fingerprint = starts.fingerprint(config.training.start_from, config.model.kind)
+        return Cell(name, variant, config, seed, self.compared_at, fingerprint)
 
-    def _composed(self, variant: Variant, seed: int, shared: DictConfig) -> ExperimentConfig:
+    def _composed(self, variant: Variant, seed: int, shared: DictConfig, starts: Starts) -> ExperimentConfig:
         seeded = {"training.seed": seed, "data.seed": seed}
         # An override of the model's keys cannot hold for a codec of another kind.
         if variant.role == "peer" and "model" in shared:
@@ -104,7 +110,7 @@ class Study:
         _refuse_undoing(shared, seeded, "the study's seeds set it for every run")
         _refuse_undoing(own, seeded, "the study's seeds set it for every run")
         _refuse_undoing(shared, variant.set, "it is what this variant changes")
-        return compose(self.base, keys_layer(seeded), own, shared)
+        return compose(self.base, keys_layer(seeded), own, shared, starts=starts)
 
     def _require_comparable(self, config: ExperimentConfig, variant: Variant) -> None:
         if config.model.channels != 2:

@@ -1,33 +1,72 @@
-"""Checkpoints that survive: written beside, synced, renamed, with a SHA-256 beside; we find the newest valid one."""
+"""When a run is saved: every so many updates, at a new best validation, at its end; all processes take part."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import re
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lightning
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+
+from lightning_modules.checkpoint_files import (
+    best_checkpoints,
+    best_path,
+    is_intact,
+    latest_valid_checkpoint,
+    numbered_checkpoints,
+    numbered_path,
+    remove_checkpoints,
+    write_checkpoint,
+)
+from spectrostream.errors import UserError
+
+__all__ = ["CheckpointError", "RunCheckpoint", "is_intact", "latest_valid_checkpoint"]
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"step-(\d+)\.ckpt")
+JUDGED_BY = "validation/mel_loss"
+
+
+class CheckpointError(UserError):
+    """A checkpoint that had to be written and could not be."""
 
 
 class RunCheckpoint(Callback):
-    """Saves every `every` generator updates and at the end of training; keeps the last `keep`."""
+    """Saves every `every` generator updates and at the end of training; keeps the last `keep`, and the best one.
 
-    def __init__(self, folder: Path, *, every: int, keep: int = 2) -> None:
+    keep_best: a checkpoint is also saved when a validation has the lowest `validation/mel_loss` so far. A save that
+    fails while training goes on is a warning; the last one must succeed.
+    """
+
+    def __init__(self, folder: Path, *, every: int, keep: int = 2, keep_best: bool = False) -> None:
         self.folder = folder
         self.every = every
         self.keep = keep
+        self.keep_best = keep_best
+        self.best_loss = math.inf
+        self.best_step = 0
+        self._validated_step = 0
         self._saved_step = 0
+        self._last_good: Path | None = None
+
+    @property
+    def state_key(self) -> str:
+        """The same for whatever is derived from this."""
+        return RunCheckpoint.__name__
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """A resumed run stands at a saved step, also during the batches of its first update."""
         self._saved_step = trainer.global_step
+        self._last_good = Path(trainer.ckpt_path) if trainer.ckpt_path else None
+        if self._owes_validation(trainer):
+            _validate(trainer)
 
     def on_train_batch_end(
         self,
@@ -39,67 +78,127 @@ class RunCheckpoint(Callback):
     ) -> None:
         """A batch that completed no update leaves the step as it was and saves nothing."""
         if trainer.global_step % self.every == 0:
-            self._save(trainer)
+            self.save(trainer, required=False)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Saves the best."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._validated_step = trainer.global_step
+        loss = trainer.callback_metrics.get(JUDGED_BY)
+        if self.keep_best and loss is not None:
+            # Rank 0's number, to the last bit: all save, or none.
+            self._save_if_best(trainer, trainer.strategy.broadcast(float(loss)))
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """The last state, unless it is saved already."""
-        self._save(trainer)
+        self.save(trainer, required=True)
 
-    def _save(self, trainer: lightning.Trainer) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Kept in the checkpoint."""
+        return {"best_loss": self.best_loss, "best_step": self.best_step, "validated_step": self._validated_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From the checkpoint: the best of what led to it, whatever was found after it."""
+        self.best_loss, self.best_step = state["best_loss"], state["best_step"]
+        self._validated_step = state["validated_step"]
+
+    def save(self, trainer: lightning.Trainer, *, required: bool) -> None:
+        """A checkpoint of this step, unless there is one; every process must call this.
+
+        If it cannot be written: where it is `required` every process raises CheckpointError, else the first one warns.
+        """
         step = trainer.global_step
         if step == self._saved_step:
             return
-        self._saved_step = step
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step-{step:08d}.ckpt"
-        temporary = path.with_suffix(".partial")
-        trainer.save_checkpoint(temporary, weights_only=False)  # every process takes part, the first one writes
+        path = numbered_path(self.folder, step)
+        reason = _write(trainer, path)
+        if reason is not None:
+            self._explain_failure(trainer, reason, required=required)
+            return
+        self._saved_step, self._last_good = step, path
         if trainer.is_global_zero:
-            _finish(temporary, path)
             # Newer ones are damaged, or training had gone on from them: they count for nothing.
-            for _, old in [one for one in _numbered(self.folder) if one[0] <= step][: -self.keep]:
-                _checksum_path(old).unlink(missing_ok=True)
-                old.unlink()
-        trainer.strategy.barrier("checkpoint")
+            older = [path for number, path in numbered_checkpoints(self.folder) if number <= step]
+            remove_checkpoints(older[: -self.keep])
+
+    def _save_if_best(self, trainer: lightning.Trainer, loss: float) -> None:
+        if not loss < self.best_loss:
+            return
+        before = self.best_loss, self.best_step
+        self.best_loss, self.best_step = loss, trainer.global_step
+        path = best_path(self.folder, self.best_step)
+        reason = _write(trainer, path)
+        if reason is not None:
+            self.best_loss, self.best_step = before
+            self._explain_failure(trainer, reason, required=False)
+        elif trainer.is_global_zero:
+            remove_checkpoints(other for _, other in best_checkpoints(self.folder) if other != path)
+
+    def _owes_validation(self, trainer: lightning.Trainer) -> bool:
+        # A process that ended between an update's checkpoint and its validation: Lightning would pass that one over.
+        if not trainer.global_step or not trainer.enable_validation or not sum(trainer.num_val_batches):
+            return False
+        every = trainer.val_check_batch
+        is_due = every is not None and (trainer.fit_loop.total_batch_idx + 1) % every == 0
+        return is_due and self._validated_step != trainer.global_step
+
+    def _explain_failure(self, trainer: lightning.Trainer, reason: str, *, required: bool) -> None:
+        what = f"no checkpoint of step {trainer.global_step} could be written to {self.folder}: {reason}"
+        good = f"the last good one is {self._last_good.name}" if self._last_good else "there is no earlier one"
+        if required:
+            remedy = (
+                "make room there, or allow writing, and type the same command again to go on from the last good one"
+            )
+            raise CheckpointError(f"{what} ({_free_space(self.folder)}); {good}; {remedy}")
+        if trainer.is_global_zero:
+            logger.warning("%s (%s); %s; training goes on", what, _free_space(self.folder), good)
 
 
-def latest_valid_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose checksum holds; a damaged one is named in a warning and passed over."""
-    for _, path in reversed(_numbered(folder)):
-        if is_intact(path):
-            return path
-        logger.warning(
-            "checkpoint %s is damaged (its SHA-256 differs or is missing); falling back to an older one", path
-        )
-    return None
+class _Writer(TorchCheckpointIO):
+    """Keeps what went wrong, where raising it would leave the other processes waiting for the one that writes."""
+
+    failure: str | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        try:
+            write_checkpoint(checkpoint, Path(path))
+        except OSError as error:
+            self.failure = error.strerror or str(error)
+        except RuntimeError as error:
+            self.failure = str(error)
 
 
-def is_intact(path: Path) -> bool:
-    """True if the file is what was written."""
-    checksum = _checksum_path(path)
-    return checksum.exists() and checksum.read_text().split()[:1] == [_sha256(path)]
+def _write(trainer: lightning.Trainer, path: Path) -> str | None:
+    """Every process takes part, the first one writes; all learn the reason if it could not."""
+    with _writing(trainer) as writer:
+        trainer.save_checkpoint(path, weights_only=False)
+    return trainer.strategy.broadcast(writer.failure)
 
 
-def _numbered(folder: Path) -> list[tuple[int, Path]]:
-    matches = ((_NAME.fullmatch(path.name), path) for path in folder.glob("step-*.ckpt"))
-    return sorted((int(match[1]), path) for match, path in matches if match)
+@contextmanager
+def _writing(trainer: lightning.Trainer) -> Iterator[_Writer]:
+    writer, before = _Writer(), trainer.strategy.checkpoint_io
+    trainer.strategy.checkpoint_io = writer
+    try:
+        yield writer
+    finally:
+        trainer.strategy.checkpoint_io = before
 
 
-def _finish(temporary: Path, path: Path) -> None:
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    # The checksum goes first: a checkpoint without one counts as damaged, the reverse does no harm.
-    checksum = _checksum_path(path)
-    partial = checksum.with_suffix(".partial-checksum")
-    partial.write_text(f"{_sha256(temporary)}  {path.name}\n")
-    partial.replace(checksum)
-    temporary.replace(path)
+def _validate(trainer: lightning.Trainer) -> None:
+    """As after the update. Lightning's counters stay: it will count this one as done when it goes on."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    counted = loop.batch_progress.state_dict()
+    was_restarting, loop.restarting = loop.restarting, False
+    trainer.validating = True
+    loop.run()
+    trainer.training = True
+    loop.batch_progress.load_state_dict(counted)
+    loop.restarting = was_restarting
 
 
-def _checksum_path(path: Path) -> Path:
-    return path.with_suffix(path.suffix + ".sha256")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _free_space(folder: Path) -> str:
+    while not folder.exists():
+        folder = folder.parent
+    return f"{shutil.disk_usage(folder).free / 1e6:.0f} MB free"

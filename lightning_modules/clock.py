@@ -1,9 +1,10 @@
-"""Seconds trained and music heard, over all attempts of a run."""
+"""Seconds trained and music heard over all attempts of a run, and how fast it goes now."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -11,35 +12,103 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 ReportStep = Callable[[int, dict[str, float]], None]
+"""Told the generator updates done after every batch, and with every `log_every`-th update what is logged of it."""
+
+
+class DataWait(Callback):
+    """Seconds between a batch, with all that callbacks do after it, and the next one; must be the last callback."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._since = time.monotonic()
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """The first batch is waited for from here."""
+        self._since = time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: object, batch_index: int
+    ) -> None:
+        """The batch is there."""
+        self.seconds += time.monotonic() - self._since
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: object, batch: object, batch_index: int
+    ) -> None:
+        """The next one is wanted."""
+        self._since = time.monotonic()
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """A validation lies between two batches and is no waiting."""
+        self._since = time.monotonic()
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What was counted when the speed was last logged."""
+
+    step: int
+    seconds: float
+    waited: float
+    audio_seconds: float
 
 
 class TrainingClock(Callback):
-    """Seconds trained and heard, over all attempts: its state is in the checkpoint."""
+    """Counts what is trained, and logs its speed every `log_every` updates; must be the first callback.
+
+    seconds: waiting for data and training on it; validation, samples and checkpoints are not counted. audio_seconds:
+    of all processes. Both are over all attempts: they are in the checkpoint.
+    data_wait: measures the waiting; must be the last callback.
+    """
 
     def __init__(self, report: ReportStep | None, log_every: int) -> None:
         self.seconds = 0.0
         self.audio_seconds = 0.0
+        self.data_wait = DataWait()
         self._report = report
         self._log_every = log_every
-        self._last = time.monotonic()
+        self._started = time.monotonic()
+        self._waited = 0.0  # of `data_wait`, as far as it is counted in `seconds`
+        self._mark = _Mark(0, 0.0, 0.0, 0.0)
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """The clock starts with the first batch, not with imports."""
-        self._last = time.monotonic()
+        """Speed is counted from the first batch of this attempt."""
+        self._mark = self._now(trainer)
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: object, batch_index: int
+    ) -> None:
+        """The clock runs."""
+        self._started = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: object, batch: torch.Tensor, batch_index: int
     ) -> None:
-        """Adds this batch, of every process, and reports the step."""
-        now = time.monotonic()
-        self.seconds += now - self._last
-        self._last = now
+        """Adds this batch, of every process, logs the speed and reports the step."""
+        self.seconds += time.monotonic() - self._started + self.data_wait.seconds - self._waited
+        self._waited = self.data_wait.seconds
         self.audio_seconds += trainer.world_size * batch.shape[0] * batch.shape[-1] / module.codec.sample_rate
+        # Once per update, also where it takes several batches. Reading a loss waits for the device.
+        step = trainer.global_step
+        is_logged = step % self._log_every == 0 and step > self._mark.step
+        if is_logged:
+            module.log_dict(self._speed(trainer))
         if self._report is not None and trainer.is_global_zero:
-            # Reading a loss waits for the device: only as often as they are logged.
-            is_logged = trainer.global_step % self._log_every == 0
             metrics = trainer.callback_metrics if is_logged else {}
-            self._report(trainer.global_step, {name: float(value) for name, value in metrics.items() if name != "step"})
+            self._report(step, {name: float(value) for name, value in metrics.items() if name != "step"})
+
+    def _speed(self, trainer: lightning.Trainer) -> dict[str, float]:
+        """Since the last mark."""
+        before, self._mark = self._mark, self._now(trainer)
+        seconds = max(self._mark.seconds - before.seconds, 1e-9)
+        return {
+            "train/steps_per_second": (self._mark.step - before.step) / seconds,
+            "train/audio_seconds_per_second": (self._mark.audio_seconds - before.audio_seconds) / seconds,
+            "train/data_wait_share": (self._mark.waited - before.waited) / seconds,
+        }
+
+    def _now(self, trainer: lightning.Trainer) -> _Mark:
+        return _Mark(trainer.global_step, self.seconds, self._waited, self.audio_seconds)
 
     def state_dict(self) -> dict[str, float]:
         """Kept in the checkpoint."""

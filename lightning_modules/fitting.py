@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,16 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
-from lightning_modules.checkpoints import RunCheckpoint, latest_valid_checkpoint
+from lightning_modules.checkpoints import RunCheckpoint
 from lightning_modules.clock import ReportStep, TrainingClock
+from lightning_modules.cluster import agreed_checkpoint, cluster_plugins
 from lightning_modules.codec_training import CodecTraining
-from lightning_modules.loggers import build_loggers
+from lightning_modules.collapse import CollapseWatch
+from lightning_modules.distributed import AveragingStrategy
+from lightning_modules.execution import checkpoint_activations, compile_training, lay_out_channels_last
+from lightning_modules.loggers import opened_loggers
+from lightning_modules.orphans import bind_ranks
+from lightning_modules.preemption import Preemption
 from lightning_modules.trainer_config import TrainerConfig
 from spectrostream.errors import UserError
 
@@ -40,39 +47,54 @@ def fit(
     *,
     report: ReportStep | None = None,
     run_name: str | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> FitResult:
-    """Trains in `folder` up to the module's max_steps, from its newest valid checkpoint if there is one."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    """Trains in `folder` up to the module's max_steps, from its newest valid checkpoint if there is one.
+
+    Afterwards the module's codec has the averaged weights, where they are averaged. callbacks: further ones.
+    """
+    module.bad_batches = folder / "bad-batches"
     clock = TrainingClock(report, config.log_every)
-    checkpoint = RunCheckpoint(folder / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints)
+    checkpoint = RunCheckpoint(
+        folder / "checkpoints",
+        every=config.checkpoint_every,
+        keep=config.keep_checkpoints,
+        keep_best=config.keep_best,
+    )
+    preemption = Preemption(checkpoint)
     # The clock comes first: a checkpoint then holds the time of the step it was written after.
-    loggers = build_loggers(config, folder, run_name)
-    with warnings.catch_warnings():
+    ordered = [clock, *callbacks, CollapseWatch(), checkpoint, preemption, clock.data_wait]
+    with opened_loggers(config, folder, run_name) as loggers, warnings.catch_warnings():
         _ignore_what_is_meant()
-        trainer = build_trainer(module, config, [clock, checkpoint], loggers)
-        trainer.fit(module, datamodule=data, ckpt_path=latest_valid_checkpoint(checkpoint.folder), weights_only=True)
+        trainer = build_trainer(module, config, ordered, loggers)
+        bind_ranks(trainer)
+        found = agreed_checkpoint(trainer, checkpoint.folder)
+        trainer.fit(module, datamodule=data, ckpt_path=found, weights_only=True)
+    preemption.raise_if_preempted()
     if trainer.global_step < module.config.max_steps:
-        # A signal, for instance: Lightning then returns as if all were done.
+        # A callback, for instance: Lightning then returns as if all were done.
         raise TrainingStoppedError(
             f"training stopped at step {trainer.global_step} of {module.config.max_steps}; "
             "type the same command again to go on"
         )
+    module.adopt_averaged_weights()
     return FitResult(trainer.global_step, clock.seconds, clock.audio_seconds)
 
 
 def build_trainer(
     module: CodecTraining, config: TrainerConfig, callbacks: list[Callback], loggers: list[Logger]
 ) -> lightning.Trainer:
-    """Lightning's trainer for a run counted in generator updates."""
+    """Lightning's trainer for a run counted in generator updates; prepares the module to be executed as configured."""
+    _prepare(module, config)
     accumulate = module.config.accumulate
     world_size = config.devices * config.num_nodes
     trainer = lightning.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.num_nodes,
-        strategy="ddp_find_unused_parameters_true" if world_size > 1 else "auto",
-        precision=config.precision,  # type: ignore[arg-type]
+        strategy=AveragingStrategy() if world_size > 1 else "auto",
+        plugins=[*cluster_plugins()],
+        benchmark=True,  # crops are all of one length
         max_steps=module.config.max_steps,
         max_epochs=-1,
         # Lightning counts batches here; they are never grouped into epochs.
@@ -97,9 +119,33 @@ def build_trainer(
     return trainer
 
 
+def _prepare(module: CodecTraining, config: TrainerConfig) -> None:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if config.precision == "16-mixed" and module.config.balance:
+        raise UserError(
+            "training.balance = true and trainer.precision = '16-mixed' do not go together: the balancer needs the "
+            "true sizes of gradients; type trainer.precision=bf16-mixed, or training.balance=false"
+        )
+    # Casting is done in the training step, see `Precision`; Lightning's own would be one more.
+    module.precision_name = config.precision
+    if config.channels_last:
+        lay_out_channels_last(module.codec, module.discriminator)
+    if config.checkpoint_activations:
+        checkpoint_activations(module.codec, module.discriminator)
+    if config.compile:
+        compile_training(module.codec, module.discriminator)
+
+
 def _ignore_what_is_meant() -> None:
-    # Data at hand in memory needs no workers; small models on CPU machines are a use of ours; the last is Lightning's
-    # own use of a torch interface that torch 2.13 calls old.
-    messages = (".*does not have many workers.*", ".*available but not used.*", ".*isinstance.treespec, LeafSpec.*")
+    messages = (
+        # Data at hand in memory needs no workers; small models on CPU machines are a use of ours.
+        ".*does not have many workers.*",
+        ".*available but not used.*",
+        # Lightning's own use of a torch interface that torch 2.13 calls old, and torch's compiler looking at what it
+        # compiles.
+        ".*isinstance.treespec, LeafSpec.*",
+        "The .grad attribute of a Tensor that is not a leaf.*",
+    )
     for message in messages:
         warnings.filterwarnings("ignore", message=message)

@@ -24,6 +24,7 @@ class OptimizerConfig:
     gradient_clip_norm: largest norm of that side's whole gradient; 0 is off.
     schedule: "constant", "exponential" (decay per generator update) or "cosine" (to zero at max_steps).
     warmup_steps: generator updates over which the rate rises linearly.
+    fused: one kernel for all parameters; the same formula, other rounding.
     """
 
     learning_rate: float = 1e-4
@@ -33,25 +34,32 @@ class OptimizerConfig:
     schedule: str = "constant"
     warmup_steps: int = 0
     decay: float = 0.999996
+    fused: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
         if self.schedule not in SCHEDULES:
-            raise ValueError(f"optimizer schedule = {self.schedule!r} is not known; allowed: {', '.join(SCHEDULES)}")
+            raise ValueError(f"schedule = {self.schedule!r} is not known; allowed: {', '.join(SCHEDULES)}")
         if not self.learning_rate > 0:
-            raise ValueError(f"optimizer learning_rate = {self.learning_rate} is not possible; allowed: above 0")
+            raise ValueError(f"learning_rate = {self.learning_rate} is not possible; allowed: above 0")
         if self.gradient_clip_norm < 0:
             given = f"gradient_clip_norm = {self.gradient_clip_norm}"
-            raise ValueError(f"optimizer {given} is not possible; allowed: 0 (off) or above")
+            raise ValueError(f"{given} is not possible; allowed: 0 (off) or above")
         if self.warmup_steps < 0:
-            raise ValueError(f"optimizer warmup_steps = {self.warmup_steps} is not possible; allowed: 0 (off) or more")
+            raise ValueError(f"warmup_steps = {self.warmup_steps} is not possible; allowed: 0 (off) or more")
         if not 0 < self.decay <= 1:
-            raise ValueError(f"optimizer decay = {self.decay} is not possible; allowed: above 0, at most 1")
+            raise ValueError(f"decay = {self.decay} is not possible; allowed: above 0, at most 1")
 
 
 def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW (Adam where weight_decay is 0)."""
-    return torch.optim.AdamW(parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
+    """AdamW (Adam where weight_decay is 0) of the parameters that learn."""
+    return torch.optim.AdamW(
+        [parameter for parameter in parameters if parameter.requires_grad],
+        lr=config.learning_rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=config.fused,
+    )
 
 
 def learning_rate(config: OptimizerConfig, step: int, max_steps: int) -> float:
@@ -70,16 +78,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
         group["lr"] = value
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, *, side: str, step: int) -> Tensor:
-    """Scales one side's gradients down to `max_norm` (0: leaves them); returns their norm before.
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scales one side's gradients down to `max_norm` (0: leaves them); returns their norm before, perhaps not finite.
 
-    Raises TrainingDivergedError if it is not finite: one such step would spoil every weight.
+    Nothing here waits for the device.
     """
-    parameters = list(parameters)
-    norm = nn.utils.clip_grad_norm_(parameters, max_norm if max_norm > 0 else math.inf)
-    if not torch.isfinite(norm):
-        raise TrainingDivergedError(
-            f"the gradient of the {side} is not finite at step {step}; "
-            f"try a lower training.{side}.learning_rate or a training.{side}.gradient_clip_norm"
-        )
-    return norm
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    return nn.utils.clip_grad_norm_(learning, max_norm if max_norm > 0 else math.inf)

@@ -30,7 +30,7 @@ WIDTH = 7.2  # inches: both columns of a paper
 DOTS_PER_INCH = 200  # of WebP
 
 # Okabe and Ito's colours that keep contrast on white and on black, then some of Tol's: blue is ours, vermilion DAC.
-_OURS = "#0072b2"
+OURS = "#0072b2"
 _PEERS = ("#d55e00", "#cc79a7", "#b8860b")
 _VARIANTS = ("#009e73", "#e69f00", "#882255", "#56b4e9", "#7b68c8", "#8c6d31", "#cc79a7", "#44aa99", "#999933")
 _CHECK = "#8b949e"
@@ -101,7 +101,7 @@ def system_styles(cards: Sequence[SystemCard]) -> dict[str, SystemStyle]:
     styles = {card.name: SystemStyle(_CHECK, "x", _DASHES[2]) for card in cards if card.role == "check"}
     styles |= {card.name: SystemStyle(*next(peers)) for card in cards if card.role == "peer"}
     for first, *seeds in same_configuration(own):
-        style = SystemStyle(_OURS, "o", "-") if first.role == "baseline" else SystemStyle(*next(variants))
+        style = SystemStyle(OURS, "o", "-") if first.role == "baseline" else SystemStyle(*next(variants))
         styles[first.name] = style
         styles |= {card.name: replace(style, dash=_DASHES[2], hollow=True) for card in seeds}
     return styles
@@ -130,14 +130,18 @@ def svg(figure: Figure) -> str:
 
 def webp(figure: Figure) -> bytes:
     """The figure as WebP on white: spectrograms are pixels, and an SVG full of them would be larger."""
+    stream = io.BytesIO()
+    pixels(figure).save(stream, format="WEBP", quality=88, method=4)
+    return stream.getvalue()
+
+
+def pixels(figure: Figure) -> Image.Image:
+    """The figure as an RGB picture on white."""
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(DOTS_PER_INCH)
     figure.set_facecolor("white")
     canvas.draw()
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    stream = io.BytesIO()
-    image.save(stream, format="WEBP", quality=88, method=4)
-    return stream.getvalue()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def inline_svg(text: str, name: str) -> str:

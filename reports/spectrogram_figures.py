@@ -46,8 +46,7 @@ def spectrograms(audio: Mapping[str, Audio], sample_rate: int) -> bytes:
         panels = figure.subplots(2, len(spectra), sharex=True, sharey=True, squeeze=False)
         for column, (title, parts) in enumerate(spectra.items()):
             for row, (label, part) in enumerate(zip(("mid", "side"), parts, strict=True)):
-                decibels = 20 * np.log10(np.maximum(np.abs(part) / peak, 10 ** (-RANGE_DB / 20)))
-                image = _image(panels[row, column], decibels, extent, "magma", (-RANGE_DB, 0))
+                image = spectrogram_panel(panels[row, column], decibels(part, peak), extent, "magma", (-RANGE_DB, 0))
                 panels[row, column].set_title(_wrapped(f"{title}, {label}"))
             panels[1, column].set_xlabel("seconds")
         for row in range(2):
@@ -69,7 +68,7 @@ def phase_errors(reference: Audio, decoded: Mapping[str, Audio], sample_rate: in
         for panel, (title, samples) in zip(panels, decoded.items(), strict=True):
             error, weights = _phase_error(reference, samples, sample_rate)
             shown = np.ma.masked_where(weights == 0, error)
-            image = _image(panel, shown, extent, _PHASE_COLORS, (-np.pi, np.pi))
+            image = spectrogram_panel(panel, shown, extent, _PHASE_COLORS, (-np.pi, np.pi))
             panel.set_facecolor("#c8ccd0")
             panel.set_title(_wrapped(f"{title}: mean {number(_mean_error(error, weights), 2)} rad"))
             panel.set_xlabel("seconds")
@@ -128,7 +127,7 @@ def _turned(audio: Audio) -> Audio:
     return (np.stack([right - left, left + right]) / np.sqrt(2)).astype(np.float32)
 
 
-def _image(
+def spectrogram_panel(
     panel: Axes,
     values: NDArray[np.float64],
     extent: tuple[float, float],
@@ -152,7 +151,7 @@ def _image(
 
 def _mid_side(audio: Audio) -> tuple[Spectrum, Spectrum]:
     left, right = audio
-    return _stft((left + right) / 2), _stft((left - right) / 2)
+    return stft((left + right) / 2), stft((left - right) / 2)
 
 
 def _phase_error(reference: Audio, decoded: Audio, sample_rate: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -171,16 +170,21 @@ def _mean_error(error: NDArray[np.float64], weights: NDArray[np.float64]) -> flo
 def _cross_spectrum(audio: Audio) -> Spectrum:
     """L R* averaged over `PHASE_FRAMES` frames: [frequency, frame]."""
     left, right = audio
-    products = _stft(left) * np.conj(_stft(right))
+    products = stft(left) * np.conj(stft(right))
     sums = np.cumsum(np.pad(products, ((0, 0), (PHASE_FRAMES, 0))), axis=1)
     return (sums[:, PHASE_FRAMES:] - sums[:, :-PHASE_FRAMES]) / PHASE_FRAMES
 
 
-def _stft(samples: NDArray[np.float32]) -> Spectrum:
+def stft(samples: NDArray[np.float32]) -> Spectrum:
     """Hann, `WINDOW` and `HOP`: [frequency, frame]."""
     padded = np.pad(samples, (0, max(0, WINDOW - len(samples))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
     return np.fft.rfft(frames * np.hanning(WINDOW), axis=1).T
+
+
+def decibels(spectrum: Spectrum, peak: float) -> NDArray[np.float64]:
+    """Magnitude of each tile against `peak`, at least -`RANGE_DB`."""
+    return 20 * np.log10(np.maximum(np.abs(spectrum) / peak, 10 ** (-RANGE_DB / 20)))
 
 
 def _wrapped(title: str) -> str:

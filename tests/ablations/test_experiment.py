@@ -109,6 +109,11 @@ def test_lists_become_tuples_and_numbers_the_schema_s_type() -> None:
         ("discriminator.windows=[16384]", "is shorter than the longest window of the discriminator"),
         ("data.crop_seconds=0.02", "of the mel loss, 1025 samples; allowed: 0.022 or more"),
         ("training.max_steps=0", "training.max_steps = 0 is not possible"),
+        ("training.generator.learning_rate=0", "training.generator.learning_rate = 0.0 is not possible; allowed: above 0"),
+        ("training.discriminator.schedule=x", "training.discriminator.schedule = 'x' is not known; allowed: constant"),
+        ("training.loss.mel=-1", "training.loss.mel is -1.0; allowed: a finite number"),
+        ("model.quantizer.decay=1", "model.quantizer.decay = 1.0 is not possible; allowed: above 0, below 1"),
+        ("training.freeze=[head]", "training.freeze = ['head'] is not possible; allowed: a list of encoder, codebooks"),
         ("data.split=foo", "data.split='foo' is not allowed"),
     ],
 )
@@ -182,7 +187,7 @@ def test_any_configuration_round_trips(
     assert compose(OmegaConf.create(to_yaml(config))) == config
 
 
-# What each leaf may be changed to; a number not named here is raised by one.
+# What each leaf may be changed to; a number not named here is raised by one, and what is true becomes false.
 OTHER: dict[str, Any] = {
     "model.frontend": "waveform",
     "model.channels": 1,
@@ -198,6 +203,10 @@ OTHER: dict[str, Any] = {
     "discriminator.frequency_strides": [2, 2, 2, 2, 2, 1],
     "discriminator.time_strides": [1, 2, 1, 2, 1, 1],
     "discriminator.negative_slope": 0.1,
+    "training.recipe": "dac",
+    "training.balance_decay": 0.5,
+    "training.ema_decay": 0.5,
+    "training.freeze": ["encoder"],
     "trainer.accelerator": "auto",
     "trainer.precision": "bf16-mixed",
     "trainer.wandb": "offline",
@@ -215,7 +224,9 @@ OTHER: dict[str, Any] = {
 for _side in ("generator", "discriminator"):
     OTHER |= {f"training.{_side}.betas": [0.1, 0.2], f"training.{_side}.schedule": "cosine"}
     OTHER |= {f"training.{_side}.decay": 0.5, f"training.{_side}.weight_decay": 0.5}
-KEYS = [key for key in leaves(to_plain(minute())) if key not in ("model.kind", "discriminator.kind")]
+# Kinds replace sections; weights to start from are read (tests/ablations/test_starting.py).
+APART = ("model.kind", "discriminator.kind", "training.start_from")
+KEYS = [key for key in leaves(to_plain(minute())) if key not in APART]
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -224,14 +235,15 @@ def test_the_signature_follows_every_key_that_counts(key: str) -> None:
     value: Any = to_plain(config)
     for part in key.split("."):
         value = value[part]
-    other = compose(OmegaConf.create(MINUTE), keys_layer({key: OTHER[key] if key in OTHER else value + 1}))
+    changed = OTHER.get(key, not value if isinstance(value, bool) else None)
+    other = compose(OmegaConf.create(MINUTE), keys_layer({key: value + 1 if changed is None else changed}))
     assert other != config
     is_left_out = any(key == one or key.startswith(f"{one}.") for one in NOT_IN_SIGNATURE)
     assert (signature(other, "x") == signature(config, "x")) == is_left_out
 
 
 def test_the_signature_is_of_the_result_and_of_the_corpus() -> None:
-    assert set(NOT_IN_SIGNATURE) <= {*KEYS, "evaluation"}
+    assert set(NOT_IN_SIGNATURE) <= {*KEYS, *APART, "evaluation"}
     config = minute()
     backwards = compose(OmegaConf.create(dict(reversed(MINUTE.items()))), overrides_layer(["training.seed=0"]))
     assert signature(config, "x") == signature(backwards, "x")

@@ -2,16 +2,22 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning
 import pytest
-from training_setup import LIGHTNING_WARNINGS, Batches, cpu_config, is_same, load, tiny_module, train
+import torch
+from lightning.pytorch.callbacks import Callback
+from training_setup import LIGHTNING_WARNINGS, Batches, cpu_config, is_same, load, noise, tiny_module, train
 
-from lightning_modules.checkpoints import RunCheckpoint, is_intact, latest_valid_checkpoint
+from lightning_modules.checkpoint_files import is_intact, latest_valid_checkpoint, remove_unfinished
+from lightning_modules.checkpoints import JUDGED_BY, CheckpointError, RunCheckpoint
+from lightning_modules.codec_training import CodecTraining
 from lightning_modules.fitting import build_trainer
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS]
@@ -184,10 +190,166 @@ def test_a_full_disk_spoils_no_name(folder: Path, monkeypatch: pytest.MonkeyPatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(fails, disk_full)
-    with pytest.raises(OSError, match="No space left"):
+    message = (
+        r"no checkpoint of step 4 .*: No space left .* MB free\); the last good one is step-00000003.ckpt; make room"
+    )
+    with pytest.raises(CheckpointError, match=message):
         resume(tiny_module(max_steps=4), Batches(), RunCheckpoint(folder, every=1, keep=1))
-    assert not (folder / "step-00000004.ckpt").exists()
+    assert names(folder) == pairs(1, 2, 3)
     assert latest_valid_checkpoint(folder) == folder / "step-00000003.ckpt"
     monkeypatch.undo()
     resume(tiny_module(max_steps=4), Batches(), RunCheckpoint(folder, every=1, keep=1))
-    assert [name for name in names(folder) if not name.endswith("-checksum")] == pairs(4)
+    assert names(folder) == pairs(4)
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """The kernel cuts every write that would go beyond `size` bytes, in torch's writer too."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+class Limited(Callback):
+    """In update `step` no file may become as large as a checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.limit: Any = None
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step - 1:
+            self.limit = largest_file(20_000)
+            self.limit.__enter__()
+        elif self.limit is not None:
+            self.limit.__exit__(None, None, None)
+            self.limit = None
+
+
+def test_a_save_that_fails_in_the_midst_does_not_end_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tiny_module(max_steps=3), Batches(), Limited(2), RunCheckpoint(tmp_path, every=1, keep=9))
+    assert names(tmp_path) == pairs(1, 3)
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "lightning_modules.checkpoints"]
+    assert f"no checkpoint of step 2 could be written to {tmp_path}: File too large (" in warning
+    assert warning.endswith("MB free); the last good one is step-00000001.ckpt; training goes on")
+
+
+def test_a_folder_that_cannot_be_made_is_told_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 2 .*file.*; there is no earlier one; make room"):
+        train(tiny_module(max_steps=2), Batches(), RunCheckpoint(tmp_path / "file" / "checkpoints", every=9))
+
+
+def test_what_a_killed_process_left_is_removed(folder: Path) -> None:
+    kept = ["last.ckpt", "notes.partial", "step-x.partial", *pairs(1, 2, 3)]
+    unfinished = ["step-00000004.partial", "step-00000004.ckpt.partial-checksum", "step-00000009.ckpt.sha256"]
+    for name in [*kept[:3], *unfinished, "best-step-00000004.partial", "best-step-00000004.ckpt.sha256"]:
+        (folder / name).write_text("?")
+    remove_unfinished(folder)
+    assert names(folder) == sorted(kept)
+
+
+class Judged(CodecTraining):
+    """Its validations have the losses of `LOSSES`; notes which steps were validated."""
+
+    def on_validation_start(self) -> None:
+        self.seen = [*getattr(self, "seen", []), self.global_step]
+
+    def validation_step(self, batch: torch.Tensor, batch_index: int) -> None:
+        self.log(JUDGED_BY, LOSSES[self.global_step], batch_size=1)
+
+
+LOSSES = {1: 5.0, 2: 3.0, 3: 4.0, 4: float("nan"), 5: 2.0, 6: 2.0}
+
+
+def judged(folder: Path, steps: int, *, keep: int = 2, stop_at: int | None = None) -> tuple[RunCheckpoint, list[int]]:
+    """A run with a validation at every step, perhaps started again; `stop_at`: ends between a save and a validation."""
+
+    class Stops(Callback):
+        def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+            if trainer.global_step == stop_at:
+                raise KeyError("killed")
+
+    checkpoint = RunCheckpoint(folder, every=1, keep=keep, keep_best=True)
+    parts = tiny_module(max_steps=steps)
+    module = Judged(parts.codec, parts.discriminator, parts.config)
+    trainer = build_trainer(module, cpu_config(validate_every=1), [checkpoint, Stops()], [])
+    data = Batches(held_out=(noise(99),))
+    with pytest.raises(KeyError, match="killed") if stop_at else nullcontext():
+        trainer.fit(module, datamodule=data, ckpt_path=latest_valid_checkpoint(folder), weights_only=True)
+    return checkpoint, module.seen
+
+
+def best(*steps: int) -> list[str]:
+    return [f"best-{name}" for name in pairs(*steps)]
+
+
+def test_the_best_is_kept_beside_the_last(tmp_path: Path) -> None:
+    """A loss that is not a number is not the best, nor is an equal one."""
+    for steps, kept in ((1, 1), (4, 2), (6, 5)):
+        checkpoint, _ = judged(tmp_path, steps)
+        assert names(tmp_path) == best(kept) + pairs(*range(max(1, steps - 1), steps + 1))
+        assert (checkpoint.best_step, checkpoint.best_loss) == (kept, LOSSES[kept])
+    content = load(tmp_path / "best-step-00000005.ckpt")
+    assert content["global_step"] == 5
+    assert content["callbacks"]["RunCheckpoint"] == {"best_loss": 2.0, "best_step": 5, "validated_step": 5}
+
+
+def test_the_best_of_an_abandoned_future_is_not_the_best(tmp_path: Path) -> None:
+    """A run that falls back knows the best of its own past, and finds the same again."""
+    judged(tmp_path, 6, keep=9)
+    for step in (5, 6):
+        truncate(tmp_path / f"step-{step:08d}.ckpt")
+    checkpoint, seen = judged(tmp_path, 5, keep=9)
+    # The checkpoint of step 4 was written before step 4 was validated.
+    assert seen == [4, 5]
+    assert (checkpoint.best_step, checkpoint.best_loss) == (5, 2.0)
+    assert [name for name in names(tmp_path) if name.startswith("best")] == best(5)
+
+
+def test_a_validation_that_a_stop_left_out_is_made_up_for(tmp_path: Path) -> None:
+    """And nothing else changes by that, to the last counter."""
+    for step in (2, 5):
+        judged(tmp_path / "stopped", 6, keep=9, stop_at=step)
+    checkpoint, seen = judged(tmp_path / "stopped", 6, keep=9)
+    whole, all_seen = judged(tmp_path / "whole", 6, keep=9)
+    assert (seen, all_seen) == ([5, 6], [1, 2, 3, 4, 5, 6])
+    assert names(tmp_path / "stopped") == names(tmp_path / "whole")
+    assert checkpoint.state_dict() == whole.state_dict()
+    for name in ("step-00000006.ckpt", "best-step-00000005.ckpt"):
+        one, other = (load(tmp_path / place / name) for place in ("stopped", "whole"))
+        for key in ("state_dict", "optimizer_states", "global_step", "callbacks"):
+            assert is_same(one[key], other[key]), (name, key)
+    one, other = (load(tmp_path / place / "step-00000006.ckpt") for place in ("stopped", "whole"))
+    assert is_same(one["loops"], other["loops"])
+
+
+def test_the_best_is_gone_on_from_if_it_is_all_there_is(tmp_path: Path) -> None:
+    judged(tmp_path / "whole", 6)
+    judged(tmp_path / "left", 3)
+    for step in (2, 3):
+        flip(tmp_path / "left" / f"step-{step:08d}.ckpt")
+    assert latest_valid_checkpoint(tmp_path / "left") == tmp_path / "left" / "best-step-00000002.ckpt"
+    _, seen = judged(tmp_path / "left", 6)
+    assert seen == [3, 4, 5, 6]
+    one, other = (load(tmp_path / place / "step-00000006.ckpt") for place in ("left", "whole"))
+    for key in ("state_dict", "optimizer_states", "global_step"):
+        assert is_same(one[key], other[key]), key
+
+
+def test_the_best_that_cannot_be_written_is_not_counted_as_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    judged(tmp_path, 1)
+    with largest_file(20_000), pytest.raises(CheckpointError, match="step 2"):
+        judged(tmp_path, 2)
+    assert names(tmp_path) == best(1) + pairs(1)
+    assert sum("no checkpoint of step 2" in record.getMessage() for record in caplog.records) == 2
+    checkpoint, _ = judged(tmp_path, 2)
+    assert names(tmp_path) == best(2) + pairs(1, 2)
+    assert checkpoint.best_step == 2

@@ -3,12 +3,14 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from training_setup import (
     FAST,
@@ -17,12 +19,14 @@ from training_setup import (
     Batches,
     PlainGradientDescent,
     Updates,
+    cpu_config,
     is_same,
     noise,
     tiny_module,
     train,
 )
 
+from lightning_modules.fitting import build_trainer
 from lightning_modules.optimization import OptimizerConfig, TrainingDivergedError
 from lightning_modules.training_config import TrainingConfig
 from spectrostream.losses import (
@@ -61,10 +65,32 @@ def gradients_of(loss: Tensor, side: nn.Module) -> list[Tensor]:
 
 @pytest.mark.parametrize(
     ("key", "value", "lowest"),
-    [("max_steps", 0, 1), ("accumulate", 0, 1), ("adversarial_start", -1, 0), ("seed", -1, 0)],
+    [
+        ("max_steps", 0, 1),
+        ("accumulate", 0, 1),
+        ("adversarial_start", -1, 0),
+        ("seed", -1, 0),
+        ("discriminator_every", 0, 1),
+        ("explosion_factor", -1, 0),
+        ("max_skipped_updates", -1, 0),
+    ],
 )
 def test_impossible_values_are_named(key: str, value: int, lowest: int) -> None:
     with pytest.raises(ValueError, match=rf"training.{key} = {value} is not possible; allowed: {lowest} or more"):
+        TrainingConfig(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("recipe", "gan", "spectrostream, dac"),
+        ("ema_decay", 1.0, "0 or more, below 1"),
+        ("balance_decay", -0.1, "0 or more, below 1"),
+        ("freeze", ("judge",), "a list of encoder, codebooks, decoder"),
+    ],
+)
+def test_unknown_choices_are_named(key: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ValueError, match=rf"training.{key} = .* is not possible; allowed: {allowed}"):
         TrainingConfig(**{key: value})
 
 
@@ -168,13 +194,13 @@ def test_each_side_is_clipped_to_its_own_limit_and_reported_before() -> None:
 
 
 def test_a_diverged_generator_ends_the_run_and_names_the_step() -> None:
-    module = tiny_module(max_steps=9)
+    module = tiny_module(max_steps=9, max_skipped_updates=0)
     with pytest.raises(TrainingDivergedError, match="generator is not finite at step 2"):
         train(module, Batches(lambda k: noise(k) * (math.nan if k == 2 else 1)))
 
 
 def test_a_diverged_discriminator_ends_the_run_and_names_the_step() -> None:
-    module = tiny_module(max_steps=9)
+    module = tiny_module(max_steps=9, max_skipped_updates=0)
     turns: list[int] = []
 
     def spoil(gradient: Tensor) -> Tensor:
@@ -182,10 +208,111 @@ def test_a_diverged_discriminator_ends_the_run_and_names_the_step() -> None:
         return gradient * math.nan if len(turns) == 2 else gradient
 
     next(module.discriminator.parameters()).register_hook(spoil)
-    with pytest.raises(TrainingDivergedError, match="discriminator is not finite at step 1"):
+    with pytest.raises(
+        TrainingDivergedError, match=r"discriminator is not finite at step 1.*training\.discriminator\."
+    ):
         train(module, Batches())
     # The generator's turn gives the judge no gradient: one call for each of two steps.
     assert len(turns) == 2
+
+
+def test_a_spoilt_batch_is_skipped_counted_and_kept(tmp_path: Path) -> None:
+    """Both sides stay as they were, the codebooks stay finite, the step counts, and training goes on."""
+    module = tiny_module(max_steps=7)
+    module.bad_batches = tmp_path / "bad"
+    steps = Steps()
+    trainer = train(module, Batches(lambda k: noise(k) * (math.nan if k == 5 else 1)), steps)
+    assert trainer.global_step == 7
+    assert steps.counts == list(range(1, 8))
+    assert is_same(steps.weights[4], steps.weights[5])
+    assert not is_same(steps.weights[5], steps.weights[6])
+    assert [metrics["train/skipped_updates"] for metrics in steps.metrics] == [0] * 5 + [1] * 2
+    assert module.codec.quantizer.learning.is_started
+    assert all(bool(value.isfinite().all()) for value in module.state_dict().values())
+    (kept,) = (tmp_path / "bad").iterdir()
+    assert kept.name == "step-00000005-rank-0.safetensors"
+    assert bool(load_file(kept)["batch_0"].isnan().all())
+
+
+def test_the_judge_learns_in_every_second_update_and_is_obeyed_in_each() -> None:
+    module = tiny_module(max_steps=5, adversarial_start=1, discriminator_every=2)
+    steps = Steps()
+    train(module, Batches(), steps)
+    judges = [weights["discriminator"] for weights in steps.weights]
+    assert [not is_same(before, after) for before, after in itertools.pairwise(judges)] == [True, False, True, False]
+    obeyed = ["train/feature_matching_loss" in metrics for metrics in steps.metrics]
+    assert obeyed == [False, True, True, True, True]
+    for metrics in steps.metrics[1:]:
+        assert 0 <= metrics["train/discriminator_accuracy_real"] <= 1
+        assert 0 <= metrics["train/discriminator_accuracy_fake"] <= 1
+
+
+def test_balanced_losses_pull_by_their_weights() -> None:
+    """In the first update the averages are the sizes themselves, so at the output each loss has the size of its weight.
+
+    The commitment loss does not pass there and keeps its own size.
+    """
+    weights = LossWeights(adversarial=1.0, feature_matching=2.0, mel=1.0)
+    module = tiny_module(max_steps=1, initial_vectors=1000, balance=True, loss=weights)
+    real = noise(0)
+    decoded = module.codec(real).audio
+    judged_real, judged = module.discriminator(real), module.discriminator(decoded)
+    losses = {
+        0.25: hinge_generator_loss(judged.logits),
+        0.5: feature_matching_loss(judged_real.features, judged.features),
+        0.25 + 1e-9: module.mel_loss(decoded, real).total,
+    }
+    at_output = torch.zeros_like(decoded)
+    for share, loss in losses.items():
+        (gradient,) = torch.autograd.grad(loss, decoded, retain_graph=True)
+        at_output += share * gradient / gradient.flatten(1).norm(dim=1).mean()
+    expected = torch.autograd.grad(decoded, list(module.codec.parameters()), at_output)
+    module.codec.quantizer.learning.collected_count.zero_()  # the pass above was none of the training
+    updates = Updates()
+    train(module, Batches(), updates)
+    largest = max(float(wanted.abs().max()) for wanted in expected)
+    for applied, wanted in zip(updates.gradients[0][0], expected, strict=True):
+        torch.testing.assert_close(applied, wanted, rtol=1e-3, atol=1e-4 * largest)
+
+
+def test_balanced_training_feels_the_commitment_loss_and_lowers_the_mel_loss() -> None:
+    module = tiny_module(max_steps=8, balance=True, initial_vectors=16)
+    steps = Steps()
+    train(module, Batches(lambda _: noise(0)), steps)
+    assert steps.metrics[-1]["train/commitment_loss"] > 0
+    assert steps.metrics[-1]["train/mel_loss"] < steps.metrics[0]["train/mel_loss"]
+
+
+def test_the_averaged_weights_are_validated_and_left_behind(tmp_path: Path) -> None:
+    """After n updates the average has moved by 1 - min(decay, (1 + n) / (10 + n)) of the way to the newest weights."""
+    held_out = noise(77)
+    module = tiny_module(max_steps=3, ema_decay=0.9, initial_vectors=1000)
+    expected = weights_of(module.codec)
+    steps = Steps()
+
+    class Validations(Callback):
+        losses: ClassVar[list[float]] = []
+
+        def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+            self.losses.append(float(trainer.callback_metrics["validation/mel_loss"]))
+
+    trainer = build_trainer(module, cpu_config(validate_every=1), [steps, Validations()], [])
+    trainer.fit(module, datamodule=Batches(held_out=(held_out,)))
+    for count, weights in enumerate(steps.weights):
+        decay = min(0.9, (1 + count) / (10 + count))
+        for name, value in weights["codec"].items():
+            expected[name] = expected[name].lerp(value, 1 - decay)
+    newest = weights_of(module.codec)
+    assert is_same(newest, steps.weights[-1]["codec"])  # training never saw the average
+    with module.averaged_weights():
+        for name, value in weights_of(module.codec).items():
+            torch.testing.assert_close(value, expected[name])
+        decoded = module.codec.decode(module.codec.encode(held_out), length=held_out.shape[-1])
+        assert Validations.losses[-1] == pytest.approx(float(module.mel_loss(decoded, held_out).total), rel=1e-5)
+    assert is_same(weights_of(module.codec), newest)
+    module.adopt_averaged_weights()
+    for name, value in weights_of(module.codec).items():
+        torch.testing.assert_close(value, expected[name])
 
 
 def test_the_rate_in_force_is_the_schedule_of_each_side() -> None:

@@ -55,7 +55,7 @@ def final(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("precision", "16-mixed", "trainer.precision = '16-mixed' is not known; allowed: 32-true, bf16-mixed"),
+        ("precision", "16", "trainer.precision = '16' is not known; allowed: 32-true, bf16-mixed, 16-mixed"),
         ("wandb", "on", "trainer.wandb = 'on' is not known; allowed: disabled, offline, online"),
         ("devices", 0, "trainer.devices = 0 is not possible; allowed: 1 or more"),
         ("num_nodes", 0, "trainer.num_nodes = 0 is not possible; allowed: 1 or more"),
@@ -93,7 +93,7 @@ def test_the_log_counts_generator_updates(tmp_path: Path, accumulate: int) -> No
     assert 0 < result.seconds < 60
     # The last batch of an update reports it; before, the step is the one before.
     assert [step for step, _ in reported] == [batch // accumulate for batch in range(1, 5 * accumulate + 1)]
-    assert [step for step, has_losses in reported if step and has_losses] == sorted([2, 4] * accumulate)
+    assert [step for step, has_losses in reported if has_losses] == [2, 4]
 
 
 def test_validation_is_the_mel_loss_of_held_out_audio_as_it_is_coded(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_only_what_is_meant_is_not_warned_of(tmp_path: Path, monkeypatch: pytest
         fit(tiny_module(max_steps=1), Batches(batch_at, held_out=HELD_OUT), cpu_config(validate_every=1), tmp_path)
     messages = {str(warning.message) for warning in caught}
     assert "something is odd" in messages
-    assert not [message for message in messages if "workers" in message or "not used" in message]
+    assert not [message for message in messages if "workers" in message or "available but not used" in message]
 
 
 def test_fewer_processes_than_asked_for_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

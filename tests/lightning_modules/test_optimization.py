@@ -10,7 +10,6 @@ from torch import nn
 
 from lightning_modules.optimization import (
     OptimizerConfig,
-    TrainingDivergedError,
     build_optimizer,
     clip_gradients,
     learning_rate,
@@ -96,14 +95,42 @@ def with_gradients(*values: float) -> list[nn.Parameter]:
 @pytest.mark.parametrize(("limit", "left"), [(1.0, [0.6, -0.8]), (5.5, [3.0, -4.0]), (0.0, [3.0, -4.0])])
 def test_clipping_scales_the_whole_gradient_and_reports_it_as_it_was(limit: float, left: list[float]) -> None:
     parameters = with_gradients(3.0, -4.0)
-    norm = clip_gradients(iter(parameters), limit, side="generator", step=0)
+    norm = clip_gradients(iter(parameters), limit)
     assert norm.item() == pytest.approx(5.0)
     assert [parameter.grad.item() for parameter in parameters] == pytest.approx(left, rel=1e-5)
 
 
 @pytest.mark.parametrize("limit", [0.0, 1.0])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_names_side_step_and_keys(limit: float, value: float) -> None:
-    message = "gradient of the discriminator is not finite at step 17; try a lower training.discriminator.learning_rate"
-    with pytest.raises(TrainingDivergedError, match=message):
-        clip_gradients(with_gradients(1.0, value), limit, side="discriminator", step=17)
+def test_a_gradient_that_is_not_finite_has_a_norm_that_is_not(limit: float, value: float) -> None:
+    assert not math.isfinite(clip_gradients(with_gradients(1.0, value), limit).item())
+
+
+def test_what_is_frozen_is_neither_optimized_nor_measured() -> None:
+    learning, frozen = with_gradients(3.0, 4.0)
+    frozen.requires_grad_(False)
+    optimizer = build_optimizer(OptimizerConfig(), [learning, frozen])
+    assert [len(group["params"]) for group in optimizer.param_groups] == [1]
+    assert clip_gradients([learning, frozen], 0.0).item() == pytest.approx(3.0)
+
+
+def test_a_fused_step_is_the_plain_one_but_for_rounding() -> None:
+    ends = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(50))
+        optimizer = build_optimizer(OptimizerConfig(learning_rate=0.1, weight_decay=0.01, fused=fused), [weight])
+        for _ in range(20):
+            weight.grad = weight.detach().sin()
+            optimizer.step()
+        ends.append(weight.detach())
+    torch.testing.assert_close(ends[1], ends[0], atol=1e-6, rtol=1e-6)
+
+
+def test_a_fused_step_without_gradients_changes_nothing() -> None:
+    """So a skipped update is one."""
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = build_optimizer(OptimizerConfig(weight_decay=0.1), [weight])
+    optimizer.step()
+    assert torch.equal(weight, torch.ones(3))
+    assert not optimizer.state

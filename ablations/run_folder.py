@@ -1,0 +1,148 @@
+"""The folder of a run explains itself and belongs to one configuration; what changes later is named and recorded."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ablations.experiment import (
+    TRAINING_VERSION,
+    ConfigError,
+    ExperimentConfig,
+    is_in_signature,
+    load_layer,
+    signature,
+    to_plain,
+    to_yaml,
+)
+from ablations.provenance import git_revision, package_versions, read_json, write_json, write_text
+from ablations.run_readme import write_readme
+from ablations.starting import LEARNING_KEYS
+from datamodules.stereo_music import StereoMusicDataModule
+from lightning_modules.checkpoints import latest_valid_checkpoint
+
+SIGNATURE = "signature.json"
+_ABSENT = object()
+Changes = dict[str, tuple[Any, Any]]
+"""What differs, by key or in words: its value then and now."""
+
+CORPUS = "the corpus' fingerprint"
+WEIGHTS = "the fingerprint of the weights at training.start_from"
+VERSION = "the version of the training code"
+# Their shapes, or what a checkpoint keeps of them, would not fit or would silently stay as they were.
+_FIXED = ("model.", "discriminator.", "training.freeze", "training.recipe", WEIGHTS)
+_FIXED_ENDS = (".betas", ".weight_decay")
+_FREE = tuple(key for key in LEARNING_KEYS if not key.endswith("initial_vectors"))
+
+
+def describe(folder: Path, config: ExperimentConfig, data: StereoMusicDataModule, start_fingerprint: str) -> None:
+    """Writes config.yaml, run.json and README.md: what was trained with what, whoever evaluates it later."""
+    before = read_json(folder / "run.json") or {}
+    revisions = [before["git_revision"]] if before else []
+    start = {"source": config.training.start_from, "fingerprint": start_fingerprint} if start_fingerprint else None
+    facts = {
+        "command": shlex.join(sys.argv),
+        "git_revision": " then ".join(dict.fromkeys([*revisions, git_revision()])),
+        "versions": package_versions(),
+        "data": data.describe(),
+        "data_fingerprint": data.fingerprint,
+        "skipped_files": {str(file.path): file.reason for file in data.corpus.skipped},
+        "start": start,
+        "training_version": TRAINING_VERSION,
+        "changes": before.get("changes", []),
+    }
+    write_json(facts, folder / "run.json")
+    write_text(to_yaml(config), folder / "config.yaml")
+    write_readme(folder, config, facts)
+
+
+def require_same_run(
+    out: Path, config: ExperimentConfig, data_fingerprint: str, start_fingerprint: str, *, accept_changes: bool
+) -> Changes:
+    """What differs from the run that `out` holds, if it may; nothing for the same run and for an empty folder.
+
+    Raises ConfigError naming each difference with both values: without `accept_changes`, and for what a checkpoint
+    cannot be continued with.
+    """
+    before = read_json(out / SIGNATURE)
+    if before is None or before == signature(config, data_fingerprint, start_fingerprint):
+        return {}
+    changes = _changes(out, config, data_fingerprint, start_fingerprint)
+    differences = f"{out} holds a run of another configuration or corpus: {_in_words(changes)}"
+    step = newest_step(out)
+    if not accept_changes:
+        raise ConfigError(
+            f"{differences}; type the values of then, add --accept-changes to go on from step {step} with those of "
+            "now, or choose another folder with out=FOLDER"
+        )
+    fixed = [key for key in changes if _is_fixed(key)]
+    if fixed and step:
+        raise ConfigError(
+            f"{differences}; a checkpoint cannot go on with another value of {', '.join(fixed)}, so --accept-changes "
+            "does not help; choose another folder with out=FOLDER"
+        )
+    return changes
+
+
+def claim(
+    out: Path, config: ExperimentConfig, data: StereoMusicDataModule, start_fingerprint: str, changes: Changes
+) -> None:
+    """Makes `out` this run's folder; accepted changes are recorded in run.json with the step they begin at."""
+    if changes:
+        (out / "trained.json").unlink(missing_ok=True)  # what is finished may not be with the new values
+    if not (out / "trained.json").exists():
+        describe(out, config, data, start_fingerprint)
+    if changes:
+        facts = read_json(out / "run.json")
+        changed = {key: {"then": _shown(then), "now": _shown(now)} for key, (then, now) in changes.items()}
+        facts["changes"].append({"step": newest_step(out), "changed": changed})
+        write_json(facts, out / "run.json")
+    write_json(signature(config, data.fingerprint, start_fingerprint), out / SIGNATURE)
+
+
+def newest_step(out: Path) -> int:
+    """Generator updates after which the newest valid checkpoint was written; 0 without one."""
+    newest = latest_valid_checkpoint(out / "checkpoints")
+    return int(newest.stem.removeprefix("step-")) if newest else 0
+
+
+def _changes(out: Path, config: ExperimentConfig, data_fingerprint: str, start_fingerprint: str) -> Changes:
+    path = out / "config.yaml"
+    then = _leaves(OmegaConf.to_container(load_layer(path))) if path.exists() else {}
+    now = _leaves(to_plain(config))
+    run = read_json(out / "run.json") or {}
+    facts = {CORPUS: run.get("data_fingerprint"), WEIGHTS: (run.get("start") or {}).get("fingerprint", "")}
+    facts[VERSION] = run.get("training_version")
+    own = {CORPUS: data_fingerprint, WEIGHTS: start_fingerprint, VERSION: TRAINING_VERSION}
+    keys = [key for key in {**then, **now} if is_in_signature(key)]
+    differing = {key: (then.get(key, _ABSENT), now.get(key, _ABSENT)) for key in keys if then}
+    recorded = {key: (facts[key], own[key]) for key in own if run}
+    return {key: pair for key, pair in (differing | recorded).items() if pair[0] != pair[1]}
+
+
+def _leaves(plain: Any, prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in plain.items():
+        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def _in_words(changes: Changes) -> str:
+    words = [f"{key} was {_shown(then)!r} and is {_shown(now)!r}" for key, (then, now) in changes.items()]
+    return ", ".join(words) or "what it was made with is not recorded"
+
+
+def _shown(value: Any) -> Any:
+    if value is _ABSENT:
+        return "absent"
+    # A corpus' SHA-256 is long; its beginning tells two apart.
+    return f"{value[:12]}.." if isinstance(value, str) and len(value) == 64 else value
+
+
+def _is_fixed(key: str) -> bool:
+    return key not in _FREE and (key.startswith(_FIXED) or key.endswith(_FIXED_ENDS))

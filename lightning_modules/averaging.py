@@ -1,0 +1,66 @@
+"""A moving average of the generator's weights: what is validated and exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """Exponential moving average of a module's learning parameters; all of its state is in `state_dict`.
+
+    decay: 0.999 remembers about 1000 updates. After n updates it is at most (1 + n) / (10 + n), so that random initial
+    weights are forgotten at once. Codebooks are not among the parameters: they are moving averages already.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self._parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
+        self._averages = {name: value.detach().clone() for name, value in self._parameters.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes in the weights after an update."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        current = [value.detach() for value in self._parameters.values()]
+        torch._foreach_lerp_(list(self._averages.values()), current, 1 - decay)
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """Within it the module has the averages for weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self._parameters.items():
+            # By value: optimizers and compiled code know the parameter's memory.
+            kept = parameter.detach().clone()
+            parameter.copy_(self._averages[name])
+            self._averages[name].copy_(kept)
+
+    @torch.no_grad()
+    def adopt(self) -> None:
+        """Gives the module the averages for good."""
+        for name, parameter in self._parameters.items():
+            parameter.copy_(self._averages[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"updates": self.updates, "averages": dict(self._averages)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """From a checkpoint."""
+        self.updates = state["updates"]
+        averages: Mapping[str, Tensor] = state["averages"]
+        for name, value in self._averages.items():
+            value.copy_(averages[name])

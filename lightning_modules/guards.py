@@ -1,0 +1,117 @@
+"""Updates that would spoil the weights are skipped, counted and kept for inspection; too many of them end the run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lightning_modules.optimization import TrainingDivergedError
+
+logger = logging.getLogger(__name__)
+
+FORGIVEN_AFTER = 100  # good updates in a row after which earlier skipped ones count no more
+LEARNING_UPDATES = 20  # before so many the usual size of a gradient is not known
+AVERAGE_DECAY = 0.99
+KEPT_BATCHES = 20
+
+
+class UpdateGuard:
+    """Looks at the gradient norms of an update, which are the same on every process, and so is the verdict.
+
+    explosion_factor: a norm above so many times its geometric moving average is an explosion; 0 is off.
+    max_skipped: skipped updates that are tolerated without `FORGIVEN_AFTER` good ones in a row between them.
+    folder: where the batches of skipped updates go; None keeps none.
+    """
+
+    def __init__(self, *, explosion_factor: float, max_skipped: int, folder: Path | None = None) -> None:
+        self.explosion_factor = explosion_factor
+        self.max_skipped = max_skipped
+        self.folder = folder
+        self.skipped = 0
+        self._counting = 0
+        self._good_in_a_row = 0
+        self._log_averages: dict[str, float] = {}
+        self._seen: dict[str, int] = {}
+
+    def problem(self, norms: Mapping[str, float]) -> str | None:
+        """What is wrong with an update whose sides have these gradient norms; None: it is good and counts as such."""
+        for side, norm in norms.items():
+            if not math.isfinite(norm):
+                return f"the gradient of the {side} is not finite"
+            usual = math.exp(self._log_averages.get(side, math.inf))
+            is_known = self._seen.get(side, 0) >= LEARNING_UPDATES
+            if self.explosion_factor and is_known and norm > self.explosion_factor * usual:
+                return f"the gradient of the {side} exploded: its norm is {norm:.3g}, usually {usual:.3g}"
+        self._learn(norms)
+        return None
+
+    def _learn(self, norms: Mapping[str, float]) -> None:
+        for side, norm in norms.items():
+            log_norm = math.log(max(norm, 1e-30))
+            before = self._log_averages.get(side, log_norm)
+            self._log_averages[side] = AVERAGE_DECAY * before + (1 - AVERAGE_DECAY) * log_norm
+            self._seen[side] = self._seen.get(side, 0) + 1
+        self._good_in_a_row += 1
+        if self._good_in_a_row >= FORGIVEN_AFTER:
+            self._counting = 0
+
+    def skip(self, problem: str, *, step: int, rank: int, batches: Sequence[Tensor]) -> None:
+        """Counts and keeps a skipped update. Raises TrainingDivergedError if there were too many."""
+        self.skipped += 1
+        self._counting += 1
+        self._good_in_a_row = 0
+        kept = self._keep(problem, step, rank, batches)
+        logger.warning("%s at step %d; the update is skipped%s", problem, step, f", see {kept}" if kept else "")
+        if self._counting > self.max_skipped:
+            side = "discriminator" if "discriminator" in problem else "generator"
+            raise TrainingDivergedError(
+                f"{problem} at step {step}, and {self._counting} updates had to be skipped "
+                f"(training.max_skipped_updates = {self.max_skipped}); try a lower training.{side}.learning_rate or a "
+                f"training.{side}.gradient_clip_norm{f'; the batches are in {kept.parent}' if kept else ''}"
+            )
+
+    def _keep(self, problem: str, step: int, rank: int, batches: Sequence[Tensor]) -> Path | None:
+        if self.folder is None:
+            return None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step-{step:08d}-rank-{rank}.safetensors"
+        if len(list(self.folder.glob("*.safetensors"))) >= KEPT_BATCHES:
+            return None
+        audio = {f"batch_{index}": batch.detach().cpu().contiguous() for index, batch in enumerate(batches)}
+        finite = [bool(torch.isfinite(value).all()) for value in audio.values()]
+        facts = {"problem": problem, "step": str(step), "audio_is_finite": json.dumps(finite)}
+        partial = path.with_suffix(".partial")
+        try:
+            save_file(audio, partial, metadata=facts)
+            partial.replace(path)
+        except (OSError, SafetensorError) as error:  # a full disk does not end a training
+            logger.warning("the batch of step %d cannot be kept: %s", step, error)
+            return None
+        return path
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "skipped": self.skipped,
+            "counting": self._counting,
+            "good_in_a_row": self._good_in_a_row,
+            "log_averages": dict(self._log_averages),
+            "seen": dict(self._seen),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """From a checkpoint."""
+        self.skipped = state["skipped"]
+        self._counting = state["counting"]
+        self._good_in_a_row = state["good_in_a_row"]
+        self._log_averages = dict(state["log_averages"])
+        self._seen = dict(state["seen"])

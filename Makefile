@@ -4,7 +4,7 @@ VENV ?= $(or $(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 OFFICIAL := .venv-official
 
-.PHONY: demo test lint bench bench-official interop official-environment fuzz clean
+.PHONY: demo test lint bench bench-official interop official-environment fuzz drills clean
 
 demo: $(VENV)/.spectrostream-demo
 	$(BIN)/spectrostream ablate study=demo out=runs/demo
@@ -31,6 +31,9 @@ interop: $(VENV)/.spectrostream-test official-environment
 fuzz: $(VENV)/.spectrostream-test
 	$(BIN)/python -m pip install 'atheris>=3'
 	$(BIN)/python -m benchmarks.fuzz_bitstream -runs=1000000
+
+drills: $(VENV)/.spectrostream-test
+	$(BIN)/python -m benchmarks.fault_drills
 
 # The official JAX implementation, apart from everything else: it shares no dependency with this project.
 official-environment: $(OFFICIAL)/.spectrostream-official

@@ -13,8 +13,8 @@ from lightning_modules.checkpoints import latest_valid_checkpoint
 from lightning_modules.codec_training import CodecTraining
 from reports.evaluation import Segment
 from spectrostream.baselines.dac import Dac
-from spectrostream.discriminators import MultiScaleSTFTDiscriminator
 from spectrostream.freezing import freeze
+from spectrostream.judges import build_discriminator
 from spectrostream.registry import Codec, build_codec
 from spectrostream.weights import load_codec
 
@@ -39,7 +39,7 @@ def training_module(config: ExperimentConfig, folder: Path | None = None, start_
         freeze(codec, config.training.freeze)
     except ValueError as error:
         raise ConfigError(f"training.freeze = {list(config.training.freeze)} is not possible: {error}") from error
-    discriminator = MultiScaleSTFTDiscriminator(config.discriminator, channels=config.model.channels)
+    discriminator = build_discriminator(config.discriminator, channels=config.model.channels)
     return CodecTraining(codec, discriminator, config.training)
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from ablations.assembly import data_module, training_module
 from ablations.cell import cell_folder, is_done, locked, trained
 from ablations.console import ConsoleDisplay, TrainingDisplay
-from ablations.experiment import ConfigError, ExperimentConfig, load_experiment
+from ablations.experiment import ConfigError, load_experiment
 from ablations.gathering import measure_costs, study_report
 from ablations.preflight import (
     chosen_accelerator,

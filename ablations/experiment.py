@@ -23,7 +23,8 @@ from lightning_modules.training_config import TrainingConfig
 from spectrostream.codec_config import SpectroStreamConfig
 from spectrostream.discriminators import MultiScaleSTFTConfig
 from spectrostream.errors import UserError
-from spectrostream.losses import MultiScaleMelLoss
+from spectrostream.judges import DISCRIMINATORS, DiscriminatorConfig
+from spectrostream.objectives import RECIPES
 from spectrostream.registry import CONFIGS, CodecConfig
 
 
@@ -61,7 +62,7 @@ class ExperimentConfig:
     """Everything that one run needs; each section stands beside the class it builds."""
 
     model: CodecConfig
-    discriminator: MultiScaleSTFTConfig = field(default_factory=MultiScaleSTFTConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=MultiScaleSTFTConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -75,7 +76,7 @@ class ExperimentConfig:
                 f"trains; allowed: 1..{trained}"
             )
         # The mel loss reflects half a window at each end.
-        longest = max(*self.discriminator.windows, max(MultiScaleMelLoss.windows) // 2 + 1)
+        longest = max(self.discriminator.shortest_audio, RECIPES[self.training.recipe].shortest_audio)
         if round(self.data.crop_seconds * 48000) < longest:
             raise ValueError(
                 f"data.crop_seconds = {self.data.crop_seconds} is shorter than the longest window of the discriminator "
@@ -84,6 +85,8 @@ class ExperimentConfig:
 
 
 _SECTIONS = {f.name: f for f in dataclasses.fields(ExperimentConfig)}
+# The sections whose schema is chosen by their `kind`, and the kinds; the first one is the default.
+_KINDS: dict[str, Mapping[str, type]] = {"model": CONFIGS, "discriminator": DISCRIMINATORS}
 # Raised with every change of the code that changes what a training computes: finished runs are then run again.
 TRAINING_VERSION = 2
 # What does not change the result of training: how fast it runs, what is written about it, how it is judged afterwards.
@@ -162,25 +165,26 @@ def keys_layer(changes: Mapping[str, Any]) -> DictConfig:
 def compose(*layers: DictConfig, starts: Starts | None = None) -> ExperimentConfig:
     """Schema, then each layer over the ones before it.
 
-    A layer with another `model.kind` replaces the model section: the keys of one codec mean nothing to another.
+    A layer with another `model.kind` replaces the model section, one with another `discriminator.kind` that section:
+    the keys of one kind mean nothing to another.
     With `training.start_from` the model is that of the weights; a key that says something else is an error, but for
     `LEARNING_KEYS`. starts: what is known of such weights; they are read otherwise.
     Raises ConfigError, naming the nearest right key for a mistyped one.
     """
     merged = OmegaConf.create({})
     for layer in layers:
-        kind = OmegaConf.select(layer, "model.kind")
-        if kind is not None and kind != OmegaConf.select(merged, "model.kind") and "model" in merged:
-            merged.pop("model")
+        for section in _KINDS:
+            kind = OmegaConf.select(layer, f"{section}.kind")
+            if kind is not None and kind != _kind(merged, section) and section in merged:
+                merged.pop(section)
         merged = _merged(merged, layer)
-    kind = OmegaConf.select(merged, "model.kind") or "spectrostream"
-    schema = _schema(kind)
+    schema = _schema({section: _kind(merged, section) for section in _KINDS})
     try:
         plain = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key} is not possible: {str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
-    start = _start(plain, kind, starts or Starts())
+    start = _start(plain, _kind(merged, "model"), starts or Starts())
     if start:
         _fill(schema, {"model": start.plain_model()}, "")
     _fill(schema, plain, "")
@@ -242,15 +246,26 @@ def _merged(*layers: DictConfig) -> DictConfig:
     return merged
 
 
-def _schema(kind: Any) -> DictConfig:
-    if not isinstance(kind, str) or kind not in CONFIGS:
-        raise ConfigError(f"model.kind = {kind!r} is not known; allowed: {', '.join(CONFIGS)}")
-    sections: dict[str, Any] = {"model": OmegaConf.structured(CONFIGS[kind])}
+def _kind(merged: DictConfig, section: str) -> Any:
+    return OmegaConf.select(merged, f"{section}.kind") or next(iter(_KINDS[section]))
+
+
+def _schema(kinds: Mapping[str, Any]) -> DictConfig:
+    sections: dict[str, Any] = {}
     for name, section in _SECTIONS.items():
-        if name != "model":
+        if name in kinds:
+            sections[name] = OmegaConf.structured(_schema_of_kind(name, kinds[name]))
+        else:
             assert section.default_factory is not dataclasses.MISSING
             sections[name] = OmegaConf.structured(section.default_factory)
     return OmegaConf.create(sections)
+
+
+def _schema_of_kind(section: str, kind: Any) -> type:
+    kinds = _KINDS[section]
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ConfigError(f"{section}.kind = {kind!r} is not known; allowed: {', '.join(kinds)}")
+    return kinds[kind]
 
 
 def _fill(schema: DictConfig, given: Mapping[Any, Any], prefix: str) -> None:

@@ -195,6 +195,7 @@ def _validate(trainer: lightning.Trainer) -> None:
     loop.run()
     trainer.training = True
     loop.batch_progress.load_state_dict(counted)
+    loop.batch_progress.current.reset()
     loop.restarting = was_restarting
 
 

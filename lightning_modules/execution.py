@@ -17,6 +17,7 @@ from spectrostream.registry import Codec
 
 SIDES = ("generator", "discriminator")
 INITIAL_SCALE = 2.0**16
+COMPILER = "inductor"
 _AUTOCAST_TYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -83,11 +84,11 @@ def compile_training(codec: Codec, discriminator: nn.Module) -> None:
     for judge in discriminator.modules():
         if hasattr(judge, "spectrogram"):  # complex numbers are not for the compiler
             judge.spectrogram = torch.compiler.disable(judge.spectrogram)
-    discriminator.compile()
+    discriminator.compile(backend=COMPILER)
 
 
 def _only_in_training(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    compiled = torch.compile(forward)
+    compiled = torch.compile(forward, backend=COMPILER)
 
     def run(x: Tensor, *state: Any) -> Tensor:
         result: Tensor = compiled(x) if torch.is_grad_enabled() and not any(state) else forward(x, *state)

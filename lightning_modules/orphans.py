@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import lightning
+if TYPE_CHECKING:
+    import lightning
 
 _LAUNCHER = "SPECTROSTREAM_LAUNCHER"
 _PR_SET_PDEATHSIG = 1

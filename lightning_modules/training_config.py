@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from lightning_modules.optimization import OptimizerConfig
 from spectrostream.losses import LossWeights
+from spectrostream.objectives import RECIPES
 
-RECIPES = ("spectrostream", "dac")
 FREEZABLE = ("encoder", "codebooks", "decoder")
 
 

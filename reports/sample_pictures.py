@@ -70,16 +70,16 @@ def _bars(panel: Axes, values: Sequence[float], most: float, label: str, most_in
     panel.annotate(
         most_in_words,
         (1, most),
-        (-2, -2),
+        (0, 1),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
         ha="right",
-        va="top",
+        va="bottom",
         color=MUTED,
         fontsize=7,
     )
     panel.grid(visible=False, axis="x")
-    panel.set(ylim=(0, 1.08 * most), xlim=(0.3, len(values) + 0.7), ylabel=label)
+    panel.set(ylim=(0, 1.2 * most), xlim=(0.3, len(values) + 0.7), ylabel=label)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

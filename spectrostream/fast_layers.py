@@ -101,7 +101,6 @@ class DenseConvolution(nn.Module, ABC):
         whole = -(-frames // self.frames_multiple) * self.frames_multiple
         width, tail = self.row_layout(bins)
         buffer = state.buffer(self, self.past_frames, whole, (rows * width + tail, features), x)
-        past, newest = buffer[: self.past_frames], buffer[whole : whole + self.past_frames]
         room = buffer[self.past_frames :, : rows * width].unflatten(1, (rows, width))
         inside, after_the_end = room[:frames, :, self.below : self.below + bins], room[frames:]
         negative = state.scratch("negative", tuple(x.shape), x)
@@ -109,6 +108,7 @@ class DenseConvolution(nn.Module, ABC):
         dense = buffer.view(len(buffer), -1, self.gathered * features)
         products = self.products(dense, rows, positions, state, role)
         given = -(-frames // self.time_stride)
+        kept = _moves(buffer, whole, self.past_frames)
 
         def step(x: Tensor) -> Tensor:
             if self.activate:
@@ -118,7 +118,8 @@ class DenseConvolution(nn.Module, ABC):
             if whole > frames:
                 after_the_end.zero_()
             y = products()
-            past.copy_(newest if whole >= self.past_frames else newest.clone())
+            for past, newest in kept:
+                past.copy_(newest)
             return y[:given].view(given, rows, -1, self.outputs)
 
         return step
@@ -135,6 +136,15 @@ class DenseConvolution(nn.Module, ABC):
 
         positions: of all rows together.
         """
+
+
+def _moves(frames: Tensor, steps: int, count: int) -> list[tuple[Tensor, Tensor]]:
+    """Copies, to and from, that bring the `count` frames after the first `steps` to the front, in an order that is safe
+    where they overlap.
+    """
+    size = max(min(steps, count), 1)
+    starts = range(0, count, size)
+    return [(frames[at : min(at + size, count)], frames[steps + at : steps + min(at + size, count)]) for at in starts]
 
 
 class GatheredConvolution(DenseConvolution):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ _STEPS = 254  # one fewer than a byte has: the zero is moved up to a whole step
 _SMALLEST_STEP = 1e-30  # silence has no range to divide
 _TO_LOWEST_BYTE = 1.5 * 2**23  # added to a float32 in 0..255, it leaves that, rounded, in the lowest byte
 _CELL_POSITIONS = range(5, 9)  # at full rate: with fewer, more neighbours are copied; with more, steps are coarser
+_PART = 1 << 16  # values that become codes at once
+_BYTE = torch.empty(0, dtype=torch.uint8)
 
 
 class Int8UnavailableError(UserError):
@@ -83,50 +85,69 @@ class Int8Weights(nn.Module):
 
 
 class Steps:
-    """Step and zero of every cell, and how values become codes by them and products become values.
+    """Step and zero of every cell: codes = round(x / step) + zero, in 0..255; zero is a whole number of steps, so that
+    0 is exact. Memory is taken once.
 
-    codes = round(x / step) + zero, in 0..255; zero: a whole number of steps, so that 0 is exact. Memory is taken once.
-    cells: their axes' sizes. at_values, at_outputs: from `[*cells]` and `[*cells, N]` to views that fit the values and
-    the products.
+    inverse, shift: `[*cells]`, to codes; step: `[*cells]` and constant: `[*cells, N]`, from products to values.
     """
 
-    def __init__(
-        self,
-        weights: Int8Weights,
-        cells: tuple[int, ...],
-        at_values: Callable[[Tensor], Tensor],
-        at_outputs: Callable[[Tensor], Tensor],
-        state: StreamState,
-        like: Tensor,
-    ) -> None:
+    def __init__(self, weights: Int8Weights, cells: tuple[int, ...], state: StreamState, like: Tensor) -> None:
         self._weights = weights
         memory = state.scratch("steps", (7, *cells), like)
-        self.reach = memory[:2]  # highest value, lowest's opposite; of the cell
-        self._step, self._zero, self._inverse, self._shift, self._offset = memory[2:]
-        self._constant = state.scratch("constants", (*cells, weights.outputs), like)
-        self._inverse_at, self._shift_at = at_values(self._inverse), at_values(self._shift)
-        self._step_at, self._constant_at = at_outputs(self._step.unsqueeze(-1)), at_outputs(self._constant)
+        self.reach = memory[:2]  # a cell's highest value, and the opposite of its lowest
+        self.step, self.inverse, self.shift, self._zero, self._offset = memory[2:]
+        self._highest, self._minus_lowest = self.reach
         self._offset_at = self._offset.unsqueeze(-1)
+        self.constant = state.scratch("constants", (*cells, weights.outputs), like)
 
     def fit(self) -> None:
         """Derives all from `reach`."""
         self.reach.clamp_(min=0)
-        torch.add(self.reach[0], self.reach[1], out=self._step).mul_(1 / _STEPS).clamp_(min=_SMALLEST_STEP)
-        torch.reciprocal(self._step, out=self._inverse)
-        torch.mul(self.reach[1], self._inverse, out=self._zero).ceil_()
-        torch.add(self._zero, _TO_LOWEST_BYTE, out=self._shift)
-        torch.mul(self._zero, self._step, out=self._offset)
-        torch.addcmul(self._weights.bias, self._offset_at, self._weights.minus_sums, out=self._constant)
+        torch.add(self._highest, self._minus_lowest, out=self.step).mul_(1 / _STEPS).clamp_(min=_SMALLEST_STEP)
+        torch.reciprocal(self.step, out=self.inverse)
+        torch.mul(self._minus_lowest, self.inverse, out=self._zero).ceil_()
+        torch.add(self._zero, _TO_LOWEST_BYTE, out=self.shift)
+        torch.mul(self._zero, self.step, out=self._offset)
+        torch.addcmul(self._weights.bias, self._offset_at, self._weights.minus_sums, out=self.constant)
 
-    def round_into(self, x: Tensor, scaled: Tensor, scaled_bits: Tensor, codes: Tensor) -> None:
-        """Writes uint8 codes of x. scaled: float32 memory of x's shape; scaled_bits: the same, seen as int32."""
-        torch.mul(x, self._inverse_at, out=scaled)
-        scaled.add_(self._shift_at)
-        codes.copy_(scaled_bits)
 
-    def products_into(self, codes: Tensor, out: Tensor) -> None:
-        """uint8 `[M, K]` to the values `x @ weight + bias`."""
-        torch.addcmul(self._constant_at, self._weights.product(codes).view(out.shape), self._step_at, out=out)
+class CellViews(NamedTuple):
+    """Of a layer's memory, its cells along axis `axis`: values, and of `Steps` what fits them and the outputs."""
+
+    values: Tensor
+    inverse: Tensor
+    shift: Tensor
+    step: Tensor
+    constant: Tensor
+    outputs: Tensor
+
+    def split(self, axis: int) -> list[Self]:
+        """Parts whose intermediate results stay in a core's cache."""
+        count = self.values.shape[axis]
+        size = max(1, count * _PART // self.values.numel())
+        return [self._make(one.narrow(axis, at, min(size, count - at)) for one in self) for at in range(0, count, size)]
+
+
+def product_of_cells(
+    views: CellViews, weights: Int8Weights, windows: Callable[[Tensor], Tensor], state: StreamState
+) -> Callable[[], None]:
+    """What writes the outputs, once the steps are there. windows: from codes, as the values, to a view `[..., K]`."""
+    values, inverse, shift, step, constant, outputs = views
+    shape = tuple(values.shape)
+    scaled, codes = state.scratch("scaled", shape, values), state.scratch("codes", shape, _BYTE)
+    bits, seen = scaled.view(torch.int32), windows(codes)
+    gathered = codes if seen is codes else state.scratch("byte windows", tuple(seen.shape), codes)
+    matrix = gathered.view(-1, weights.inputs)
+
+    def write() -> None:
+        torch.mul(values, inverse, out=scaled)
+        scaled.add_(shift)
+        codes.copy_(bits)
+        if gathered is not codes:
+            gathered.copy_(seen)
+        torch.addcmul(constant, weights.product(matrix).view(outputs.shape), step, out=outputs)
+
+    return write
 
 
 def reach_into(x: Tensor, highest: Tensor, minus_lowest: Tensor) -> None:
@@ -144,24 +165,25 @@ class Int8MatrixProduct(nn.Module):
 
     def forward(self, x: Tensor, state: StreamState, role: str) -> Tensor:
         """`[..., K]` to `[..., N]` in the scratch memory of that role."""
-        rows = x.reshape(-1, self.weights.inputs)
         y = state.scratch(role, (*x.shape[:-1], self.weights.outputs), x)
-        step = state.prepared(self, (rows.shape, y.data_ptr()), lambda: self._step(rows, y, state))
-        step(rows)
+        rows = state.scratch("rows", (y[..., 0].numel(), self.weights.inputs), x)
+        rows.view(x.shape).copy_(x)
+        write = state.prepared(self, (rows.shape, role), lambda: self._step(rows, y.view(len(rows), -1), state))
+        write()
         return y
 
-    def _step(self, x: Tensor, y: Tensor, state: StreamState) -> Callable[[Tensor], None]:
-        """What is done for every x of this shape."""
-        codes, scaled = _memory_of_codes(tuple(x.shape), state, x)
-        bits, result = scaled.view(torch.int32), y.view(len(x), -1)
-        steps = Steps(self.weights, (len(x),), lambda one: one.unsqueeze(-1), lambda one: one, state, x)
+    def _step(self, rows: Tensor, y: Tensor, state: StreamState) -> Callable[[], None]:
+        steps = Steps(self.weights, (len(rows),), state, rows)
+        by_row = (one.unsqueeze(-1) for one in (steps.inverse, steps.shift, steps.step))
+        parts = CellViews(rows, *by_row, steps.constant, y).split(0)
+        writes = [product_of_cells(part, self.weights, lambda codes: codes, state) for part in parts]
         highest, minus_lowest = steps.reach
 
-        def step(x: Tensor) -> None:
-            reach_into(x, highest, minus_lowest)
+        def step() -> None:
+            reach_into(rows, highest, minus_lowest)
             steps.fit()
-            steps.round_into(x, scaled, bits, codes)
-            steps.products_into(codes, result)
+            for write in writes:
+                write()
 
         return step
 
@@ -195,34 +217,28 @@ class Int8Convolution(DenseConvolution):
     def products(self, dense: Tensor, rows: int, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
         """See `DenseConvolution.products`."""
         by_frame, cells = self._cells(dense, rows, positions)
-        tokens, _, rows, row_cells, _ = cells.shape
+        tokens, _, rows, row_cells, length = cells.shape
         reach = state.scratch("reach", (2, *by_frame.shape[:3]), dense)
         highest, minus_lowest = reach
         side, frame, *others = reach.stride()
         reach_in_cells = reach.as_strided((2, *cells.shape[:4]), (side, self.frames_multiple * frame, frame, *others))
-        codes, scaled = _memory_of_codes(tuple(cells.shape), state, dense)
-        bits = scaled.view(torch.int32)
-        windows = self._windows(codes, dense.shape[2])
-        factors = state.scratch("byte windows", tuple(windows.shape), codes)
-        matrix = factors.view(-1, self.weights.inputs)
-        y = state.scratch(role, (*windows.shape[:5], self.outputs), dense)
-        result = y.view(tokens * y.shape[1], -1, self.outputs)
-        steps = Steps(
-            self.weights,
-            (tokens, rows, row_cells),
-            lambda one: one[:, None, ..., None],
-            lambda one: one[:, None, ..., None, :],
-            state,
-            dense,
-        )
+        steps = Steps(self.weights, (tokens, rows, row_cells), state, dense)
+        size = length // dense.shape[2] - self.kernel_size[1] + 1
+        given = self.frames_multiple // self.time_stride
+        y = state.scratch(role, (tokens, given, rows, row_cells, size, self.outputs), dense)
+        result = y.view(tokens * given, -1, self.outputs)
+        at_values = (one[:, None, ..., None] for one in (steps.inverse, steps.shift))
+        at_outputs = steps.step[:, None, ..., None, None], steps.constant[:, None, ..., None, :]
+        parts = CellViews(cells, *at_values, *at_outputs, y).split(3 if row_cells > tokens else 0)
+        windows = functools.partial(self._windows, features=dense.shape[2])
+        writes = [product_of_cells(part, self.weights, windows, state) for part in parts]
 
         def products() -> Tensor:
             reach_into(by_frame, highest, minus_lowest)
             torch.amax(reach_in_cells, 2, out=steps.reach)
             steps.fit()
-            steps.round_into(cells, scaled, bits, codes)
-            factors.copy_(windows)
-            steps.products_into(matrix, y)
+            for write in writes:
+                write()
             return result
 
         return products
@@ -252,11 +268,6 @@ class Int8Convolution(DenseConvolution):
             (tokens, given, rows, row_cells, size, frames, taps * features),
             (whole, self.time_stride * frame, row, cell, features, frame, 1),
         )
-
-
-def _memory_of_codes(shape: tuple[int, ...], state: StreamState, like: Tensor) -> tuple[Tensor, Tensor]:
-    """uint8 and float32."""
-    return state.scratch("codes", shape, like.new_empty(0, dtype=torch.uint8)), state.scratch("scaled", shape, like)
 
 
 def int8_kind(kernel: Tensor, *, full_rate: bool, is_strided: bool) -> Callable[..., DenseConvolution]:

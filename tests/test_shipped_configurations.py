@@ -13,6 +13,8 @@ from ablations.study import load_study, studies_folder
 from spectrostream.baselines.dac import DacConfig
 from spectrostream.cli.parser import build_parser
 from spectrostream.cli.training import split_words
+from spectrostream.dac_discriminators import DacDiscriminatorConfig
+from spectrostream.objectives import RECIPES
 from spectrostream.registry import build_codec
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +57,17 @@ def test_paper_has_the_released_size() -> None:
     assert sum(parameter.numel() for parameter in codec.decoder.parameters()) == 35_684_546
     assert tuple(codec.quantizer.codebooks.shape) == (64, 1024, 256)
     assert codec.kbps(64) == 16.0
+
+
+def test_dac_has_descript_s_sizes_and_weights() -> None:
+    config = load_experiment("dac")
+    assert config.model == DacConfig()
+    assert config.discriminator == DacDiscriminatorConfig()
+    assert (config.training.recipe, config.training.loss) == ("dac", RECIPES["dac"].weights)
+    assert (config.data.crop_seconds, config.data.batch_size) == (0.38, 72)
+    for side, clip in ((config.training.generator, 1000.0), (config.training.discriminator, 10.0)):
+        assert (side.learning_rate, side.betas, side.weight_decay) == (1e-4, (0.8, 0.99), 0.01)
+        assert (side.schedule, side.decay, side.gradient_clip_norm) == ("exponential", 0.999996, clip)
 
 
 def test_the_demo_moves_every_axis_and_compares_with_dac() -> None:

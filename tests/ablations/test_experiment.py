@@ -29,6 +29,8 @@ from ablations.experiment import (
 from lightning_modules.training_config import TrainingConfig
 from spectrostream.baselines.dac import DacConfig
 from spectrostream.codec import SpectroStreamConfig
+from spectrostream.dac_discriminators import DacDiscriminatorConfig
+from spectrostream.discriminators import MultiScaleSTFTConfig
 
 
 def layer(**sections: Any) -> DictConfig:
@@ -107,9 +109,22 @@ def test_lists_become_tuples_and_numbers_the_schema_s_type() -> None:
         ("evaluation.levels=[0]", "evaluation.levels = [0] is not possible"),
         ("evaluation.workers=0", "evaluation.workers = 0 is not possible; allowed: 1 or more"),
         ("discriminator.windows=[16384]", "is shorter than the longest window of the discriminator"),
+        ("discriminator.kind=foo", "discriminator.kind = 'foo' is not known; allowed: multi_scale_stft, dac"),
+        ("discriminator.kind=[1]", "is not known; allowed: multi_scale_stft, dac"),
+        ("discriminator.periods=[2]", "discriminator.periods is not a key of the configuration"),
+        ("discriminator={kind: dac, multipliers: [2]}", "discriminator.multipliers is not a key of the configuration"),
+        ("discriminator={kind: dac, width: 0}", "discriminator.width is 0; allowed: 1 or more"),
+        ("discriminator={kind: dac, bands: [[0.5]]}", "discriminator.bands"),
+        ("discriminator={kind: dac, windows: [16384]}", "the discriminator and of the mel loss, 16384 samples"),
+        ("discriminator={kind: dac, windows: [], periods: [20000]}", "20001 samples; allowed: 0.417 or more"),
+        ("discriminator=3", "discriminator is a section and takes no value; allowed: its keys kind, windows"),
+        ("training.recipe=gan", "training.recipe = 'gan' is not possible; allowed: spectrostream, dac"),
         ("data.crop_seconds=0.02", "of the mel loss, 1025 samples; allowed: 0.022 or more"),
         ("training.max_steps=0", "training.max_steps = 0 is not possible"),
-        ("training.generator.learning_rate=0", "training.generator.learning_rate = 0.0 is not possible; allowed: above 0"),
+        (
+            "training.generator.learning_rate=0",
+            "training.generator.learning_rate = 0.0 is not possible; allowed",
+        ),
         ("training.discriminator.schedule=x", "training.discriminator.schedule = 'x' is not known; allowed: constant"),
         ("training.loss.mel=-1", "training.loss.mel is -1.0; allowed: a finite number"),
         ("model.quantizer.decay=1", "model.quantizer.decay = 1.0 is not possible; allowed: above 0, below 1"),
@@ -143,11 +158,53 @@ def test_another_kind_of_model_replaces_the_section() -> None:
     assert (same.model.fusion, same.model.encoder_width) == (2, 2)
 
 
+def test_another_kind_of_discriminator_replaces_the_section() -> None:
+    # MINUTE's section names no kind: it is the default one
+    assert minute("discriminator.kind=dac").discriminator == DacDiscriminatorConfig()
+    assert minute("discriminator={kind: dac, width: 3}").discriminator == DacDiscriminatorConfig(width=3)
+    same = minute("discriminator.kind=multi_scale_stft", "discriminator.negative_slope=0.1").discriminator
+    assert same == MultiScaleSTFTConfig(windows=(256,), width=2, negative_slope=0.1)
+    kinds = [keys_layer({"discriminator.kind": kind}) for kind in ("dac", "multi_scale_stft")]
+    assert compose(OmegaConf.create(MINUTE), *kinds).discriminator == MultiScaleSTFTConfig()
+    later = compose(
+        OmegaConf.create(MINUTE), keys_layer({"discriminator.kind": "dac"}), overrides_layer(["discriminator.width=3"])
+    )
+    assert later.discriminator == DacDiscriminatorConfig(width=3)
+
+
+def test_the_shortest_crop_holds_for_both_kinds_of_discriminator() -> None:
+    dac = "discriminator={kind: dac, windows: [8192], periods: [2]}"
+    assert minute(dac, "data.crop_seconds=0.171").data.crop_seconds == 0.171
+    with pytest.raises(ConfigError, match=r"8192 samples; allowed: 0\.171 or more"):
+        minute(dac, "data.crop_seconds=0.17")
+    short = "discriminator={kind: dac, windows: [64], periods: [2]}"
+    with pytest.raises(ConfigError, match=r"of the mel loss, 1025 samples; allowed: 0\.022 or more"):
+        minute(short, "data.crop_seconds=0.021", "training.recipe=dac")
+
+
+def test_the_signature_follows_every_key_of_dac_s_judges() -> None:
+    config = minute("discriminator.kind=dac")
+    changes = {
+        "periods": [2],
+        "windows": [512],
+        "bands": [[0.0, 0.5]],
+        "width": 3,
+        "per_channel": False,
+        "negative_slope": 0.2,
+    }
+    assert changes.keys() | {"kind"} == {field.name for field in dataclasses.fields(DacDiscriminatorConfig)}
+    signatures = {signature(config, "x"), signature(minute(), "x")}
+    for key, value in changes.items():
+        kind = keys_layer({"discriminator.kind": "dac", f"discriminator.{key}": value})
+        signatures.add(signature(compose(OmegaConf.create(MINUTE), kind), "x"))
+    assert len(signatures) == 2 + len(changes)
+
+
 def test_yaml_files_are_found_and_checked(tmp_path: Path) -> None:
     path = write_yaml(MINUTE, tmp_path / "mine.yaml")
     assert load_experiment(str(path), ["training.seed=4"]).training.seed == 4
     assert find_yaml("tiny", configs_folder(), "config").name == "tiny.yaml"
-    with pytest.raises(ConfigError, match=r"config = 'tyni': there is no such file.*one of paper, small, tiny"):
+    with pytest.raises(ConfigError, match=r"config = 'tyni': there is no such file.*one of dac, paper, small, tiny"):
         load_experiment("tyni")
     path.write_text("a: [")
     with pytest.raises(ConfigError, match=r"mine\.yaml is not readable YAML"):

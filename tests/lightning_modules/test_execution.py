@@ -17,14 +17,19 @@ from spectrostream.discriminators import ResidualBlock2d, STFTDiscriminator
 from spectrostream.encoder import EncoderBlock
 from spectrostream.errors import UserError
 
-pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS]
-
-# torch's compiler uses an interface of torch that is called old, and looks at gradients that are not there.
-COMPILES = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning"),
+pytestmark = [
+    *(pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS),
+    # torch's compiler looks at gradients that are not there.
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graphs are captured and differentiated as ever, and run without minutes of a C++ compiler for each."""
+    monkeypatch.setattr(execution, "COMPILER", "aot_eager")
+
+
 LOSSES = ("mel", "commitment", "adversarial", "feature_matching", "discriminator")
 
 
@@ -54,7 +59,7 @@ def plain() -> list[list[float]]:
         ({"checkpoint_activations": True}, 5, 1e-6),
         ({"precision": "bf16-mixed"}, 3, 0.05),
         ({"precision": "16-mixed"}, 3, 0.03),
-        pytest.param({"compile": True}, 5, 5e-3, marks=COMPILES),
+        ({"compile": True}, 5, 5e-3),
     ],
     ids=str,
 )
@@ -68,7 +73,7 @@ def test_the_losses_do_not_depend_on_how_it_is_executed(
 
 @pytest.mark.parametrize(
     "trainer",
-    [{"channels_last": True}, {"checkpoint_activations": True}, pytest.param({"compile": True}, marks=COMPILES)],
+    [{"channels_last": True}, {"checkpoint_activations": True}, {"compile": True}],
     ids=str,
 )
 def test_names_in_the_state_dict_stay(trainer: dict[str, Any]) -> None:

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from fit_process import descent, music_run
+from process_start import start
 from training_setup import (
     LIGHTNING_WARNINGS,
     SAMPLES,
@@ -331,10 +329,3 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     # Of the first level: in the next ones entries of one vector leave exact zeros, and rounding decides where they go.
     name = "codec.quantizer.codebooks"
     torch.testing.assert_close(state[name][0], module.state_dict()[name][0], atol=1e-5, rtol=1e-4)
-
-
-def start(what: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    here = Path(__file__).parent
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(here / "fit_process.py"), what, str(folder)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)

@@ -30,13 +30,17 @@ TOKENS = 3
 FAST = OptimizerConfig(learning_rate=2e-3)
 
 
-def tiny_module(*, embedding_dim: int = 8, initial_vectors: int = 24, **training: Any) -> CodecTraining:
+def tiny_module(
+    *, embedding_dim: int = 8, codebook_size: int = 16, initial_vectors: int = 24, **training: Any
+) -> CodecTraining:
     """Codec and judge with weights that depend on nothing; the codebooks start in the fourth batch of two examples.
 
     training: as `TrainingConfig` takes it.
     """
     torch.manual_seed(0)
-    quantizer = QuantizerConfig(levels=4, codebook_size=16, initial_vectors=initial_vectors, kmeans_iterations=2)
+    quantizer = QuantizerConfig(
+        levels=4, codebook_size=codebook_size, initial_vectors=initial_vectors, kmeans_iterations=2
+    )
     codec = SpectroStream(
         SpectroStreamConfig(encoder_width=2, decoder_width=2, embedding_dim=embedding_dim, quantizer=quantizer)
     )

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from ablations import console as module
+from ablations.console import TrainingDisplay, numbers_in_words
+
+METRICS = {
+    "train/generator_loss": 12.3456,
+    "train/mel_loss": 2.0,
+    "train/steps_per_second": 4.0,
+    "train/audio_seconds_per_second": 16.0,
+    "train/data_wait_share": 0.05,
+}
+
+
+def plain_lines(steps: int, *, first: int = 0, line_seconds: float, seconds_per_step: float = 1.0) -> list[str]:
+    """What a training of `steps` steps says where there is no terminal."""
+    now = 1000.0
+    patch = pytest.MonkeyPatch()
+    patch.setattr(module.time, "monotonic", lambda: now)
+    written = io.StringIO()
+    try:
+        with TrainingDisplay(Console(file=written), total_steps=steps, line_seconds=line_seconds) as display:
+            display._progress.get_time = lambda: now
+            display.progressed("training", 0, {})
+            for step in range(first + 1, steps + 1):
+                now += seconds_per_step
+                display.progressed("training", step, METRICS)
+                display.progressed("training", step, {})  # a batch of the next update
+    finally:
+        patch.undo()
+    return written.getvalue().splitlines()
+
+
+def test_losses_speed_and_nothing_that_is_not_there() -> None:
+    assert numbers_in_words(METRICS) == "loss 12.35, mel 2, 4 steps/s, 16 s of audio/s"
+    assert numbers_in_words({"train/mel_loss": 0.5}) == "mel 0.5"
+    assert numbers_in_words({}) == ""
+
+
+def test_a_starved_training_says_so() -> None:
+    assert numbers_in_words({"train/data_wait_share": 0.34}) == "34% waiting for data"
+
+
+def test_lines_come_now_and_then_and_at_the_end() -> None:
+    lines = plain_lines(100, line_seconds=30)
+    assert [line.split(",")[0] for line in lines] == [f"step {step}/100" for step in (1, 31, 61, 91, 100)]
+    assert lines[1] == "step 31/100, loss 12.35, mel 2, 4 steps/s, 16 s of audio/s, 0:01:09 left"
+    assert lines[-1] == "step 100/100, loss 12.35, mel 2, 4 steps/s, 16 s of audio/s"
+
+
+def test_a_resumed_training_is_not_thought_to_be_fast() -> None:
+    lines = plain_lines(5100, first=5000, line_seconds=30)
+    assert lines[0].startswith("step 5001/5100")
+    assert "left" not in lines[0]  # nothing is known yet
+    assert lines[1].endswith("0:01:09 left")
+
+
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_a_terminal_gets_one_bar_in_one_row(width: int) -> None:
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=width, legacy_windows=False)
+    with TrainingDisplay(console, total_steps=200_000) as display:
+        display.progressed("training", 5000, {})
+        display.progressed("training", 5001, METRICS)
+        (table,) = display._progress.get_renderables()
+        with console.capture() as shown:
+            console.print(table)
+    (row,) = shown.get().splitlines()
+    assert "5001/200000" in row.replace(" ", "")
+    assert "loss 12.35" in row

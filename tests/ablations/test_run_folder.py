@@ -1,0 +1,131 @@
+"""A folder belongs to one run: what differs is named, accepted if asked for, and recorded."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from small_study import write_config, write_music
+
+from ablations.provenance import read_json
+from spectrostream.cli import main
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Music, a configuration, and a run of three steps."""
+    shop = tmp_path_factory.mktemp("shop")
+    write_music(shop / "music", tracks=1)
+    write_config(shop)
+    assert train(shop, shop / "run") == 0
+    return shop
+
+
+@pytest.fixture
+def run(shop: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(shop / "run", tmp_path / "run"))
+
+
+def train(shop: Path, out: Path, *words: str) -> int:
+    return main(["train", f"config={shop / 'minute.yaml'}", f"data.root={shop / 'music'}", f"out={out}", *words])
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+
+
+def test_each_difference_is_named_with_both_values(shop: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = content(run)
+    assert train(shop, run, "training.max_steps=5", "training.generator.learning_rate=0.5", "trainer.threads=2") == 1
+    error = capsys.readouterr().err
+    assert "training.max_steps was 3 and is 5, training.generator.learning_rate was 0.0001 and is 0.5;" in error
+    assert "add --accept-changes to go on from step 3" in error
+    assert "threads" not in error
+    assert content(run) == before
+
+
+def test_accepted_changes_go_on_and_are_recorded(shop: Path, run: Path) -> None:
+    assert train(shop, run, "training.max_steps=5", "--accept-changes") == 0
+    assert read_json(run / "trained.json")["steps"] == 5
+    changes = [{"step": 3, "changed": {"training.max_steps": {"then": 3, "now": 5}}}]
+    assert read_json(run / "run.json")["changes"] == changes
+    # It is the new run now: the same words go on without the flag, and the record stays.
+    assert train(shop, run, "training.max_steps=5") == 0
+    assert train(shop, run, "training.max_steps=6", "--accept-changes") == 0
+    changes.append({"step": 5, "changed": {"training.max_steps": {"then": 5, "now": 6}}})
+    assert read_json(run / "run.json")["changes"] == changes
+
+
+def test_what_does_not_count_changes_freely(shop: Path, run: Path) -> None:
+    assert train(shop, run, "trainer.threads=2", "trainer.log_every=3", "evaluation.workers=2") == 0
+    assert read_json(run / "run.json")["changes"] == []
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        ("model.encoder_width=3", "model.encoder_width"),
+        ("model.quantizer.initial_vectors=40", "model.quantizer.initial_vectors"),
+        ("discriminator.width=3", "discriminator.width"),
+        ("training.freeze=[encoder]", "training.freeze"),
+        ("training.generator.betas=[0.1,0.2]", "training.generator.betas"),
+    ],
+)
+def test_what_a_checkpoint_cannot_go_on_with_is_refused_even_then(
+    shop: Path, run: Path, capsys: pytest.CaptureFixture[str], word: str, key: str
+) -> None:
+    before = content(run)
+    assert train(shop, run, word, "--accept-changes") == 1
+    error = capsys.readouterr().err
+    assert f"a checkpoint cannot go on with another value of {key}, so --accept-changes does not help" in error
+    assert content(run) == before
+
+
+def test_how_codebooks_learn_may_change(shop: Path, run: Path) -> None:
+    assert train(shop, run, "model.quantizer.decay=0.5", "training.max_steps=4", "--accept-changes") == 0
+    assert read_json(run / "trained.json")["steps"] == 4
+
+
+def test_another_corpus_is_named_as_such(
+    shop: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    music = write_music(tmp_path / "other", tracks=2)
+    assert train(shop, run, f"data.root={music}") == 1
+    error = capsys.readouterr().err
+    assert "configuration or corpus: the corpus' fingerprint was '" in error
+    assert "training." not in error.replace(str(tmp_path), "")
+    assert train(shop, run, f"data.root={music}", "training.max_steps=4", "--accept-changes") == 0
+    assert set(read_json(run / "run.json")["changes"][0]["changed"]) == {
+        "the corpus' fingerprint",
+        "training.max_steps",
+    }
+
+
+def test_the_same_music_elsewhere_is_the_same_run(shop: Path, run: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(shop / "music", tmp_path / "moved")
+    assert train(shop, run, f"data.root={moved}") == 0
+
+
+def test_a_folder_of_another_version_is_named(
+    shop: Path, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("experiment", "run_folder"):
+        monkeypatch.setattr(f"ablations.{module}.TRAINING_VERSION", 99)
+    assert train(shop, run) == 1
+    assert "the version of the training code was 2 and is 99" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_model_is_explained(
+    shop: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Someone put it there: the folder's own configuration cannot know."""
+    assert train(shop, tmp_path / "wide", "model.encoder_width=3") == 0
+    shutil.rmtree(run / "checkpoints")
+    shutil.copytree(tmp_path / "wide" / "checkpoints", run / "checkpoints")
+    (run / "trained.json").unlink()
+    capsys.readouterr()
+    assert train(shop, run) == 1
+    error = capsys.readouterr().err
+    assert "the checkpoint is of another model" in error
+    assert "Traceback" not in error

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+from small_study import write_config, write_music
+
+from ablations.assembly import data_module
+from ablations.experiment import ExperimentConfig, load_experiment, signature
+from ablations.samples import ClipScores, sampling
+from reports.scores import Score
+from reports.spectral_metrics import mel_distance, si_sdr
+from reports.stereo_metrics import cue_errors
+from spectrostream.cli import main
+
+
+def clip(seconds: float = 1.5, seed: int = 0) -> torch.Tensor:
+    return 0.1 * torch.randn(2, round(48000 * seconds), generator=torch.Generator().manual_seed(seed))
+
+
+def small(tmp_path: Path, *words: str) -> ExperimentConfig:
+    music = write_music(tmp_path / "music", tracks=1)
+    return load_experiment(str(write_config(tmp_path)), [f"data.root={music}", *words])
+
+
+def test_scores_are_those_of_reports() -> None:
+    original, decoded = clip(seed=0), clip(seed=1)
+    with ClipScores(visqol_workers=0) as score:
+        scores = score(decoded, original)
+    expected = {"mel_distance": mel_distance(original, decoded).value, "si_sdr": si_sdr(original, decoded).value}
+    assert scores == {**expected, "ipd_error": cue_errors(original, decoded).ipd.value}
+
+
+def test_what_has_no_score_is_left_out_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    original = clip()
+    with ClipScores(visqol_workers=0) as score:
+        for _ in range(2):
+            assert set(score(original, original)) == {"mel_distance", "ipd_error"}  # an exact copy has no finite SI-SDR
+        assert score(torch.full_like(original, torch.nan), original) == {}
+        assert set(score(clip(seed=1)[:1], original[:1])) == {"mel_distance", "si_sdr"}  # mono
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0] == "samples: a clip has no si_sdr: infinite: the estimate equals the reference"
+    assert len(messages) == len(set(messages)) == 4
+
+
+def test_a_lost_visqol_costs_its_score_and_the_next_clip_starts_another(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from reports.visqol_scores import VisqolWorkerError
+
+    class Waiting:
+        def __init__(self, is_lost: bool) -> None:
+            self.is_lost = is_lost
+
+        def result(self) -> Score:
+            if self.is_lost:
+                raise VisqolWorkerError("the worker is gone")
+            return Score(4.0)
+
+    class Pool:
+        made: list[Pool] = []  # noqa: RUF012
+
+        def __init__(self, workers: int) -> None:
+            self.is_open, self.index = False, len(Pool.made)
+            Pool.made.append(self)
+
+        def __enter__(self) -> Pool:
+            self.is_open = True
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.is_open = False
+
+        def submit(self, label: str, reference: object, estimate: object) -> Waiting:
+            assert self.is_open
+            return Waiting(is_lost=self.index == 0)
+
+    monkeypatch.setattr("ablations.samples.VisqolPool", Pool)
+    with ClipScores(visqol_workers=2) as score:
+        assert not Pool.made  # a training that ends before its first sample starts none
+        assert "visqol" not in score(clip(seed=1), clip())
+        assert score(clip(seed=1), clip())["visqol"] == 4.0
+        assert [pool.is_open for pool in Pool.made] == [False, True]
+    assert [pool.is_open for pool in Pool.made] == [False, False]
+    assert [record.getMessage() for record in caplog.records] == ["samples: a clip has no visqol: the worker is gone"]
+
+
+def test_without_being_asked_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small(tmp_path)
+    data = data_module(config)
+    monkeypatch.setattr(data, "held_out_excerpts", lambda *_: pytest.fail("it was read"))
+    with sampling(config, tmp_path, data) as callbacks:
+        assert callbacks == ()
+
+
+def test_a_corpus_without_held_out_music_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = small(tmp_path, "trainer.samples_every=1", "data.held_out_fraction=0")
+    with sampling(config, tmp_path, data_module(config)) as callbacks:
+        assert callbacks == ()
+    assert [record.getMessage() for record in caplog.records if record.name == "ablations.samples"] == [
+        "trainer.samples_every = 1, but no held-out music is long enough for a sample"
+    ]
+
+
+def test_samples_are_no_part_of_a_runs_identity(tmp_path: Path) -> None:
+    config = small(tmp_path)
+    trainer = dataclasses.replace(config.trainer, samples_every=7, sample_clips=2, tensorboard=True)
+    assert signature(dataclasses.replace(config, trainer=trainer), "x") == signature(config, "x")
+
+
+@pytest.mark.slow
+def test_a_training_is_seen_and_heard(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command with everything real, ViSQOL too."""
+    music, out = write_music(tmp_path / "music", tracks=1), tmp_path / "run"
+    words = [f"config={write_config(tmp_path)}", f"data.root={music}", f"out={out}", "evaluation.visqol=true"]
+    with caplog.at_level(logging.WARNING):
+        assert main(["train", *words, "trainer.samples_every=2", "trainer.sample_clips=1"]) == 0
+    assert [path.name for path in sorted((out / "samples").iterdir())] == ["step-00000002", "step-00000003"]
+    audio, _ = soundfile.read(out / "samples" / "step-00000003" / "clip-0-decoded.flac")
+    assert audio.shape == (2 * 48000, 2)
+    picture = np.asarray(Image.open(out / "samples" / "step-00000003" / "clip-0.png"))
+    assert picture.shape[0] > 400
+    assert picture.std() > 20
+    header = (out / "logs" / "attempt-000" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {f"validation/{name}" for name in ("mel_distance", "si_sdr", "ipd_error", "visqol")} <= set(header)
+    said = capsys.readouterr().out
+    assert "step 3/3, loss " in said
+    assert said.rstrip().splitlines()[-1].startswith(f"trained: {out / 'codec.safetensors'}")
+    assert str(out / "README.md") in said
+    page = (out / "README.md").read_text()
+    assert "| `samples/step-00000000/` |" in page

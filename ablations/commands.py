@@ -61,7 +61,8 @@ def train(config: str, overrides: Sequence[str], out: Path, console: Console, *,
         if is_first:
             starts.remember()
             claim(out, experiment, data, start, changes)
-        with TrainingDisplay(console, total_steps=experiment.training.max_steps) as display:
+        shown = console if is_first else Console(quiet=True)
+        with TrainingDisplay(shown, total_steps=experiment.training.max_steps) as display:
             try:
                 trained(experiment, out, data, display.progressed, run_name=out.name, start_fingerprint=start)
             except (TrainingDivergedError, MisconfigurationException, OtherModelError) as error:

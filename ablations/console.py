@@ -6,8 +6,10 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, TaskID, TextColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import MofNCompleteColumn, TaskID
+from rich.text import Text
 
 from ablations.runner import Task
 from spectrostream.cli.progress import progress_bar
@@ -59,7 +61,7 @@ class ConsoleDisplay:
 
 
 class TrainingDisplay:
-    """One training: a bar with losses and speed, or a line now and then where there is no terminal. Use as a context.
+    """One training: a bar above losses and speed, or a line now and then where there is no terminal. Use as a context.
 
     line_seconds: the shortest time between two lines; the first and the last step always have theirs.
     """
@@ -70,18 +72,24 @@ class TrainingDisplay:
         self._line_seconds = line_seconds
         self._line_due = time.monotonic()
         self._line_step = -1
-        numbers = TextColumn("{task.fields[numbers]}", markup=False)
+        self._numbers = ""
         # A validation or a set of samples must not look like a standstill.
-        self._progress = progress_bar(console, MofNCompleteColumn(), numbers, speed_seconds=300.0)
-        self._bar = self._progress.add_task("starting", total=total_steps, numbers="")
+        self._progress = progress_bar(console, MofNCompleteColumn(), speed_seconds=300.0)
+        self._bar = self._progress.add_task("starting", total=total_steps)
         self._is_started = False
+        self._live = Live(console=console, get_renderable=self._both)
 
     def __enter__(self) -> TrainingDisplay:
-        self._progress.start()
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._live.stop()
+
+    def _both(self) -> Group:
+        # Beside each other they are too wide for 80 columns.
+        return Group(self._progress.get_renderable(), Text(self._numbers, no_wrap=True, overflow="ellipsis"))
 
     def progressed(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
         """As `ablations.cell.Report`."""
@@ -91,7 +99,7 @@ class TrainingDisplay:
             self._progress.reset(self._bar, completed=step)
         self._progress.update(self._bar, description=phase, completed=step)
         if metrics:
-            self._progress.update(self._bar, numbers=numbers_in_words(metrics))
+            self._numbers = numbers_in_words(metrics)
         if not self._console.is_terminal:
             self._line(step, is_new=bool(metrics))
 
@@ -102,7 +110,7 @@ class TrainingDisplay:
         self._line_step, self._line_due = step, time.monotonic() + self._line_seconds
         (task,) = self._progress.tasks
         left = task.time_remaining
-        words = [f"step {step}/{self._total}", task.fields["numbers"]]
+        words = [f"step {step}/{self._total}", self._numbers]
         words.append(f"{timedelta(seconds=round(left))} left" if left and step < self._total else "")
         line = ", ".join(word for word in words if word)
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)

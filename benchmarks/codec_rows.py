@@ -40,6 +40,10 @@ def _bfloat16() -> AudioCodec:
     return SpectroStream(SpectroStreamConfig()).for_inference(precision="bfloat16")
 
 
+def _int8() -> AudioCodec:
+    return SpectroStream(SpectroStreamConfig()).for_inference(precision="int8")
+
+
 def _compiled() -> AudioCodec:
     return SpectroStream(SpectroStreamConfig()).for_inference(compile=True)
 
@@ -66,6 +70,7 @@ CODEC_ROWS: dict[str, CodecRow] = {
     RELEASED: CodecRow(_released),
     "SpectroStream, for_inference()": CodecRow(_inference, arithmetic_of=RELEASED),
     "SpectroStream, bfloat16": CodecRow(_bfloat16, precision="bfloat16", arithmetic_of=RELEASED),
+    "SpectroStream, int8": CodecRow(_int8, precision="int8", arithmetic_of=RELEASED),
     COMPILED: CodecRow(_compiled, arithmetic_of=RELEASED),
     "SpectroStream, waveform front-end": CodecRow(_waveform),
     "DAC 44.1 kHz, two passes": CodecRow(_dac),

@@ -1,4 +1,4 @@
-"""What computing in bfloat16 costs in quality: float32 and bfloat16 of one codec on the same music.
+"""What computing in bfloat16 or int8 costs in quality: each against float32, of one codec on the same music.
 
     python -m benchmarks.precision_cost --weights runs/tiny --levels 43
 
@@ -20,6 +20,9 @@ from spectrostream.codec_config import SpectroStreamConfig
 
 EXCERPT_SECONDS = 5.0
 START_SECONDS = 8.0
+PRECISIONS = ("bfloat16", "int8")
+BANDS = ((0, 1000), (1000, 4000), (4000, 10000), (10000, 20000))  # Hz
+SAMPLE_RATE = SpectroStream.sample_rate
 
 
 def main() -> None:
@@ -32,30 +35,51 @@ def main() -> None:
     codec = (
         SpectroStream.from_pretrained(arguments.weights) if arguments.weights else SpectroStream(SpectroStreamConfig())
     )
-    float32, bfloat16 = codec.for_inference(), codec.for_inference(precision="bfloat16")
+    float32 = codec.for_inference()
     files = sorted(path for path in demo_corpus_root().iterdir() if path.suffix in (".flac", ".ogg"))
     music = torch.stack(
         [read_audio(path, start_seconds=START_SECONDS, duration_seconds=EXCERPT_SECONDS) for path in files]
     )
-    embeddings = float32.embed(music)
-    print(f"{len(files)} excerpts of {EXCERPT_SECONDS:g} s; bfloat16 against float32")
-    print(f"embeddings: SNR {snr(embeddings, bfloat16.embed(music)):.1f} dB")
-    decoded = [one.synthesize(embeddings, music.shape[-1]) for one in (float32, bfloat16)]
-    print(f"decoded embeddings: SNR {snr(*decoded):.1f} dB")
+    print(f"{len(files)} excerpts of {EXCERPT_SECONDS:g} s; against float32")
+    for precision in PRECISIONS:
+        other = codec.for_inference(precision=precision)
+        print(f"{precision}:")
+        compare_signals(float32, other, music)
+        if arguments.weights:
+            compare_codes(float32, other, music, arguments.levels)
     if arguments.weights:
-        compare_codes(float32, bfloat16, music, arguments.levels)
+        print(f"float32: ViSQOL (left and right) {through(float32, music, arguments.levels):.3f}")
 
 
-def compare_codes(float32: SpectroStream, bfloat16: SpectroStream, music: Tensor, levels: int | None) -> None:
-    """Share of equal codes, and ViSQOL of both ways through."""
-    codes = [codec.encode(music, levels=levels) for codec in (float32, bfloat16)]
-    first = (codes[0][:, 0] == codes[1][:, 0]).float().mean()
-    print(f"equal codes: {(codes[0] == codes[1]).float().mean():.1%} ({first:.1%} in the first level)")
-    scores = [
-        visqol(music, codec.decode(own, length=music.shape[-1]))
-        for codec, own in zip((float32, bfloat16), codes, strict=True)
-    ]
-    print("ViSQOL (left and right): " + ", ".join(f"{score:.3f}" for score in scores) + " (float32, bfloat16)")
+def compare_signals(float32: SpectroStream, other: SpectroStream, music: Tensor) -> None:
+    """SNR of the embeddings, and of audio decoded from float32's; of the latter also in bands."""
+    embeddings = float32.embed(music)
+    print(f"  embeddings: SNR {snr(embeddings, other.embed(music)):.1f} dB")
+    expected, actual = (one.synthesize(embeddings, music.shape[-1]) for one in (float32, other))
+    bands = ", ".join(
+        f"{low / 1000:g}..{high / 1000:g} kHz {band_snr(expected, actual, low, high):.0f}" for low, high in BANDS
+    )
+    print(f"  decoded embeddings: SNR {snr(expected, actual):.1f} dB ({bands})")
+
+
+def compare_codes(float32: SpectroStream, other: SpectroStream, music: Tensor, levels: int | None) -> None:
+    """Share of equal codes, and ViSQOL of the way through the other."""
+    expected, actual = (codec.encode(music, levels=levels) for codec in (float32, other))
+    first = (expected[:, 0] == actual[:, 0]).float().mean()
+    print(f"  equal codes: {(expected == actual).float().mean():.1%} ({first:.1%} in the first level)")
+    print(f"  ViSQOL (left and right) {through(other, music, levels):.3f}")
+
+
+def through(codec: SpectroStream, music: Tensor, levels: int | None) -> float:
+    """ViSQOL of the music, encoded and decoded."""
+    return visqol(music, codec.decode(codec.encode(music, levels=levels), length=music.shape[-1]))
+
+
+def band_snr(expected: Tensor, actual: Tensor, low: float, high: float) -> float:
+    """In decibels, between two frequencies in hertz."""
+    spectra = (torch.fft.rfft(signal) for signal in (expected, actual))
+    bins = [round(edge * 2 / SAMPLE_RATE * (expected.shape[-1] // 2)) for edge in (low, high)]
+    return snr(*(torch.view_as_real(spectrum[..., bins[0] : bins[1]]) for spectrum in spectra))
 
 
 def snr(expected: Tensor, actual: Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -25,6 +26,7 @@ from lightning_modules.optimization import (
 )
 from lightning_modules.training_config import TrainingConfig
 from spectrostream.balancing import LossBalancer
+from spectrostream.codebook_learning import summed
 from spectrostream.codec import SpectroStream
 from spectrostream.interface import Reconstruction
 from spectrostream.losses import MultiScaleMelLoss
@@ -64,6 +66,7 @@ class CodecTraining(lightning.LightningModule):
         self.average: WeightAverage | None = None
         self._restored: Mapping[str, Any] = {}
         self._batches: list[Tensor] = []  # of the update in progress
+        self._losses: list[Tensor] = []  # likewise, both sides'
         self._validating: AbstractContextManager[None] = nullcontext()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -75,7 +78,7 @@ class CodecTraining(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         """What a run carries besides weights and optimizers; checkpoints lie between updates, never within one."""
-        self._batches = []
+        self._batches, self._losses = [], []
         self.precision = Precision(self.precision_name, self.device)
         self.guard = UpdateGuard(
             explosion_factor=self.config.explosion_factor,
@@ -137,7 +140,7 @@ class CodecTraining(lightning.LightningModule):
         self._generator_turn(batch, reconstruction, real_features)
         if is_last:
             self._update(judge_gradients)
-            self._batches = []
+            self._batches, self._losses = [], []
 
     def on_validation_epoch_start(self) -> None:
         """The averaged weights are validated."""
@@ -166,6 +169,7 @@ class CodecTraining(lightning.LightningModule):
             loss = self.objective.discriminator_loss(judged_real.logits, judged_fake.logits)
         if learns:
             self.manual_backward(self.precision.scaled(loss / self.config.accumulate, DISCRIMINATOR))
+            self._losses.append(loss.detach())
         right_of_real, right_of_fake = self.objective.accuracy(judged_real.logits, judged_fake.logits)
         self.log("train/discriminator_loss", loss.detach())
         self.log("train/discriminator_accuracy_real", right_of_real)
@@ -185,6 +189,7 @@ class CodecTraining(lightning.LightningModule):
                 losses["adversarial"] = self.objective.adversarial_loss(judged.logits)
                 losses["feature_matching"] = self.objective.feature_matching_loss(real_features, judged.features)
         total = self._descend(losses, reconstruction)
+        self._losses.append(total.detach())
         self.discriminator.requires_grad_(True)
         losses["commitment"] = reconstruction.commitment_loss
         self.log_dict({f"train/{name}_loss": loss.detach() for name, loss in losses.items()})
@@ -237,9 +242,12 @@ class CodecTraining(lightning.LightningModule):
 
     def _is_good(self, norms: Mapping[str, Tensor]) -> bool:
         """Whether the update is to be applied; the one place in a step that waits for the device."""
-        values = dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True))
-        problem = self.guard.problem(values)
-        if problem and not any(self.precision.can_overflow(name) for name in norms):
+        loss = torch.stack(self._losses).sum()
+        summed(loss)  # the verdict is everybody's
+        *values, total = torch.stack([*norms.values(), loss]).tolist()
+        problem = self.guard.problem(dict(zip(norms, values, strict=True)))
+        is_overflow = math.isfinite(total) and any(self.precision.can_overflow(name) for name in norms)
+        if problem and not is_overflow:
             self.guard.skip(problem, step=self.global_step, rank=self.global_rank, batches=self._batches)
         self.log("train/skipped_updates", float(self.guard.skipped))
         return problem is None

@@ -50,6 +50,7 @@ class LossBalancer(nn.Module):
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(norms)
             norms = norms / distributed.get_world_size()
-        self.averages[index] = self.decay * self.averages[index] + norms
-        self.counts[index] = self.decay * self.counts[index] + 1
-        return (self.averages[index] / self.counts[index]).clamp(min=_SMALLEST)
+        is_finite = norms.isfinite()  # a spoilt batch must not spoil those after it
+        self.averages[index] = self.decay * self.averages[index] + norms.where(is_finite, 0)
+        self.counts[index] = self.decay * self.counts[index] + is_finite
+        return (self.averages[index] / self.counts[index].clamp(min=_SMALLEST)).clamp(min=_SMALLEST)

@@ -89,10 +89,14 @@ class SpectroStream(nn.Module):
         precision: "float32": on a CPU the codec's own matrix products (`spectrostream.fast_stack`), equal to this codec
             within rounding (1e-5 of the peak; a code differs where two entries are almost equally near);
             "bfloat16": the library's convolutions in bfloat16, for processors with matrix units for it. It changes some
-            codes and costs quality (BENCHMARKS.md has the measurement).
+            codes and costs quality (BENCHMARKS.md has the measurement);
+            "int8": 8-bit products (`spectrostream.int8_layers`) on a CPU, for the spectral front-ends. Fastest where
+            the processor has VNNI; without it slower, perhaps slower than float32. It changes codes more than bfloat16
+            does. It needs no calibration, and pieces give what the whole gives. The copy holds the weights in a form
+            that cannot be saved: save this codec.
         compile: `torch.compile` for the library's convolutions; the first calls take minutes and need a C++ compiler.
 
-        Raises ValueError for another precision.
+        Raises ValueError for another precision, Int8UnavailableError (a UserError) where int8 is not possible.
         """
         return for_inference(self, precision=precision, compile=compile)
 

@@ -46,7 +46,7 @@ class Arithmetic:
 
 
 FLOAT32 = Arithmetic(float32_kind, MatrixProduct, step_tokens=4)
-INT8 = Arithmetic(int8_kind, Int8MatrixProduct, step_tokens=1)
+INT8 = Arithmetic(int8_kind, Int8MatrixProduct, step_tokens=4)
 
 
 class FastEncoderBlock(nn.Module):

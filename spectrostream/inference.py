@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from spectrostream.decoder import Decoder
 from spectrostream.encoder import Encoder
-from spectrostream.fast_stack import FastDecoder, FastEncoder
+from spectrostream.fast_stack import INT8, FastDecoder, FastEncoder
 from spectrostream.frontends import FrontEnd
+from spectrostream.int8_layers import Int8UnavailableError
 from spectrostream.quantizer import ResidualVectorQuantizer
 from spectrostream.streaming import StreamState
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
 class TrainedCodec(Protocol):
@@ -66,6 +67,9 @@ def for_inference(codec: C, *, precision: str = "float32", compile: bool = False
         raise ValueError(f"precision = {precision!r} is not known; allowed: {', '.join(PRECISIONS)}")
     is_spectral = codec.frontend.layout.bins > 1
     on_cpu = codec.quantizer.codebooks.device.type == "cpu"
+    if precision == "int8":
+        _require_int8(codec, on_cpu=on_cpu, is_spectral=is_spectral, compile=compile)
+        return _with_stacks(codec, FastEncoder(codec.encoder, INT8), FastDecoder(codec.decoder, INT8))
     if precision == "float32" and not compile and on_cpu and is_spectral:
         return _with_stacks(codec, FastEncoder(codec.encoder), FastDecoder(codec.decoder))
     encoder, decoder = (LibraryStack(stack, PRECISIONS[precision]) for stack in (codec.encoder, codec.decoder))
@@ -73,6 +77,22 @@ def for_inference(codec: C, *, precision: str = "float32", compile: bool = False
         encoder.compile(dynamic=True)
         decoder.compile(dynamic=True)
     return _with_stacks(codec, encoder, decoder)
+
+
+def _require_int8(codec: TrainedCodec, *, on_cpu: bool, is_spectral: bool, compile: bool) -> None:
+    refused = "precision = 'int8' is not possible "
+    if compile:
+        raise Int8UnavailableError(
+            refused + "with compile = True, which is for the library's convolutions; give one of them"
+        )
+    if not on_cpu:
+        device = codec.quantizer.codebooks.device.type
+        raise Int8UnavailableError(refused + f"on {device}; allowed: a codec on the CPU, codec.cpu()")
+    if not is_spectral:
+        raise Int8UnavailableError(
+            refused + "with the waveform front-end, whose layers would have a step for every sample; "
+            "allowed: the spectral front-ends; use precision='float32'"
+        )
 
 
 def _with_stacks(codec: C, encoder: nn.Module, decoder: nn.Module) -> C:

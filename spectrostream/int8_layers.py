@@ -27,12 +27,11 @@ _STEPS = 254  # one fewer than a byte has: the zero is moved up to a whole step
 _SMALLEST_STEP = 1e-30  # silence has no range to divide
 _TO_LOWEST_BYTE = 1.5 * 2**23  # added to a float32 in 0..255, it leaves that, rounded, in the lowest byte
 _CELL_POSITIONS = range(5, 9)  # at full rate: with fewer, more neighbours are copied; with more, steps are coarser
-_PART = 1 << 16  # values that become codes at once
 _BYTE = torch.empty(0, dtype=torch.uint8)
 
 
 class Int8UnavailableError(UserError):
-    """This build of PyTorch, or this machine, has no 8-bit products."""
+    """8-bit products are not possible: with this build of PyTorch, on this device, or for this codec."""
 
 
 class PackedWeights:
@@ -111,41 +110,36 @@ class Steps:
         torch.addcmul(self._weights.bias, self._offset_at, self._weights.minus_sums, out=self.constant)
 
 
-class CellViews(NamedTuple):
-    """Of a layer's memory, its cells along axis `axis`: values, and of `Steps` what fits them and the outputs."""
+class StepViews(NamedTuple):
+    """Of `Steps` what fits the values, inverse and shift, and what fits the outputs, step and constant."""
 
-    values: Tensor
     inverse: Tensor
     shift: Tensor
     step: Tensor
     constant: Tensor
-    outputs: Tensor
-
-    def split(self, axis: int) -> list[Self]:
-        """Parts whose intermediate results stay in a core's cache."""
-        count = self.values.shape[axis]
-        size = max(1, count * _PART // self.values.numel())
-        return [self._make(one.narrow(axis, at, min(size, count - at)) for one in self) for at in range(0, count, size)]
 
 
-def product_of_cells(
-    views: CellViews, weights: Int8Weights, windows: Callable[[Tensor], Tensor], state: StreamState
-) -> Callable[[], None]:
-    """What writes the outputs, once the steps are there. windows: from codes, as the values, to a view `[..., K]`."""
-    values, inverse, shift, step, constant, outputs = views
+def product_in_steps(
+    weights: Int8Weights, steps: StepViews, values: Tensor, windows: Callable[[Tensor], Tensor], y: Tensor,
+    state: StreamState,
+) -> Callable[[Tensor], None]:  # fmt: skip
+    """What writes the layer's outputs y for any values of this shape, once the steps are fitted to them.
+
+    windows: from the codes of the values to a view `[..., K]`, a row for each output position.
+    """
     shape = tuple(values.shape)
     scaled, codes = state.scratch("scaled", shape, values), state.scratch("codes", shape, _BYTE)
     bits, seen = scaled.view(torch.int32), windows(codes)
     gathered = codes if seen is codes else state.scratch("byte windows", tuple(seen.shape), codes)
     matrix = gathered.view(-1, weights.inputs)
 
-    def write() -> None:
-        torch.mul(values, inverse, out=scaled)
-        scaled.add_(shift)
+    def write(values: Tensor) -> None:
+        torch.mul(values, steps.inverse, out=scaled)
+        scaled.add_(steps.shift)
         codes.copy_(bits)
         if gathered is not codes:
             gathered.copy_(seen)
-        torch.addcmul(constant, weights.product(matrix).view(outputs.shape), step, out=outputs)
+        torch.addcmul(steps.constant, weights.product(matrix).view(y.shape), steps.step, out=y)
 
     return write
 
@@ -165,27 +159,25 @@ class Int8MatrixProduct(nn.Module):
 
     def forward(self, x: Tensor, state: StreamState, role: str) -> Tensor:
         """`[..., K]` to `[..., N]` in the scratch memory of that role."""
-        y = state.scratch(role, (*x.shape[:-1], self.weights.outputs), x)
-        rows = state.scratch("rows", (y[..., 0].numel(), self.weights.inputs), x)
-        rows.view(x.shape).copy_(x)
-        write = state.prepared(self, (rows.shape, role), lambda: self._step(rows, y.view(len(rows), -1), state))
-        write()
-        return y
+        rows = x.reshape(-1, self.weights.inputs)
+        step, y = state.prepared(self, (rows.shape, role), lambda: self._step(rows, state, role))
+        step(rows)
+        return y.view(*x.shape[:-1], -1)
 
-    def _step(self, rows: Tensor, y: Tensor, state: StreamState) -> Callable[[], None]:
+    def _step(self, rows: Tensor, state: StreamState, role: str) -> tuple[Callable[[Tensor], None], Tensor]:
+        """What is done for every x of this shape, and the memory of the result."""
+        y = state.scratch(role, (len(rows), self.weights.outputs), rows)
         steps = Steps(self.weights, (len(rows),), state, rows)
-        by_row = (one.unsqueeze(-1) for one in (steps.inverse, steps.shift, steps.step))
-        parts = CellViews(rows, *by_row, steps.constant, y).split(0)
-        writes = [product_of_cells(part, self.weights, lambda codes: codes, state) for part in parts]
+        by_row = StepViews(steps.inverse[:, None], steps.shift[:, None], steps.step[:, None], steps.constant)
+        write = product_in_steps(self.weights, by_row, rows, lambda codes: codes, y, state)
         highest, minus_lowest = steps.reach
 
-        def step() -> None:
-            reach_into(rows, highest, minus_lowest)
+        def step(x: Tensor) -> None:
+            reach_into(x, highest, minus_lowest)
             steps.fit()
-            for write in writes:
-                write()
+            write(x)
 
-        return step
+        return step, y
 
 
 class Int8Convolution(DenseConvolution):
@@ -217,7 +209,7 @@ class Int8Convolution(DenseConvolution):
     def products(self, dense: Tensor, rows: int, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
         """See `DenseConvolution.products`."""
         by_frame, cells = self._cells(dense, rows, positions)
-        tokens, _, rows, row_cells, length = cells.shape
+        tokens, _, _, row_cells, length = cells.shape
         reach = state.scratch("reach", (2, *by_frame.shape[:3]), dense)
         highest, minus_lowest = reach
         side, frame, *others = reach.stride()
@@ -227,18 +219,20 @@ class Int8Convolution(DenseConvolution):
         given = self.frames_multiple // self.time_stride
         y = state.scratch(role, (tokens, given, rows, row_cells, size, self.outputs), dense)
         result = y.view(tokens * given, -1, self.outputs)
-        at_values = (one[:, None, ..., None] for one in (steps.inverse, steps.shift))
-        at_outputs = steps.step[:, None, ..., None, None], steps.constant[:, None, ..., None, :]
-        parts = CellViews(cells, *at_values, *at_outputs, y).split(3 if row_cells > tokens else 0)
+        views = StepViews(
+            inverse=steps.inverse[:, None, ..., None],
+            shift=steps.shift[:, None, ..., None],
+            step=steps.step[:, None, ..., None, None],
+            constant=steps.constant[:, None, ..., None, :],
+        )
         windows = functools.partial(self._windows, features=dense.shape[2])
-        writes = [product_of_cells(part, self.weights, windows, state) for part in parts]
+        write = product_in_steps(self.weights, views, cells, windows, y, state)
 
         def products() -> Tensor:
             reach_into(by_frame, highest, minus_lowest)
             torch.amax(reach_in_cells, 2, out=steps.reach)
             steps.fit()
-            for write in writes:
-                write()
+            write(cells)
             return result
 
         return products

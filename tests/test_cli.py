@@ -198,7 +198,10 @@ def test_levels_and_a_rate_exclude_each_other(shop: Path, tmp_path: Path, capsys
         ("train config=tiny out={out} max_steps", "'max_steps' is not an override; type key=value"),
         ("train config=tiny out={out} data.root={shop}/empty", "No usable audio below"),
         ("train config=tiny out={out} data.root={shop}/nowhere", "does not exist. Type data.root="),
-        ("train config={shop}/minute.yaml data.root={shop}/music out={shop}/good.wav", "good.wav is a file; type out=FOLDER"),
+        (
+            "train config={shop}/minute.yaml data.root={shop}/music out={shop}/good.wav",
+            "good.wav is a file; type out=FOLDER",
+        ),
         (
             "train config={shop}/minute.yaml data.root={shop}/music out={out} trainer.accelerator=gpu",
             "trainer.accelerator = 'gpu' is not possible: this machine has none",

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 STANDARD_STREAM = "-"
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "int8")
 
 # Does the work; returns the last line.
 Run = Callable[[argparse.Namespace, "Console"], str]
@@ -50,7 +50,8 @@ def add_codec_options(command: argparse.ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         default=PRECISIONS[0],
-        help="of the networks; bfloat16 is for processors with units for it, and changes some codes",
+        help="of the networks; bfloat16 is for processors with units for it, int8 for CPUs with VNNI; "
+        "both change some codes",
     )
     command.add_argument(
         "--compile", action="store_true", help="torch.compile: minutes at first, faster after; needs a C++ compiler"

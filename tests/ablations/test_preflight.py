@@ -93,8 +93,8 @@ def test_an_update_holds_no_more_music_than_there_is() -> None:
         require_music(config, 14.3)
     assert str(caught.value) == (
         "data.batch_size = 2 x trainer.devices = 2 x trainer.num_nodes = 3 x training.accumulate = 4 crops of 0.3 s "
-        "are 14.4 s of music in one update, and the corpus has 14.3 s to train on; type data.batch_size=1, or give more "
-        "music with data.root=FOLDER"
+        "are 14.4 s of music in one update, and the corpus has 14.3 s to train on; type data.batch_size=1, or give "
+        "more music with data.root=FOLDER"
     )
     with pytest.raises(ConfigError, match=r"type data.crop_seconds=0\.25 or less"):
         require_music(config, 6.0)

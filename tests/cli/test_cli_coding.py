@@ -107,14 +107,15 @@ def test_entropy_coding_that_saves_nothing_is_left_out(
         assert reader.tables is None
 
 
-def test_bfloat16_is_another_computation_and_says_so(
-    bench, coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_another_precision_is_another_computation_and_says_so(
+    bench, coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str
 ) -> None:
     out = tmp_path / "out.sps"
-    words = ("encode", bench.folder / "short.flac", out, "--weights", bench.weights, "--precision", "bfloat16")
+    words = ("encode", bench.folder / "short.flac", out, "--weights", bench.weights, "--precision", precision)
     assert run(*words) == 0
-    assert "; the codes were made in bfloat16" in capsys.readouterr().out
-    expected = bench.codec.for_inference(precision="bfloat16").encode(read_audio(bench.folder / "short.flac")[None])
+    assert f"; the codes were made in {precision}" in capsys.readouterr().out
+    expected = bench.codec.for_inference(precision=precision).encode(read_audio(bench.folder / "short.flac")[None])
     header, codes = read_bitstream(out)
     assert torch.equal(codes, expected[0])
     # It is the same codec, so either precision decodes it.

@@ -47,7 +47,7 @@ def final(folder: Path) -> dict[str, Any]:
     path = latest_valid_checkpoint(folder / "checkpoints")
     assert path is not None
     content = load(path)
-    return {key: content[key] for key in ("state_dict", "optimizer_states", "global_step", "loops")}
+    return {key: content[key] for key in ("state_dict", "optimizer_states", "carried", "global_step", "loops")}
 
 
 @pytest.mark.parametrize(
@@ -130,33 +130,49 @@ def test_a_corpus_that_holds_out_nothing_is_trained_on_with_a_warning(tmp_path: 
     assert len(logged(tmp_path)) == 2
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, FitResult]]:
-    """Runs without a stop, by `accumulate`."""
-    runs: dict[int, tuple[Path, FitResult]] = {}
+# What a run may carry along: training and trainer keys.
+CARRIED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "nothing": ({}, {}),
+    "averages": ({"ema_decay": 0.9, "balance": True, "discriminator_every": 2}, {}),
+    "scales": ({"ema_decay": 0.5}, {"precision": "16-mixed"}),
+}
+Run = tuple[Path, CodecTraining, FitResult]
 
-    def run(accumulate: int) -> tuple[Path, FitResult]:
-        if accumulate not in runs:
-            folder = tmp_path_factory.mktemp(f"straight-{accumulate}")
-            runs[accumulate] = folder, fit(*resumable(accumulate), folder)
-        return runs[accumulate]
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str], Run]:
+    """Runs without a stop, by `accumulate` and what they carry."""
+    runs: dict[tuple[int, str], Run] = {}
+
+    def run(accumulate: int, carried: str) -> Run:
+        key = (accumulate, carried)
+        if key not in runs:
+            folder = tmp_path_factory.mktemp("straight")
+            module, data, config = resumable(accumulate, carried)
+            runs[key] = folder, module, fit(module, data, config, folder)
+        return runs[key]
 
     return run
 
 
-def resumable(accumulate: int) -> tuple[CodecTraining, Batches, TrainerConfig]:
-    """Six or four updates; warm-up, decay, the codebooks' and the judge's start all lie within them."""
+def resumable(accumulate: int, carried: str) -> tuple[CodecTraining, Batches, TrainerConfig]:
+    """Six or four updates; warm-up, decay, the codebooks' and the judge's start and a spoilt batch lie within them."""
     generator = OptimizerConfig(learning_rate=2e-3, warmup_steps=5)
     discriminator = OptimizerConfig(learning_rate=2e-3, schedule="exponential", decay=0.8)
+    training, trainer = CARRIED[carried]
     module = tiny_module(
         max_steps=8 - 2 * accumulate,
         accumulate=accumulate,
         adversarial_start=2,
         generator=generator,
         discriminator=discriminator,
+        **training,
     )
-    data = Batches(accumulate=accumulate, held_out=HELD_OUT[1:])
-    return module, data, cpu_config(validate_every=3, checkpoint_every=1, keep_checkpoints=2)
+    spoilt = 3 if carried != "nothing" else None
+    data = Batches(
+        lambda k: noise(k) * (float("nan") if k == spoilt else 1), accumulate=accumulate, held_out=HELD_OUT[1:]
+    )
+    return module, data, cpu_config(validate_every=3, checkpoint_every=1, keep_checkpoints=2, **trainer)
 
 
 class StopsAtTwo(CodecTraining):
@@ -174,9 +190,12 @@ def test_a_run_that_is_stopped_is_not_a_finished_one(tmp_path: Path) -> None:
     assert fit(tiny_module(max_steps=4), Batches(), cpu_config(validate_every=0), tmp_path).steps == 4
 
 
-@pytest.mark.parametrize(("accumulate", "stops"), [(1, [2]), (1, [1, 5]), (2, [1, 3])])
+@pytest.mark.parametrize(
+    ("accumulate", "stops", "carried"),
+    [(1, [2], "nothing"), (1, [1, 5], "nothing"), (2, [1, 3], "nothing"), (1, [3, 5], "averages"), (1, [4], "scales")],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    tmp_path: Path, straight: Callable[[int], tuple[Path, FitResult]], accumulate: int, stops: list[int]
+    tmp_path: Path, straight: Callable[[int, str], Run], accumulate: int, stops: list[int], carried: str
 ) -> None:
     """Bit for bit, stopped before and after the codebooks start, and in the midst of an update."""
 
@@ -192,14 +211,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
     for stop in stops:
         with pytest.raises(InterruptedRunError):
-            fit(*resumable(accumulate), tmp_path, report=stop_at(stop))
-    module, data, config = resumable(accumulate)
+            fit(*resumable(accumulate, carried), tmp_path, report=stop_at(stop))
+    module, data, config = resumable(accumulate, carried)
     result = fit(module, data, config, tmp_path)
 
-    folder, uninterrupted = straight(accumulate)
+    folder, whole_module, uninterrupted = straight(accumulate, carried)
     assert module.codec.quantizer.learning.is_started
     assert is_same(final(tmp_path), final(folder))
-    assert is_same(dict(module.state_dict()), final(folder)["state_dict"])
+    assert is_same(dict(module.state_dict()), dict(whole_module.state_dict()))
+    assert module.guard.skipped == whole_module.guard.skipped == (carried != "nothing")
     assert result.steps == uninterrupted.steps == 8 - 2 * accumulate
     assert result.audio_seconds == pytest.approx(uninterrupted.audio_seconds)
     attempts = sorted(path.name for path in (tmp_path / "logs").iterdir())

@@ -117,7 +117,7 @@ def test_no_account_is_told(tmp_path: Path, online: str, monkeypatch: pytest.Mon
         pytest.fail("it must not begin")
     monkeypatch.setenv("WANDB_API_KEY", "too short")
     wandb.teardown()
-    with pytest.raises(LoggerError, match="wandb login, or trainer.wandb=offline"):
+    with pytest.raises(LoggerError, match=r"wandb login, or trainer\.wandb=offline"):
         opened_loggers(config, tmp_path, None).__enter__()
 
 

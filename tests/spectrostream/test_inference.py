@@ -232,5 +232,5 @@ def test_bfloat16_is_near_and_float32_in_and_out():
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match=r"precision = 'float16' is not known; allowed: float32, bfloat16"):
+    with pytest.raises(ValueError, match=r"precision = 'float16' is not known; allowed: float32, bfloat16, int8"):
         codecs()[0].for_inference(precision="float16")

@@ -98,6 +98,7 @@ def test_a_missing_package_is_named(
         pytest.fail("it must not begin")
 
 
+@pytest.mark.slow
 def test_no_network_is_told_within_seconds_and_before_training(tmp_path: Path, online: str) -> None:
     module = tiny_module(max_steps=1)
     module.codec.register_forward_hook(lambda *_: pytest.fail("it trained"))

@@ -61,6 +61,7 @@ def steps_of(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step-")) for path in (folder / "samples").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [{}, {"accumulate": 2}, {"ema_decay": 0.9}])
 def test_the_training_is_the_same_with_and_without(tmp_path: Path, training: dict[str, Any]) -> None:
     """Weights, codebooks and averages, bit for bit."""
@@ -70,6 +71,7 @@ def test_the_training_is_the_same_with_and_without(tmp_path: Path, training: dic
     assert steps_of(tmp_path / "with") == [2, 4, 5]  # every two updates, and the end
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same_and_writes_over_what_is_trained_again(tmp_path: Path) -> None:
     class Stops(Callback):
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:

@@ -20,6 +20,7 @@ def share(picture: Image.Image, is_such: str) -> float:
     return float(np.mean(blue - red > 60 if is_such == "blue" else red - blue > 60))
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_blue_and_what_is_too_much_is_vermilion() -> None:
     original = sound()
     quiet, loud = clip_picture(original, original / 10, RATE), clip_picture(original, original * 10, RATE)

@@ -133,6 +133,14 @@ def test_a_period_judge_sees_every_period_th_sample(period: int) -> None:
     assert logits.shape[1] % period == 0
 
 
+@pytest.mark.parametrize(("samples", "rows"), [(161, 81), (162, 82), (163, 82)])
+def test_whole_rows_gain_one_more(samples: int, rows: int) -> None:
+    _, features = PeriodDiscriminator(SMALL, period=2, channels=1)(noise(1, 1, samples))
+    heights = [layer.shape[2] for layer in features]
+    # 81 rows are thirds to the last: 27, 9, 3, 1; one more row is one more everywhere
+    assert heights == [27, 9, 3, 1, 1] if rows == 81 else heights == [28, 10, 4, 2, 2]
+
+
 @pytest.mark.parametrize("samples", [512, 513, 700, 767])
 def test_spectrogram_is_torch_s_without_the_padding_s_frames(samples: int) -> None:
     # DAC: 3/8 of a window reflected at each end, whole hops, torch's centred STFT without its outer two frames

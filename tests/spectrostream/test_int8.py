@@ -235,7 +235,9 @@ def test_a_device_without_it_is_refused():
         copy.deepcopy(codecs()[0]).to("meta").for_inference(precision="int8")
 
 
-@pytest.mark.parametrize("error", [AttributeError("no operator"), RuntimeError("not\nlinked"), NotImplementedError("x")])
+@pytest.mark.parametrize(
+    "error", [AttributeError("no operator"), RuntimeError("not\nlinked"), NotImplementedError("x")]
+)
 def test_a_build_without_the_operators_is_a_user_s_error(error, monkeypatch):
     def missing(*_: object) -> Tensor:
         raise error
@@ -244,4 +246,3 @@ def test_a_build_without_the_operators_is_a_user_s_error(error, monkeypatch):
     monkeypatch.setattr(torch.ops.onednn, "qlinear_prepack", missing, raising=False)
     with pytest.raises(UserError, match="needs the oneDNN products of PyTorch's x86 CPU builds.*use float32"):
         codec.for_inference(precision="int8")
-

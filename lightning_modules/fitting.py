@@ -70,15 +70,21 @@ def fit(
         bind_ranks(trainer)
         found = agreed_checkpoint(trainer, checkpoint.folder)
         trainer.fit(module, datamodule=data, ckpt_path=found, weights_only=True)
-    preemption.raise_if_preempted()
+        # Within the loggers' reach: they are told that the run failed.
+        preemption.raise_if_preempted()
+        _require_good_end(trainer, module)
+    module.adopt_averaged_weights()
+    return FitResult(trainer.global_step, clock.seconds, clock.audio_seconds)
+
+
+def _require_good_end(trainer: lightning.Trainer, module: CodecTraining) -> None:
     if trainer.global_step < module.config.max_steps:
         # A callback, for instance: Lightning then returns as if all were done.
         raise TrainingStoppedError(
             f"training stopped at step {trainer.global_step} of {module.config.max_steps}; "
             "type the same command again to go on"
         )
-    module.adopt_averaged_weights()
-    return FitResult(trainer.global_step, clock.seconds, clock.audio_seconds)
+    module.guard.require_good_end()
 
 
 def build_trainer(

@@ -39,6 +39,8 @@ class UpdateGuard:
         self.skipped = 0
         self._counting = 0
         self._good_in_a_row = 0
+        self._last_problem = ""
+        self._bad_in_a_row = 0
         self._log_averages: dict[str, float] = {}
         self._seen: dict[str, int] = {}
 
@@ -61,6 +63,7 @@ class UpdateGuard:
             self._log_averages[side] = AVERAGE_DECAY * before + (1 - AVERAGE_DECAY) * log_norm
             self._seen[side] = self._seen.get(side, 0) + 1
         self._good_in_a_row += 1
+        self._bad_in_a_row = 0
         if self._good_in_a_row >= FORGIVEN_AFTER:
             self._counting = 0
 
@@ -69,15 +72,25 @@ class UpdateGuard:
         self.skipped += 1
         self._counting += 1
         self._good_in_a_row = 0
+        self._bad_in_a_row += 1
+        self._last_problem = f"{problem} at step {step}"
         kept = self._keep(problem, step, rank, batches)
         logger.warning("%s at step %d; the update is skipped%s", problem, step, f", see {kept}" if kept else "")
         if self._counting > self.max_skipped:
-            side = "discriminator" if "discriminator" in problem else "generator"
-            raise TrainingDivergedError(
-                f"{problem} at step {step}, and {self._counting} updates had to be skipped "
-                f"(training.max_skipped_updates = {self.max_skipped}); try a lower training.{side}.learning_rate or a "
-                f"training.{side}.gradient_clip_norm{f'; the batches are in {kept.parent}' if kept else ''}"
-            )
+            raise self._diverged(f"{self._counting} updates had to be skipped")
+
+    def require_good_end(self) -> None:
+        """Raises TrainingDivergedError if more than one update at the end of a run was skipped: its weights are bad."""
+        if self._bad_in_a_row > 1:
+            raise self._diverged(f"the last {self._bad_in_a_row} updates had to be skipped")
+
+    def _diverged(self, consequence: str) -> TrainingDivergedError:
+        side = "discriminator" if "discriminator" in self._last_problem else "generator"
+        where = f"; batches are in {self.folder}" if self.folder else ""
+        return TrainingDivergedError(
+            f"{self._last_problem}, and {consequence} (training.max_skipped_updates = {self.max_skipped}); try a lower "
+            f"training.{side}.learning_rate or a training.{side}.gradient_clip_norm{where}"
+        )
 
     def _keep(self, problem: str, step: int, rank: int, batches: Sequence[Tensor]) -> Path | None:
         if self.folder is None:
@@ -104,6 +117,8 @@ class UpdateGuard:
             "skipped": self.skipped,
             "counting": self._counting,
             "good_in_a_row": self._good_in_a_row,
+            "bad_in_a_row": self._bad_in_a_row,
+            "last_problem": self._last_problem,
             "log_averages": dict(self._log_averages),
             "seen": dict(self._seen),
         }
@@ -113,5 +128,7 @@ class UpdateGuard:
         self.skipped = state["skipped"]
         self._counting = state["counting"]
         self._good_in_a_row = state["good_in_a_row"]
+        self._bad_in_a_row = state["bad_in_a_row"]
+        self._last_problem = state["last_problem"]
         self._log_averages = dict(state["log_averages"])
         self._seen = dict(state["seen"])

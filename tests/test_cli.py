@@ -207,7 +207,8 @@ def test_levels_and_a_rate_exclude_each_other(shop: Path, tmp_path: Path, capsys
             "trainer.accelerator = 'gpu' is not possible: this machine has none",
         ),
         (
-            "train config={shop}/minute.yaml data.root={shop}/music out={out} training.generator.learning_rate=1e30",
+            "train config={shop}/minute.yaml data.root={shop}/music out={out} training.generator.learning_rate=1e30 "
+            "training.max_steps=3",
             "is not finite at step",
         ),
         (

@@ -136,7 +136,7 @@ def test_killed_cells_are_told_and_resume_to_the_same_weights(tmp_path: Path, mu
 
     failures = run_tasks([straight, *stopped], jobs=3, display=Remembers(stop))
     assert failures == {"killed": "killed by signal 9", "terminated": failures["terminated"]}
-    assert failures["terminated"].startswith("ended early with exit code")
+    assert failures["terminated"].startswith("PreemptedError: asked to make room at step")
     assert all(read_json(task.folder / "failed.json")["reason"] == failures[task.cell.name] for task in stopped)
     again = Remembers()
     assert run_tasks([straight, *stopped], jobs=3, display=again) == {}

@@ -56,6 +56,19 @@ def test_too_many_skipped_updates_end_the_run() -> None:
         skip(one, step=9)
 
 
+def test_a_run_that_ends_with_skipped_updates_failed() -> None:
+    """One may be a spoilt batch; after more the weights are suspect."""
+    one = guard()
+    one.require_good_end()
+    skip(one)
+    one.require_good_end()
+    skip(one, step=8)
+    with pytest.raises(TrainingDivergedError, match="not finite at step 8, and the last 2 updates had to be skipped"):
+        one.require_good_end()
+    assert one.problem({"generator": 1.0}) is None
+    one.require_good_end()
+
+
 def test_good_updates_make_skipped_ones_forgotten() -> None:
     one = guard(max_skipped=1)
     for _ in range(5):

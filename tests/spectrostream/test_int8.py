@@ -1,4 +1,4 @@
-"""8-bit products: near float32, bit by bit the same in pieces and in a batch, and nothing that silence or 60 dB upset."""
+"""8-bit products: near float32, the same in pieces and in a batch, upset by neither silence nor 60 dB."""
 
 import copy
 import itertools
@@ -221,12 +221,12 @@ def test_the_trained_codec_is_left_as_it_was():
 
 def test_the_waveform_front_end_is_refused():
     codec = SpectroStream(SpectroStreamConfig(frontend="waveform", encoder_width=2, decoder_width=2))
-    with pytest.raises(Int8UnavailableError, match="waveform front-end.*use precision='float32'"):
+    with pytest.raises(Int8UnavailableError, match=r"waveform front-end.*use precision='float32'"):
         codec.for_inference(precision="int8")
 
 
 def test_compiling_is_refused():
-    with pytest.raises(Int8UnavailableError, match="not possible with compile = True.*give one of them"):
+    with pytest.raises(Int8UnavailableError, match=r"not possible with compile = True.*give one of them"):
         codecs()[0].for_inference(precision="int8", compile=True)
 
 
@@ -244,5 +244,5 @@ def test_a_build_without_the_operators_is_a_user_s_error(error, monkeypatch):
 
     codec, _ = codecs()
     monkeypatch.setattr(torch.ops.onednn, "qlinear_prepack", missing, raising=False)
-    with pytest.raises(UserError, match="needs the oneDNN products of PyTorch's x86 CPU builds.*use float32"):
+    with pytest.raises(UserError, match=r"needs the oneDNN products of PyTorch's x86 CPU builds.*use float32"):
         codec.for_inference(precision="int8")

@@ -238,7 +238,7 @@ def test_a_mistake_is_explained(
     # What explains itself in several lines lists what was seen in a music folder.
     assert error.count("\n") == 1 or "No usable audio" in error
     left = [path for path in tmp_path.rglob("*") if path.suffix in (".sps", ".wav", ".mp3", ".safetensors")]
-    assert left == []
+    assert [path for path in left if path.parent.name != "bad-batches"] == []
     if "trainer.accelerator" not in words:
         assert [path for path in sorted(shop.rglob("*")) if path.is_file() and path.name != "lock"] == [
             path for path in before if path.name != "lock"

@@ -108,7 +108,7 @@ def claim(
 def newest_step(out: Path) -> int:
     """Generator updates after which the newest valid checkpoint was written; 0 without one."""
     newest = latest_valid_checkpoint(out / "checkpoints")
-    return int(newest.stem.removeprefix("step-")) if newest else 0
+    return int(newest.stem.rpartition("-")[2]) if newest else 0  # step-00000100, or best-step-00000100
 
 
 def _changes(out: Path, config: ExperimentConfig, data_fingerprint: str, start_fingerprint: str) -> Changes:

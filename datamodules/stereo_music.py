@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,7 @@ class StereoMusicDataModule(lightning.LightningDataModule):
             persistent_workers=has_workers,
             # Forked workers can hang beside the threads of a process group.
             multiprocessing_context="forkserver" if has_workers else None,
+            worker_init_fn=_leave_signals_to_the_trainer if has_workers else None,
             pin_memory=torch.cuda.is_available(),
             generator=self._own_generator(),
         )
@@ -207,6 +209,13 @@ class StereoMusicDataModule(lightning.LightningDataModule):
     def _own_generator(self) -> torch.Generator:
         # Without one, a loader draws from torch's global generator and so disturbs the random numbers of the training.
         return torch.Generator().manual_seed(self.config.seed)
+
+
+def _leave_signals_to_the_trainer(_worker: int) -> None:
+    # A batch system tells every process of a job to make room; a worker that obeyed would be missed by the trainer,
+    # which still has an update to finish.
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _divided(corpus: Corpus, config: DataConfig) -> Split:

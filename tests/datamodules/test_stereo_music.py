@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +61,19 @@ def test_worker_processes_change_no_crop(music_folder: Path, cache_audio: bool) 
             torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
     other_seed = first(StereoMusicDataModule(replace(config, seed=6)).train_dataloader(), 1)
     assert not torch.equal(alone[0], other_seed[0])
+
+
+def test_a_worker_goes_on_when_the_whole_job_is_told_to_make_room(music_folder: Path) -> None:
+    config = DataConfig(root=str(music_folder), batch_size=2, seed=5)
+    alone = first(StereoMusicDataModule(config).train_dataloader(), 8)
+    batches = iter(StereoMusicDataModule(replace(config, num_workers=1)).train_dataloader())
+    shared = [next(batches)]
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        for worker in batches._workers:
+            os.kill(worker.pid, number)
+    shared += itertools.islice(batches, 7)  # more than had been prepared
+    for one, other in zip(alone, shared, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
 def test_a_resumed_run_and_the_ranks_share_one_sequence(music_folder: Path) -> None:

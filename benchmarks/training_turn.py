@@ -1,6 +1,6 @@
 """One turn of one row, in a process of its own: `python -m benchmarks.training_turn WHAT CASE RESULT`.
 
-WHAT is "speed" or "profile", CASE a `TrainingCase` as JSON, RESULT the file that the first process writes.
+WHAT is one of `MEASURED`, CASE a `TrainingCase` as JSON, RESULT the file that the first process writes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lightning.pytorch.callbacks import Callback
@@ -31,8 +31,6 @@ from lightning_modules.codec_training import CodecTraining
 from lightning_modules.orphans import is_rank
 from spectrostream.codec import SpectroStream
 from spectrostream.errors import UserError
-
-WHAT = ("speed", "profile")
 
 
 class SkippedUpdatesError(UserError):
@@ -122,14 +120,17 @@ class _AveragedAlready:
         """Nothing is on its way."""
 
 
-def main() -> int:
+MEASURED = {"speed": speed, "profile": profile}
+
+
+def main(words: Sequence[str]) -> int:
     """Measures and writes; the exit code."""
-    what, case, result = sys.argv[1:]
+    what, case, result = words
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     started = time.perf_counter()
     try:
-        measured = {"speed": speed, "profile": profile}[what](TrainingCase(**json.loads(case)))
+        measured = MEASURED[what](TrainingCase(**json.loads(case)))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -140,4 +141,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

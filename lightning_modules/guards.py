@@ -19,15 +19,15 @@ from lightning_modules.optimization import TrainingDivergedError
 logger = logging.getLogger(__name__)
 
 FORGIVEN_AFTER = 100  # good updates in a row after which earlier skipped ones count no more
-LEARNING_UPDATES = 20  # before so many the usual size of a gradient is not known
-AVERAGE_DECAY = 0.99
+LEARNING_UPDATES = 20  # before so many the size of a side's gradients is not known
 KEPT_BATCHES = 20
 
 
 class UpdateGuard:
     """Looks at the gradient norms of an update, which are the same on every process, and so is the verdict.
 
-    explosion_factor: a norm above so many times its geometric moving average is an explosion; 0 is off.
+    explosion_factor: a norm above so many times the largest so far of its side is an explosion; 0 is off. Averages will
+        not do: the gradient of a judge that wins is zero, and the first one that is not would look like an explosion.
     max_skipped: skipped updates that are tolerated without `FORGIVEN_AFTER` good ones in a row between them.
     folder: where the batches of skipped updates go; None keeps none.
     """
@@ -41,7 +41,7 @@ class UpdateGuard:
         self._good_in_a_row = 0
         self._last_problem = ""
         self._bad_in_a_row = 0
-        self._log_averages: dict[str, float] = {}
+        self._largest: dict[str, float] = {}
         self._seen: dict[str, int] = {}
 
     def problem(self, norms: Mapping[str, float]) -> str | None:
@@ -49,18 +49,16 @@ class UpdateGuard:
         for side, norm in norms.items():
             if not math.isfinite(norm):
                 return f"the gradient of the {side} is not finite"
-            usual = math.exp(self._log_averages.get(side, math.inf))
-            is_known = self._seen.get(side, 0) >= LEARNING_UPDATES
-            if self.explosion_factor and is_known and norm > self.explosion_factor * usual:
-                return f"the gradient of the {side} exploded: its norm is {norm:.3g}, usually {usual:.3g}"
+            largest = self._largest.get(side, 0.0)
+            is_known = self._seen.get(side, 0) >= LEARNING_UPDATES and largest > 0
+            if self.explosion_factor and is_known and norm > self.explosion_factor * largest:
+                return f"the gradient of the {side} exploded: its norm is {norm:.3g}, before at most {largest:.3g}"
         self._learn(norms)
         return None
 
     def _learn(self, norms: Mapping[str, float]) -> None:
         for side, norm in norms.items():
-            log_norm = math.log(max(norm, 1e-30))
-            before = self._log_averages.get(side, log_norm)
-            self._log_averages[side] = AVERAGE_DECAY * before + (1 - AVERAGE_DECAY) * log_norm
+            self._largest[side] = max(norm, self._largest.get(side, 0.0))
             self._seen[side] = self._seen.get(side, 0) + 1
         self._good_in_a_row += 1
         self._bad_in_a_row = 0
@@ -119,7 +117,7 @@ class UpdateGuard:
             "good_in_a_row": self._good_in_a_row,
             "bad_in_a_row": self._bad_in_a_row,
             "last_problem": self._last_problem,
-            "log_averages": dict(self._log_averages),
+            "largest": dict(self._largest),
             "seen": dict(self._seen),
         }
 
@@ -130,5 +128,5 @@ class UpdateGuard:
         self._good_in_a_row = state["good_in_a_row"]
         self._bad_in_a_row = state["bad_in_a_row"]
         self._last_problem = state["last_problem"]
-        self._log_averages = dict(state["log_averages"])
+        self._largest = dict(state["largest"])
         self._seen = dict(state["seen"])

@@ -26,7 +26,7 @@ class TrainingConfig:
     start_from: trained weights to start from: a path or hub id, as `SpectroStream.from_pretrained` takes it.
     freeze: parts that do not learn: "encoder", "codebooks", "decoder".
     explosion_factor: an update is skipped, as one that is not finite is, if a side's gradient norm is so many times the
-        usual one; 0 is off.
+        largest so far; 0 is off.
     max_skipped_updates: skipped ones without 100 good ones between them that are tolerated; one more ends the run.
     seed: of everything random in the step.
     """
@@ -42,7 +42,7 @@ class TrainingConfig:
     ema_decay: float = 0.0
     start_from: str | None = None
     freeze: tuple[str, ...] = ()
-    explosion_factor: float = 1000.0
+    explosion_factor: float = 100.0
     max_skipped_updates: int = 10
     generator: OptimizerConfig = field(default_factory=OptimizerConfig)
     discriminator: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import subprocess
@@ -8,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import training, training_watch
+from benchmarks import training, training_turn, training_watch
 from benchmarks.training import cases, matrix_rate, take_turns
 from benchmarks.training_case import TrainingCase
 from benchmarks.training_table import COLUMNS, MISSING, TrainingRow, title, training_table
-from benchmarks.training_turn import WHAT, decode_music, profile, start_codebooks
+from benchmarks.training_turn import SkippedUpdatesError, decode_music, profile, start_codebooks
 from benchmarks.training_watch import QuantizerTimer, peak_memory_bytes, quantizer_of
 from spectrostream.discriminators import MultiScaleSTFTConfig
 from spectrostream.quantizer import QuantizerConfig, ResidualVectorQuantizer
@@ -46,6 +47,7 @@ def configs(tmp_path):
 def turn_of(seconds, audio_seconds=2.0, waited=0.0, memory=1e9, steps=2.0):
     return {
         "seconds": seconds,
+        "processor_seconds": 0.5 * seconds,
         "audio_seconds": audio_seconds,
         "waited": waited,
         "peak_memory": memory,
@@ -73,6 +75,8 @@ def test_the_command_measures_whole_steps_of_ours_and_of_dac(configs, tmp_path, 
     words += ["--steps", "1", "--threads", "1", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["training", *words])
     monkeypatch.setattr(training, "matmul_peaks", lambda: {"float32": 1e12})
+    # Processes of their own, which other tests start, take seconds each.
+    monkeypatch.setattr(training, "turn", lambda what, case: training_turn.MEASURED[what](case))
     assert training.main() == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1] == f"All numbers of all rounds: {out}"
@@ -100,14 +104,28 @@ def test_two_processes_hear_twice_as_much(configs, strategy):
     assert measured["audio_seconds"] == pytest.approx(0.4, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_turn_that_fails_is_missing_and_says_why(configs, capsys):
-    broken = TrainingCase(configs["ours"], batch_seconds=0.2, devices=1, warm_up=1, steps=1, precision="64-true")
-    row = TrainingRow(broken, "spectrostream", turns=[training.turn(WHAT[0], broken)])
+    broken = TrainingCase(configs["ours"], batch_seconds=0.2, precision="64-true")
+    row = TrainingRow(broken, "spectrostream", turns=[training.turn("speed", broken)])
     assert row.turns == [None]
     said = capsys.readouterr().err
     assert "is missing (speed): code 2" in said
     assert "trainer.precision" in said
     assert cells_of(training_table([row]).splitlines()[2])["audio-s per s"] == MISSING
+
+
+def test_a_turn_that_measures_no_training_is_refused(configs, tmp_path, monkeypatch, capsys):
+    def skips(case):
+        raise SkippedUpdatesError("1 of 3 updates were skipped")
+
+    case = json.dumps(dataclasses.asdict(TrainingCase(configs["ours"])))
+    monkeypatch.setitem(training_turn.MEASURED, "speed", skips)
+    assert training_turn.main(["speed", case, str(tmp_path / "result.json")]) == 2
+    assert capsys.readouterr().err == "error: 1 of 3 updates were skipped\n"
+    assert not list(tmp_path.glob("result*"))
+    with pytest.raises(SkippedUpdatesError, match="not finite"):
+        training_turn._require_finite([nn.Parameter(torch.tensor([1.0, math.nan]))])
 
 
 @pytest.mark.parametrize("name", ["tiny", "small", "paper", "dac"])
@@ -220,9 +238,7 @@ def test_a_round_that_failed_spoils_no_other():
 def test_the_table_holds_rows_executed_alike_against_each_other():
     rows = [
         TrainingRow(TrainingCase("tiny"), "spectrostream", [turn_of(1.0, waited=0.01)], PROFILE, 1e11),
-        TrainingRow(
-            TrainingCase("tiny", devices=2), "spectrostream", [turn_of(1.25, audio_seconds=4.0)], PROFILE, 1e11
-        ),
+        TrainingRow(TrainingCase("tiny", devices=2), "spectrostream", [turn_of(1.25, audio_seconds=4.0)]),
         TrainingRow(TrainingCase("tiny", compile=True), "spectrostream", [turn_of(0.5)]),
         TrainingRow(TrainingCase("dac"), "dac", [turn_of(4.0)]),
     ]
@@ -230,6 +246,7 @@ def test_the_table_holds_rows_executed_alike_against_each_other():
     assert plain["configuration"] == "tiny, 32-true"
     assert plain["against DAC"] == "4.00x"
     assert plain["waiting for data"] == "1.00 %"
+    assert plain["processors"] == "0.50"
     assert plain["GFLOP per step"] == "8"
     assert plain["of the peak"] == "16 %"
     assert plain["codec + judges"] == "5.00 + 0.25 M"
@@ -293,6 +310,7 @@ def test_the_peak_is_that_of_the_precision(monkeypatch):
     assert matrix_rate("bf16-mixed", 1) == 2.0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="other systems count with the parent's memory")
 def test_peak_memory_is_this_processs_own():
     code = "from benchmarks.training_watch import peak_memory_bytes as peak; import torch; a = peak()"

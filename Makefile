@@ -4,7 +4,7 @@ VENV ?= $(or $(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 OFFICIAL := .venv-official
 
-.PHONY: demo test lint bench bench-official interop official-environment fuzz drills clean
+.PHONY: demo test lint bench bench-official bench-training interop official-environment fuzz drills clean
 
 demo: $(VENV)/.spectrostream-demo
 	$(BIN)/spectrostream ablate study=demo out=runs/demo
@@ -23,6 +23,11 @@ bench: $(VENV)/.spectrostream-test
 
 bench-official: $(VENV)/.spectrostream-test official-environment
 	$(BIN)/python -m benchmarks.codec_speed --require-official
+
+# Processes share the machine's processors: the second table needs one for each.
+bench-training: $(VENV)/.spectrostream-test
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.training --configs tiny --devices 1,2 --strategy averaging,find_unused --threads 1 --out runs/benchmarks/training-processes.json
 
 interop: $(VENV)/.spectrostream-test official-environment
 	$(BIN)/python -m benchmarks.interop

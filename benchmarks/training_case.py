@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from ablations.experiment import ExperimentConfig, load_experiment
 
 STRATEGIES = ("averaging", "find_unused")
@@ -49,7 +51,7 @@ class TrainingCase:
             "training.adversarial_start": 0,
             "training.discriminator_every": 1,
             "training.accumulate": 1,
-            "trainer.accelerator": "auto",
+            "trainer.accelerator": "cuda" if torch.cuda.is_available() else "cpu",
             "trainer.devices": self.devices,
             "trainer.threads": self.threads,
             "trainer.precision": self.precision,

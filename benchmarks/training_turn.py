@@ -41,7 +41,7 @@ def speed(case: TrainingCase) -> dict[str, float]:
     """Trains `case`; see `Stopwatch.measured`."""
     config = case.experiment()
     watch = Stopwatch(warm_up=case.warm_up, last=config.training.max_steps)
-    _train(case, config, watch)
+    train(case, config, watch)
     return watch.measured
 
 
@@ -49,7 +49,7 @@ def profile(case: TrainingCase) -> dict[str, float]:
     """Trains `case` uncompiled, in one process, so that all can be seen; see `StepProfile.measured`."""
     plain = dataclasses.replace(case, compile=False, devices=1)
     look = StepProfile(warm_up=plain.warm_up, steps=plain.steps)
-    module = _train(plain, plain.experiment(extra_steps=1), look)
+    module = train(plain, plain.experiment(extra_steps=1), look)
     counts = {"codec_parameters": module.codec, "judge_parameters": module.discriminator}
     return look.measured | {name: float(_parameters(side)) for name, side in counts.items()}
 
@@ -58,8 +58,8 @@ def _parameters(side: nn.Module) -> int:
     return sum(parameter.numel() for parameter in side.parameters())
 
 
-def _train(case: TrainingCase, config: ExperimentConfig, watch: Callback) -> CodecTraining:
-    """As `spectrostream train` does, in a folder that is thrown away."""
+def train(case: TrainingCase, config: ExperimentConfig, watch: Callback) -> CodecTraining:
+    """As `spectrostream train` does, in a folder that is thrown away; UserError if it was no training."""
     module = training_module(config)
     start_codebooks(module)
     if case.strategy == "find_unused":

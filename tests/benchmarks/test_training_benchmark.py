@@ -12,8 +12,9 @@ from torch import nn
 from benchmarks import training, training_turn, training_watch
 from benchmarks.training import cases, matrix_rate, take_turns
 from benchmarks.training_case import TrainingCase
+from benchmarks.training_operators import OperatorProfile
 from benchmarks.training_table import COLUMNS, MISSING, TrainingRow, title, training_table
-from benchmarks.training_turn import SkippedUpdatesError, decode_music, profile, start_codebooks
+from benchmarks.training_turn import SkippedUpdatesError, decode_music, profile, start_codebooks, train
 from benchmarks.training_watch import QuantizerTimer, peak_memory_bytes, quantizer_of
 from spectrostream.discriminators import MultiScaleSTFTConfig
 from spectrostream.quantizer import QuantizerConfig, ResidualVectorQuantizer
@@ -155,6 +156,22 @@ def test_the_arithmetic_that_is_counted_is_that_of_the_first_layer_and_more(conf
     assert longer["judge_parameters"] == measured["judge_parameters"] > 7 * 7 * 6 * 2
 
 
+@pytest.mark.parametrize("name", ["ours", "dac"])
+def test_a_steps_parts_and_operators_take_a_part_of_its_time_each(configs, name):
+    case = TrainingCase(configs[name], batch_seconds=0.2, steps=1)
+    look = OperatorProfile(case.warm_up)
+    train(case, case.experiment(), look)
+    lines = [line.strip("| ").split(" | ") for line in look.table(rows=5).splitlines() if line.startswith("| ")]
+    parts = {cells[0]: (int(cells[1]), float(cells[3].removesuffix(" %"))) for cells in lines if "%" in cells[3]}
+    assert parts["judge, forward"][0] == 3  # the original, the decoded, and the decoded again for the codec
+    assert parts["backward, both"][0] == 2
+    assert parts["quantizer, forward"][0] == 1
+    assert all(0 <= share <= 100 for _, share in parts.values())
+    turns = parts["judge's turn"][1] + parts["codec's turn"][1] + parts["both updates"][1] + parts["codec, forward"][1]
+    assert 50 < turns <= 101
+    assert sum(name.startswith("aten::") or "Backward" in name for name in parts) >= 3
+
+
 class Waiting(nn.Module):
     """Tells the false clock how long it takes."""
 
@@ -181,7 +198,7 @@ def test_a_quantizers_seconds_are_those_between_its_entrance_and_exit(monkeypatc
         quantizer(before(torch.ones(3, requires_grad=True))).sum().backward()
     assert (timer.forward_seconds, timer.backward_seconds) == (2.0, 4.0)
     timer.remove()
-    quantizer(torch.ones(3))
+    quantizer(torch.ones(3, requires_grad=True))
     assert timer.forward_seconds == 2.0
 
 

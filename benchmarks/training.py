@@ -90,10 +90,12 @@ def _kind(config: str) -> str:
 
 def take_turns(rows: Sequence[TrainingRow], rounds: int) -> None:
     """Fills in every row; what fails is said and missing."""
+    peaks: dict[tuple[str, int], float] = {}
     for round_ in range(rounds):
+        for execution in {(row.case.precision, row.case.threads) for row in rows}:
+            peaks[execution] = max(matrix_rate(*execution), peaks.get(execution, 0.0))
         for row in rows:
-            row.peak = max(row.peak, matrix_rate(row.case.precision, row.case.threads))
-        for row in rows:
+            row.peak = peaks[row.case.precision, row.case.threads]
             _say(f"round {round_ + 1} of {rounds}: {title(row.case)}")
             row.turns.append(turn("speed", row.case))
     profiles: dict[TrainingCase, Numbers | None] = {}

@@ -89,7 +89,7 @@ def decode_music(data: StereoMusicDataModule, config: ExperimentConfig) -> None:
     """
     if config.data.num_workers == 0:
         crops = data.train_dataset()
-        for batch in range(config.training.max_steps):
+        for batch in range(config.training.max_steps + 1):  # Lightning reads one batch ahead
             for slot in range(config.data.batch_size * config.trainer.devices):
                 crops[batch, slot]
 

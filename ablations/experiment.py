@@ -139,14 +139,14 @@ def load_layer(path: Path) -> DictConfig:
 
 
 def overrides_layer(overrides: Sequence[str]) -> DictConfig:
-    """`key=value` words as one layer."""
+    """`key=value` words as one layer; `data=FOLDER` is short for `data.root=FOLDER`."""
     layer = OmegaConf.create({})
     for word in overrides:
         key, equals, value = word.partition("=")
         if not equals or not key or not value:
             raise ConfigError(f"{word!r} is not an override; type key=value, for instance training.max_steps=1000")
         try:
-            layer.merge_with_dotlist([word])
+            layer.merge_with_dotlist([f"data.root={value}" if key == "data" else word])
         except Exception as error:  # YAML's own errors have no common base with OmegaConf's
             raise ConfigError(
                 f"{word!r} cannot be read as YAML; put double quotes around the value, inside the shell's single ones"

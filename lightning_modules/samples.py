@@ -43,7 +43,7 @@ class Samples(Callback):
     """Every `every` generator updates and at the end, in the first process: codes `clips` at the full rate.
 
     The averaged weights are heard, in evaluation mode; training goes on as if nothing had been. Each set is a folder
-    `folder/step-XXXXXXXX` with the original and the decoded audio (24-bit FLAC), pictures and codebook statistics, and
+    `folder/step-00001000` with the original and the decoded audio (24-bit FLAC), pictures and codebook statistics, and
     goes to the loggers too, with the scores' means over clips as `validation/<name>`.
 
     clips: `[channels, samples]` each, in [-1, 1] at the codec's sample rate.

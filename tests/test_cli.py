@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parent / "ablations"))
 from small_study import TINY_DAC, write_config, write_music, write_study
 
+from ablations.experiment import load_layer
 from spectrostream.baselines.dac import Dac, DacConfig
 from spectrostream.bitstream import read_bitstream
 from spectrostream.cli import main
@@ -191,8 +192,9 @@ def test_levels_and_a_rate_exclude_each_other(shop: Path, tmp_path: Path, capsys
         ("info {shop}/text.sps", "not a SpectroStream file"),
         ("info {shop}/empty", "empty holds no weights: neither codec."),
         ("train out={out}", "config=.. is missing; see --help for examples"),
-        ("train config=tiny", "out=.. is missing"),
-        ("train", "config=.. and out=.. is missing"),
+        ("train", "config=.. is missing"),
+        ("ablate", "study=.. and out=.. is missing"),
+        ("train config=tiny out={out} data={shop}/nowhere", "does not exist. Type data.root="),
         ("train config=tyni out={out}", "config = 'tyni': there is no such file; allowed: a path to a YAML file"),
         ("train config=tiny out={out} training.max_step=3", "did you mean training.max_steps?"),
         ("train config=tiny out={out} max_steps", "'max_steps' is not an override; type key=value"),
@@ -279,6 +281,16 @@ def test_a_finished_training_is_not_repeated(shop: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.slow
+def test_the_shortest_words_train_in_a_folder_named_after_the_configuration(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", f"config={shop / 'minute.yaml'}", f"data={shop / 'music'}"]) == 0
+    assert "trained: runs/minute/codec.safetensors" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "minute" / "codec.safetensors").is_file()
+    assert load_layer(tmp_path / "runs" / "minute" / "config.yaml").data.root == str(shop / "music")
+
+
 def test_ctrl_c_is_no_error_and_the_same_words_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     music, config, out = write_music(tmp_path / "music", tracks=1), write_config(tmp_path), tmp_path / "run"
     words = ["train", f"config={config}", f"data.root={music}", f"out={out}", "training.max_steps=12"]

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _TRAIN = """  spectrostream train config=tiny out=runs/tiny
-  spectrostream train config=small data.root=/music out=runs/small training.max_steps=200000 trainer.devices=2
+  spectrostream train config=small data=/music out=runs/small training.max_steps=200000 trainer.devices=2
   spectrostream train config=tiny out=runs/fusion3 model.fusion=3
   spectrostream train config=tiny out=runs/finer training.start_from=runs/tiny "training.freeze=[encoder,codebooks]"
 
-Started again with the same words, it goes on where it stopped."""
+Without out= the folder is runs/ and the configuration's name. Started again with the same words, it goes on where it
+stopped."""
 _ABLATE = """  spectrostream ablate study=demo out=runs/demo
-  spectrostream ablate study=my_study.yaml data.root=/music out=runs/mine jobs=2
+  spectrostream ablate study=my_study.yaml data=/music out=runs/mine jobs=2
 
 Finished runs are not repeated, interrupted ones go on, a failed one does not stop the rest."""
 _REPORT = """  spectrostream report study=demo out=runs/demo
@@ -32,7 +33,13 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Declares train, ablate and report."""
     words = "key=value words; dotted keys override the configuration, for instance training.max_steps=1000"
     for name, run, summary, examples, usage in (
-        ("train", _train, "train one codec", _TRAIN, "config=NAME|FILE out=FOLDER [key=value ...] [--accept-changes]"),
+        (
+            "train",
+            _train,
+            "train one codec",
+            _TRAIN,
+            "config=NAME|FILE [out=FOLDER] [data=FOLDER] [key=value ...] [--accept-changes]",
+        ),
         (
             "ablate",
             _ablate,
@@ -56,9 +63,9 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 def _train(arguments: argparse.Namespace, console: Console) -> str:
     from ablations.commands import train
 
-    given, overrides = split_words(arguments.words, required=("config", "out"))
-    out, accept_changes = Path(given["out"]), arguments.accept_changes
-    weights = train(given["config"], overrides, out, console, accept_changes=accept_changes)
+    given, overrides = split_words(arguments.words, required=("config",), optional=("out",))
+    out = Path(given.get("out") or f"runs/{Path(given['config']).stem}")
+    weights = train(given["config"], overrides, out, console, accept_changes=arguments.accept_changes)
     return f"trained: {weights} (what lies beside it: {weights.with_name('README.md')})"
 
 

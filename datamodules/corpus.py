@@ -4,41 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.audio_files import AudioFileError, verify_ends
+from datamodules.audio_walk import AUDIO_EXTENSIONS, SkippedFile, audio_below
 from spectrostream.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-# What soundfile's libsndfile opens by itself; headerless .raw is left out because nothing says what it holds.
-AUDIO_EXTENSIONS = frozenset(
-    {
-        ".aif",
-        ".aifc",
-        ".aiff",
-        ".au",
-        ".caf",
-        ".flac",
-        ".mp3",
-        ".oga",
-        ".ogg",
-        ".opus",
-        ".rf64",
-        ".snd",
-        ".w64",
-        ".wav",
-        ".wave",
-    }
-)
-# Music all the same, so it is reported instead of passed over.
-_FOREIGN_EXTENSIONS = frozenset(
-    {".aac", ".ac3", ".ape", ".dsf", ".m4a", ".mka", ".mp4", ".mpc", ".webm", ".wma", ".wv"}
-)
 
 _SHOWN = 3
 _PROBING_THREADS = 8
@@ -58,14 +32,6 @@ class Track:
     sample_rate: int
     channels: int
     size_bytes: int
-
-
-@dataclass(frozen=True)
-class SkippedFile:
-    """A file or folder that was left out."""
-
-    path: Path
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -111,56 +77,21 @@ def scan_folder(root: str | Path, *, minimum_seconds: float = 0.0, channels: int
         raise EmptyCorpusError(
             f"The music folder {str(root)!r} {kind}. Type data.root=/path/to/music with a folder that exists."
         )
-    skipped: list[SkippedFile] = []
-    seen = 0
-    candidates: dict[str, Path] = {}
-    for path in _files_below(root, skipped):
-        seen += 1
-        extension = path.suffix.lower()
-        if extension in _FOREIGN_EXTENSIONS:
-            skipped.append(
-                SkippedFile(path, f"{extension} cannot be read here; convert it, for instance `ffmpeg -i IN OUT.flac`")
-            )
-        elif extension in AUDIO_EXTENSIONS:
-            identity = os.path.realpath(path)
-            if identity in candidates:
-                # A link to a track would let the same music stand in training and in the held-out part.
-                skipped.append(SkippedFile(path, f"is the same file as {str(candidates[identity])!r}"))
-            else:
-                candidates[identity] = path
+    candidates = audio_below(root)
     with ThreadPoolExecutor(_PROBING_THREADS) as pool:
-        found = pool.map(lambda path: _probe_track(root, path, minimum_seconds, channels), candidates.values())
+        found = pool.map(lambda path: _probe_track(root, path, minimum_seconds, channels), candidates.paths)
         outcomes = list(found)
     tracks = sorted((o for o in outcomes if isinstance(o, Track)), key=lambda track: track.name)
-    skipped += [o for o in outcomes if isinstance(o, SkippedFile)]
-    skipped.sort(key=lambda file: str(file.path))
+    broken = [o for o in outcomes if isinstance(o, SkippedFile)]
+    skipped = sorted((*candidates.skipped, *broken), key=lambda file: str(file.path))
     corpus = Corpus(root, tuple(tracks), tuple(skipped))
     if not tracks:
-        raise EmptyCorpusError(_nothing_found(corpus, seen))
+        raise EmptyCorpusError(_nothing_found(corpus, candidates.seen))
     if skipped:
-        logger.warning("%r: %d of %d files skipped: %s", str(root), len(skipped), seen, _first_of(corpus.skipped))
+        logger.warning(
+            "%r: %d of %d files skipped: %s", str(root), len(skipped), candidates.seen, _first_of(corpus.skipped)
+        )
     return corpus
-
-
-def _files_below(root: Path, skipped: list[SkippedFile]) -> Iterator[Path]:
-    """Every visible file in sorted order; a folder that was met before, through a link, is not entered again."""
-
-    def unreadable(error: OSError) -> None:
-        skipped.append(SkippedFile(Path(error.filename), f"folder cannot be read: {error.strerror}"))
-
-    visited = {os.path.realpath(root)}
-    for folder, folder_names, file_names in os.walk(root, onerror=unreadable, followlinks=True):
-        entered = []
-        for name in sorted(folder_names):
-            identity = os.path.realpath(Path(folder) / name)
-            if not name.startswith(".") and identity not in visited:
-                visited.add(identity)
-                entered.append(name)
-        # os.walk goes on with what is left in this very list.
-        folder_names[:] = entered
-        for name in sorted(file_names):
-            if not name.startswith("."):
-                yield Path(folder) / name
 
 
 def _probe_track(root: Path, path: Path, minimum_seconds: float, channels: int) -> Track | SkippedFile:

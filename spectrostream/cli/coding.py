@@ -107,7 +107,7 @@ def _writes_to_stdout(arguments: argparse.Namespace) -> bool:
 
 def _encode(arguments: argparse.Namespace, console: Console) -> str:
     from datamodules.audio_files import probe
-    from datamodules.corpus import AUDIO_EXTENSIONS
+    from datamodules.audio_walk import AUDIO_EXTENSIONS
 
     _require_files(arguments.inputs, "encode reads audio from files; for PCM on a pipe type: spectrostream stream")
     plan = _plan(arguments, AUDIO_EXTENSIONS, _CODED, (arguments.output,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from spectrostream.cli import coding, exporting, inspection, live, training
+from spectrostream.cli import coding, data, exporting, inspection, live, training
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -15,6 +15,6 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="`spectrostream COMMAND --help` has examples.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for group in (training, coding, live, inspection, exporting):
+    for group in (training, data, coding, live, inspection, exporting):
         group.add_commands(commands)
     return parser

@@ -10,7 +10,8 @@ import pytest
 import soundfile
 from music_files import noisy_tones, write_raw
 
-from datamodules.corpus import AUDIO_EXTENSIONS, EmptyCorpusError, demo_corpus_root, scan_folder
+from datamodules.audio_walk import AUDIO_EXTENSIONS
+from datamodules.corpus import EmptyCorpusError, demo_corpus_root, scan_folder
 
 
 def test_tracks_are_found_below_the_folder_in_order_of_name(music_folder: Path) -> None:

@@ -1,0 +1,18 @@
+"""Any folder of music: every audio file is a track, the folder that it lies in its album."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datamodules.audio_walk import audio_below
+from datamodules.layouts.contract import Entry, Found
+from datamodules.manifest import table_name
+
+
+def folder(root: Path) -> Found:
+    """Tracks by name; those of one folder below `root` stay together in a split."""
+    found = audio_below(root)
+    paths = sorted((path.relative_to(root) for path in found.paths), key=Path.as_posix)
+    # What lies in the corpus' folder itself has no album: one group of all would be no split at all.
+    entries = [Entry(table_name(path), group=table_name(path.parent) if path.parent.name else "") for path in paths]
+    return Found(tuple(entries), found.skipped)

@@ -1,0 +1,21 @@
+"""`data scan | stats | prepare | build | segments`: music corpora from folders to training."""
+
+from __future__ import annotations
+
+import argparse
+
+from spectrostream.cli import data_building, data_preparing, data_scanning
+from spectrostream.cli.command import Commands
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Declares `data` and the commands below it."""
+    data = commands.add_parser(
+        "data",
+        help="measure, prepare and build music corpora",
+        description="Measure, prepare and build music corpora.",
+        epilog="`spectrostream data COMMAND --help` has examples.",
+    )
+    below = data.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
+    for group in (data_building, data_scanning, data_preparing):
+        group.add_commands(below)

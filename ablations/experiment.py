@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ablations.starting import LEARNING_KEYS, Start, Starts
 from datamodules.data_config import DataConfig
+from datamodules.manifest import FORMATS
 from lightning_modules.trainer_config import TrainerConfig
 from lightning_modules.training_config import TrainingConfig
 from spectrostream.codec_config import SpectroStreamConfig
@@ -105,7 +106,10 @@ NOT_IN_SIGNATURE = (
     "trainer.wandb_project",
     "training.start_from",  # the weights count by their fingerprint, wherever they are
     "data.root",  # the corpus counts by its fingerprint, however its folder is written
+    "data.manifests",
     "data.num_workers",
+    "data.read_timeout_seconds",
+    "data.evaluation_segments",
     "data.cache_audio",
     "data.validation_crops",
     "data.evaluation_segment_seconds",
@@ -139,19 +143,26 @@ def load_layer(path: Path) -> DictConfig:
 
 
 def overrides_layer(overrides: Sequence[str]) -> DictConfig:
-    """`key=value` words as one layer; `data=FOLDER` is short for `data.root=FOLDER`."""
+    """`key=value` words as one layer; `data=FOLDER` is short for `data.root=FOLDER`, `data=TABLE` for a manifest."""
     layer = OmegaConf.create({})
     for word in overrides:
         key, equals, value = word.partition("=")
         if not equals or not key or not value:
             raise ConfigError(f"{word!r} is not an override; type key=value, for instance training.max_steps=1000")
         try:
-            layer.merge_with_dotlist([f"data.root={value}" if key == "data" else word])
+            layer.merge_with_dotlist([_data_word(value) if key == "data" else word])
         except Exception as error:  # YAML's own errors have no common base with OmegaConf's
             raise ConfigError(
                 f"{word!r} cannot be read as YAML; put double quotes around the value, inside the shell's single ones"
             ) from error
     return layer
+
+
+def _data_word(value: str) -> str:
+    names = value.removeprefix("[").removesuffix("]").split(",")
+    if all(name.strip().endswith(FORMATS) for name in names):
+        return f"data.manifests=[{','.join(names)}]"
+    return f"data.root={value}"
 
 
 def keys_layer(changes: Mapping[str, Any]) -> DictConfig:

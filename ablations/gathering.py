@@ -139,8 +139,11 @@ def _held_out(baseline: Task) -> str:
     kind = {
         "end": "the ends of the tracks that were trained on, never the same seconds",
         "track": "whole tracks that were not trained on",
-    }[baseline.cell.config.data.split]
-    return f"{kind}; segments of {lengths} s; the losses shown during training are of the same held-out music"
+        "official": "whole tracks that were not trained on, the corpora's own test parts where they have one",
+    }[baseline.cell.config.data.chosen_split]
+    shared = read_json(baseline.folder / "run.json").get("validation_shares_test_music", True)
+    others = "the same held-out music" if shared else "other held-out tracks"
+    return f"{kind}; segments of {lengths} s; the losses shown during training are of {others}"
 
 
 def _facts(study: Study, baseline: Task) -> dict[str, str]:

@@ -51,6 +51,7 @@ def describe(folder: Path, config: ExperimentConfig, data: StereoMusicDataModule
         "versions": package_versions(),
         "data": data.describe(),
         "data_fingerprint": data.fingerprint,
+        "validation_shares_test_music": data.split.is_shared,
         "skipped_files": {str(file.path): file.reason for file in data.corpus.skipped},
         "start": start,
         "training_version": TRAINING_VERSION,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from datamodules.audio_files import read_audio
-from datamodules.corpus import demo_corpus_root
+from datamodules.folder_corpus import demo_corpus_root
 from reports.visqol_scores import StereoVisqol, VisqolPool
 from spectrostream.codec import SpectroStream
 from spectrostream.codec_config import SpectroStreamConfig

@@ -1,21 +1,27 @@
-"""A folder of audio files becomes a corpus: the usable tracks in order, and what was left out and why."""
+"""A corpus: usable tracks in a fixed order, held as columns so that a million of them cost no more than their table."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import overload
 
-from datamodules.audio_files import AudioFileError, verify_ends
-from datamodules.audio_walk import AUDIO_EXTENSIONS, SkippedFile, audio_below
+import numpy as np
+import pandas
+
+from datamodules.audio_walk import SkippedFile
+from datamodules.manifest import file_path, typed
 from spectrostream.errors import UserError
 
-logger = logging.getLogger(__name__)
-
-_SHOWN = 3
-_PROBING_THREADS = 8
+# What the choice of crops may depend on: where a corpus lies, and when it was copied there, makes no other corpus.
+_IDENTITY = (
+    *("corpus", "name", "split", "group", "artist", "genre", "frames", "sample_rate", "channels", "size_bytes"),
+    *("loudness_lufs", "peak_dbfs", "clipped_share", "silent_share", "side_to_mid_db", "bandwidth_hz"),
+    *("content_hash", "duplicate_of"),
+)
 
 
 class EmptyCorpusError(UserError):
@@ -24,7 +30,14 @@ class EmptyCorpusError(UserError):
 
 @dataclass(frozen=True)
 class Track:
-    """One usable audio file. `name` is its path below the corpus folder with forward slashes, unique and stable."""
+    """One usable track.
+
+    path: of its file, or of the folder of its parts.
+    name: its path below the corpus' folder with forward slashes, unique and stable; see `manifest.table_name`.
+    duration_seconds, sample_rate, channels: as the header says.
+    size_bytes: of all its files.
+    parts: files whose sum is the track; () where `path` is the file.
+    """
 
     path: Path
     name: str
@@ -32,95 +45,94 @@ class Track:
     sample_rate: int
     channels: int
     size_bytes: int
+    parts: tuple[Path, ...] = ()
 
 
-@dataclass(frozen=True)
+class Tracks(Sequence[Track]):
+    """The rows of a corpus' table as tracks, each made when it is asked for."""
+
+    def __init__(self, table: pandas.DataFrame) -> None:
+        self._columns = {name: table[name].array for name in ("root", "name", "track", "parts")}
+        self._numbers = {name: table[name].to_numpy() for name in ("sample_rate", "channels", "size_bytes")}
+        self._seconds = _durations(table)
+
+    def __len__(self) -> int:
+        return len(self._seconds)
+
+    @overload
+    def __getitem__(self, index: int) -> Track: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Track]: ...
+    def __getitem__(self, index: int | slice) -> Track | list[Track]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        root, name, track, parts = (self._columns[key][index] for key in ("root", "name", "track", "parts"))
+        return Track(
+            path=file_path(root, name),
+            name=track,
+            duration_seconds=float(self._seconds[index]),
+            sample_rate=int(self._numbers["sample_rate"][index]),
+            channels=int(self._numbers["channels"][index]),
+            size_bytes=int(self._numbers["size_bytes"][index]),
+            parts=tuple(file_path(root, part) for part in parts.splitlines()),
+        )
+
+    def __iter__(self) -> Iterator[Track]:
+        return (self[index] for index in range(len(self)))
+
+
 class Corpus:
-    """The usable tracks below `root`, sorted by name."""
+    """Usable tracks, by name.
 
-    root: Path
-    tracks: tuple[Track, ...]
-    skipped: tuple[SkippedFile, ...]
+    where: the folder or the manifests, for people.
+    table: rows of a manifest without problems; the names are unique. Sorted, and numbered from 0, by `track`: the
+        name of a row, with the corpus' name before it where rows of several corpora are called alike.
+    skipped: what was left out.
+    """
+
+    def __init__(self, where: str, table: pandas.DataFrame, skipped: Sequence[SkippedFile] = ()) -> None:
+        self.where = where
+        self.table = _by_name(typed(table))
+        self.skipped = tuple(skipped)
+        self.tracks = Tracks(self.table)
+
+    @cached_property
+    def durations(self) -> np.ndarray:
+        """Seconds of each track, float64 `[tracks]`."""
+        return _durations(self.table)
 
     @property
     def duration_seconds(self) -> float:
         """Length of all tracks together, in seconds."""
-        return sum(track.duration_seconds for track in self.tracks)
+        return float(self.durations.sum())
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, durations and sizes: equal for equal corpora wherever they lie."""
+        """SHA-256 over all that crops depend on: equal for equal corpora wherever they lie."""
         digest = hashlib.sha256()
-        for track in self.tracks:
-            # A file name holds no zero byte, so the fields cannot run into each other.
-            name = track.name.encode("utf-8", "surrogateescape")
-            digest.update(b"%s\0%d\0%d\n" % (name, round(track.duration_seconds * 1e6), track.size_bytes))
+        for name in _IDENTITY:
+            column = self.table[name]
+            digest.update(b"%s\0%d\0" % (name.encode(), len(column)))
+            if column.dtype.kind in "fi" or str(column.dtype) == "Int64":
+                digest.update(column.to_numpy(np.float64, na_value=np.nan).tobytes())
+            else:
+                # Names hold no zero byte, see `manifest.table_name`.
+                digest.update("\0".join(column).encode())
         return digest.hexdigest()
 
 
-def demo_corpus_root() -> Path:
-    """The folder of the six freely licensed excerpts that come with the package."""
-    return Path(__file__).parent / "demo_corpus"
+def _durations(table: pandas.DataFrame) -> np.ndarray:
+    return table["frames"].to_numpy(np.float64) / table["sample_rate"].to_numpy(np.float64)
 
 
-def scan_folder(root: str | Path, *, minimum_seconds: float = 0.0, channels: int = 2) -> Corpus:
-    """Find the usable audio below `root`, in an order that depends on the names only.
-
-    Links are followed, each folder and file counts once, hidden names are passed over. A file that is broken, empty,
-    shorter than `minimum_seconds` or of another channel count than 1 or `channels` is skipped; the log says how many.
-
-    Raises:
-        EmptyCorpusError: `root` is not a folder, or has no usable audio.
-    """
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        kind = "is not a folder" if root.exists() else "does not exist"
-        raise EmptyCorpusError(
-            f"The music folder {str(root)!r} {kind}. Type data.root=/path/to/music with a folder that exists."
+def _by_name(table: pandas.DataFrame) -> pandas.DataFrame:
+    track = table["name"]
+    if track.duplicated().any():
+        track = table["corpus"] + "/" + track
+    table = table.assign(track=track)
+    twice = table.loc[track.duplicated(), "track"]
+    if len(twice):
+        raise UserError(
+            f"{len(twice)} tracks are there twice, the first {twice.iloc[0]!r}; name each manifest once, and give "
+            "corpora that were scanned from several folders different names in their column 'corpus'"
         )
-    candidates = audio_below(root)
-    with ThreadPoolExecutor(_PROBING_THREADS) as pool:
-        found = pool.map(lambda path: _probe_track(root, path, minimum_seconds, channels), candidates.paths)
-        outcomes = list(found)
-    tracks = sorted((o for o in outcomes if isinstance(o, Track)), key=lambda track: track.name)
-    broken = [o for o in outcomes if isinstance(o, SkippedFile)]
-    skipped = sorted((*candidates.skipped, *broken), key=lambda file: str(file.path))
-    corpus = Corpus(root, tuple(tracks), tuple(skipped))
-    if not tracks:
-        raise EmptyCorpusError(_nothing_found(corpus, candidates.seen))
-    if skipped:
-        logger.warning(
-            "%r: %d of %d files skipped: %s", str(root), len(skipped), candidates.seen, _first_of(corpus.skipped)
-        )
-    return corpus
-
-
-def _probe_track(root: Path, path: Path, minimum_seconds: float, channels: int) -> Track | SkippedFile:
-    try:
-        info = verify_ends(path)
-        size = path.stat().st_size
-    except AudioFileError as error:
-        return SkippedFile(path, error.reason)
-    except OSError as error:
-        return SkippedFile(path, f"cannot be opened: {error.strerror}")
-    if info.channels not in (1, channels):
-        return SkippedFile(path, f"has {info.channels} channels, allowed are 1 or {channels}")
-    if info.duration_seconds < minimum_seconds:
-        return SkippedFile(path, f"lasts {info.duration_seconds:.3f} s, at least {minimum_seconds:g} s are needed")
-    name = path.relative_to(root).as_posix()
-    return Track(path, name, info.duration_seconds, info.sample_rate, info.channels, size)
-
-
-def _first_of(skipped: tuple[SkippedFile, ...]) -> str:
-    shown = "; ".join(f"{str(file.path)!r} {file.reason}" for file in skipped[:_SHOWN])
-    return shown + ("; ..." if len(skipped) > _SHOWN else "")
-
-
-def _nothing_found(corpus: Corpus, seen: int) -> str:
-    lines = [
-        f"No usable audio below {str(corpus.root)!r}: {seen} files seen, {len(corpus.skipped)} skipped.",
-        f"Looked for {' '.join(sorted(AUDIO_EXTENSIONS))} in this folder and all below it.",
-    ]
-    if corpus.skipped:
-        lines.append(f"Skipped: {_first_of(corpus.skipped)}")
-    lines.append("Type data.root=/path/to/music with a folder that has music in it.")
-    return "\n".join(lines)
+    return table.sort_values("track", ignore_index=True)

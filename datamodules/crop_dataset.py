@@ -6,7 +6,6 @@ import itertools
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +13,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.audio_files import AudioFileError, read_audio
+from datamodules.audio_files import AudioFileError
 from datamodules.corpus import Corpus
 from datamodules.crops import Crop, CropKey, RandomCrops
-from datamodules.splits import Span
+from datamodules.loudness import loudness_of
+from datamodules.patience import within
+from datamodules.spans import Spans
+from datamodules.track_audio import read_track
 
 logger = logging.getLogger(__name__)
+
+# What `loudness_of` says of silence, and of all that is not louder than its absolute gate.
+_NOTHING_HEARD_LUFS = -70.0
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,24 @@ class TrackReader:
 
     With `cache_audio` each track is decoded and resampled once, as a whole, and kept: 23 MB a minute at 48 kHz stereo.
     Parts are the same either way. A worker process fills a memory of its own, so caching goes best with no workers.
+
+    timeout_seconds: a read that takes longer is an `AudioFileError`; None waits for ever.
     """
 
-    def __init__(self, corpus: Corpus, *, sample_rate: int, channels: int, cache_audio: bool) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        *,
+        sample_rate: int,
+        channels: int,
+        cache_audio: bool,
+        timeout_seconds: float | None = None,
+    ) -> None:
         self.corpus = corpus
         self.sample_rate = sample_rate
         self.channels = channels
         self.cache_audio = cache_audio
+        self.timeout_seconds = timeout_seconds
         self._whole: dict[int, Tensor | None] = {}
 
     def read(self, track_index: int, start_seconds: float, duration_seconds: float) -> Tensor:
@@ -56,23 +72,34 @@ class TrackReader:
         stop = start + round(duration_seconds * self.sample_rate)
         if whole is not None and 0 <= start < stop <= whole.shape[-1]:
             return whole[:, start:stop].clone()
-        return read_audio(
-            self.corpus.tracks[track_index].path,
-            sample_rate=self.sample_rate,
-            channels=self.channels,
-            start_seconds=start_seconds,
-            duration_seconds=duration_seconds,
-        )
+        return self._read(track_index, start_seconds, duration_seconds)
 
     def _whole_track(self, track_index: int) -> Tensor | None:
         """The decoded track, or None where only parts of the file are good: these are then read one by one."""
         if track_index not in self._whole:
-            path = self.corpus.tracks[track_index].path
             try:
-                self._whole[track_index] = read_audio(path, sample_rate=self.sample_rate, channels=self.channels)
+                self._whole[track_index] = self._read(track_index, 0.0, None)
             except AudioFileError:
                 self._whole[track_index] = None
         return self._whole[track_index]
+
+    def _read(self, track_index: int, start_seconds: float, duration_seconds: float | None) -> Tensor:
+        track = self.corpus.tracks[track_index]
+
+        def read() -> Tensor:
+            return read_track(
+                track,
+                sample_rate=self.sample_rate,
+                channels=self.channels,
+                start_seconds=start_seconds,
+                duration_seconds=duration_seconds,
+            )
+
+        try:
+            return within(self.timeout_seconds, read)
+        except TimeoutError as error:
+            reason = f"takes longer to read than data.read_timeout_seconds={self.timeout_seconds:g}"
+            raise AudioFileError.of(track.path, reason) from error
 
     def __getstate__(self) -> dict[str, Any]:
         # Decoded music is not sent to worker processes.
@@ -93,6 +120,7 @@ class CropDataset(Dataset[Tensor]):
         seed: of the run.
         silence_threshold_db: RMS over all channels, in dB re full scale 1.
         silence_redraws: 0 takes every first draw.
+        normalize_lufs: loudness that each crop is brought to before its gain; None leaves it as it is.
     """
 
     def __init__(
@@ -104,7 +132,9 @@ class CropDataset(Dataset[Tensor]):
         seed: int = 0,
         silence_threshold_db: float = -60.0,
         silence_redraws: int = 8,
+        normalize_lufs: float | None = None,
     ) -> None:
+        self._normalize_lufs = normalize_lufs
         self._reader = reader
         self._crops = crops
         self._crop_seconds = crop_seconds
@@ -132,6 +162,8 @@ class CropDataset(Dataset[Tensor]):
             if redraws == self._silence_redraws or _rms(audio) >= self._silence_threshold:
                 break
             redraws += 1
+        if self._normalize_lufs is not None:
+            audio = _at_loudness(audio, self._reader.sample_rate, self._normalize_lufs)
         return _varied(audio, crop)
 
     def _note_failure(self, track_index: int, error: AudioFileError) -> None:
@@ -144,9 +176,9 @@ class CropDataset(Dataset[Tensor]):
 class HeldOutDataset(Dataset[Tensor]):
     """Fixed held-out crops `[channels, samples]` in a fixed order; a file that breaks is an error, never replaced."""
 
-    def __init__(self, reader: TrackReader, pieces: Sequence[Span]) -> None:
+    def __init__(self, reader: TrackReader, pieces: Spans) -> None:
         self._reader = reader
-        self._pieces = tuple(pieces)
+        self._pieces = pieces
 
     def __len__(self) -> int:
         return len(self._pieces)
@@ -158,6 +190,12 @@ class HeldOutDataset(Dataset[Tensor]):
 
 def _rms(audio: Tensor) -> float:
     return float(torch.linalg.vector_norm(audio)) / math.sqrt(audio.numel())
+
+
+def _at_loudness(audio: Tensor, sample_rate: int, target_lufs: float) -> Tensor:
+    loudness = loudness_of(audio, sample_rate)
+    # At its lowest value nothing was heard: to make that loud would be to train on noise.
+    return audio if loudness <= _NOTHING_HEARD_LUFS else audio * 10 ** ((target_lufs - loudness) / 20)
 
 
 def _varied(audio: Tensor, crop: Crop) -> Tensor:

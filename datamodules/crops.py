@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Sampler
 
-from datamodules.splits import Span
+from datamodules.spans import Spans
 
 # (batch index since the start of the run, slot within the batch of all ranks)
 CropKey = tuple[int, int]
+
+# A million tracks of ten minutes at 48 kHz are 2**45 places to start at: their weighted sum stays below 2**63.
+_WEIGHT_BITS = 16
 
 
 @dataclass(frozen=True)
@@ -38,36 +41,41 @@ class RandomCrops:
         spans: where crops may lie; those shorter than a crop are not used.
         crop_seconds: length of a crop.
         sample_rate: in Hz; crops start on whole samples of it.
+        weights: how much more likely than others each span is, second for second, float64 `[spans]`; 0 is never.
         gain_db_range: lowest and highest gain, uniform in dB; (0, 0) is off.
         swap_channels_probability: of exchanging left and right.
 
     Raises:
-        ValueError: no span holds a crop.
+        ValueError: no span with a weight holds a crop.
     """
 
     def __init__(
         self,
-        spans: Sequence[Span],
+        spans: Spans,
         *,
         crop_seconds: float,
         sample_rate: int,
+        weights: np.ndarray | None = None,
         gain_db_range: tuple[float, float] = (0.0, 0.0),
         swap_channels_probability: float = 0.0,
     ) -> None:
-        crop_samples = round(crop_seconds * sample_rate)
-        ranges = [span.sample_range(sample_rate) for span in spans]
-        usable = [i for i, (start, stop) in enumerate(ranges) if stop - start >= crop_samples]
-        if not usable:
+        first, last = spans.sample_ranges(sample_rate)
+        starts = last - first - round(crop_seconds * sample_rate) + 1
+        mass = starts if weights is None else _whole_numbers(starts, weights)
+        usable = (starts > 0) & (mass > 0)
+        if not usable.any():
             raise ValueError(
                 f"none of {len(spans)} training spans holds a crop of {crop_seconds:g} s; lower data.crop_seconds"
             )
         self._sample_rate = sample_rate
         self._gain_db_range = gain_db_range
         self._swap_channels_probability = swap_channels_probability
-        self._tracks = np.array([spans[i].track_index for i in usable])
-        self._first_starts = np.array([ranges[i][0] for i in usable])
-        # How many samples of each span a crop may start at.
-        self._starts = np.array([ranges[i][1] - ranges[i][0] - crop_samples + 1 for i in usable])
+        self._tracks = spans.tracks[usable]
+        self._first_starts = first[usable]
+        # How many samples of each span a crop may start at, and how likely the span is, in whole numbers.
+        self._starts = starts[usable]
+        self._mass = mass[usable]
+        self._mass_until = np.cumsum(self._mass)
 
     @property
     def track_indices(self) -> frozenset[int]:
@@ -79,12 +87,15 @@ class RandomCrops:
     ) -> Crop:
         """The crop for `slot` of batch `step`; `attempt` counts redraws, `without` names tracks to leave out."""
         place, gain, swap = _uniform_numbers(f"{seed}:{step}:{slot}:{attempt}")
-        starts = self._starts if not without else np.where(np.isin(self._tracks, list(without)), 0, self._starts)
-        ends = np.cumsum(starts)
+        mass, until = self._mass, self._mass_until
+        if without:
+            mass = np.where(np.isin(self._tracks, list(without)), 0, mass)
+            until = np.cumsum(mass)
         # place is a 64-bit integer: place * total / 2**64 in exact arithmetic.
-        position = place * int(ends[-1]) >> 64
-        span = int(np.searchsorted(ends, position, side="right"))
-        start = int(self._first_starts[span]) + position - int(ends[span] - starts[span])
+        position = place * int(until[-1]) >> 64
+        span = int(np.searchsorted(until, position, side="right"))
+        within = position - int(until[span] - mass[span])
+        start = int(self._first_starts[span]) + within * int(self._starts[span]) // int(mass[span])
         low, high = self._gain_db_range
         return Crop(
             track_index=int(self._tracks[span]),
@@ -92,6 +103,12 @@ class RandomCrops:
             gain_db=low + (high - low) * gain / 2**64,
             swap_channels=swap / 2**64 < self._swap_channels_probability,
         )
+
+
+def _whole_numbers(starts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """How likely each span is, so that draws are exact on every machine; fine enough for weights of 1 : 65536."""
+    relative = np.where(starts > 0, starts, 0) * (weights / max(weights.max(), np.finfo(float).tiny))
+    return np.round(relative * 2**_WEIGHT_BITS).astype(np.int64)
 
 
 def _uniform_numbers(key: str) -> tuple[int, int, int]:

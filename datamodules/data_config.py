@@ -18,11 +18,43 @@ class DataConfigError(UserError, ValueError):
 
 
 @dataclass(frozen=True)
+class Weight:
+    """How much more likely, second for second, tracks are which fulfil a condition on the manifest's columns."""
+
+    factor: float
+    condition: str
+
+    @classmethod
+    def of(cls, text: str) -> Weight:
+        """From "FACTOR where CONDITION". Raises DataConfigError."""
+        number, _, condition = str(text).partition(" where ")
+        try:
+            factor = float(number)
+        except ValueError:
+            factor = math.nan
+        if not (math.isfinite(factor) and factor >= 0 and condition.strip()):
+            raise DataConfigError(
+                f"data.weights: {text!r} is not possible; type a number, 0 or more, and a condition, for instance "
+                "data.weights=[\"2 where genre == 'Rock'\"]"
+            )
+        return cls(factor, condition.strip())
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """What to train on and how it is cut; also an OmegaConf schema."""
 
-    # Folder of music, searched with all below it; None is the demo corpus that comes with the package.
+    # Folder of music, searched with all below it; None is the demo corpus that comes with the package. With one
+    # manifest: where that corpus lies now, if not where it was scanned.
     root: str | None = None
+    # Tables of `spectrostream data scan` or `data prepare`, instead of a folder; several are put below each other.
+    manifests: tuple[str, ...] = ()
+    # Condition on the manifests' columns that a track must fulfil, for instance "bandwidth_hz > 18000".
+    keep: str | None = None
+    # Tracks more or less likely than others, for instance "2 where genre == 'Rock'"; all that apply are multiplied.
+    weights: tuple[str, ...] = ()
+    # Column of the manifests (corpus, genre, ...) whose values get equal shares before the weights are applied.
+    balance: str | None = None
     # Length of a training crop in seconds; 1.28 s are 61440 samples at 48 kHz.
     crop_seconds: float = 1.28
     # Crops per process; the global batch is this times the number of processes.
@@ -31,11 +63,12 @@ class DataConfig:
     seed: int = 0
     # Processes that read files; 0 reads in the training process, which is best with cache_audio.
     num_workers: int = 0
-    # "end" holds out the last seconds of each track, "track" whole tracks chosen by a hash of their names.
-    split: str = "end"
+    # "end" holds out the last seconds of each track; "track" whole tracks or albums, chosen by a hash of their names;
+    # "official" the corpus' own division, "track" where it has none. None is "official" for manifests, else "end".
+    split: str | None = None
     # With split "end": seconds held out of each track; 0 holds out nothing.
     held_out_seconds: float = 5.0
-    # With split "end": at most this part of a track; with "track": this part of the tracks.
+    # With split "end": at most this part of a track; else this part of the tracks, half of it for the evaluation.
     held_out_fraction: float = 0.25
     # With split "end": seconds before the held-out part that nobody uses, so that nothing leaks across.
     gap_seconds: float = 0.1
@@ -43,19 +76,40 @@ class DataConfig:
     validation_crops: int = 64
     # Length of the held-out excerpts for evaluation, in seconds.
     evaluation_segment_seconds: float = 10.0
+    # Table of fixed evaluation excerpts, as `spectrostream data segments` writes it, instead of spread ones.
+    evaluation_segments: str | None = None
     # Keep decoded tracks in memory (23 MB a minute and process); None does so for a corpus below half an hour.
     cache_audio: bool | None = None
     # Lowest and highest random gain of a training crop, in dB; (0, 0) is off.
     gain_db_range: tuple[float, float] = (0.0, 0.0)
+    # Loudness that each training crop is brought to before the gain, in LUFS; DAC trains at -16. None leaves it.
+    normalize_lufs: float | None = None
     # Probability of exchanging left and right in a training crop.
     swap_channels_probability: float = 0.0
     # A training crop whose RMS is below this, in dB re full scale, is drawn again.
     silence_threshold_db: float = -60.0
     # How many times at most; then it is taken as it is.
     silence_redraws: int = 8
+    # A read that takes longer counts as a broken file, so that a hanging disk or server does not stop the training.
+    read_timeout_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         self._check("root", lambda v: v is None or (isinstance(v, str) and v != ""), "null or a folder")
+        texts = [
+            ("keep", "null or a condition"),
+            ("balance", "null or a column"),
+            ("evaluation_segments", "null or a file"),
+        ]
+        for key, allowed in texts:
+            self._check(key, lambda v: v is None or (isinstance(v, str) and v != ""), allowed)
+        self._check("manifests", lambda v: all(isinstance(name, str) and name for name in v), "a list of files")
+        if not self.manifests:
+            for key in ("keep", "weights", "balance"):
+                self._check(key, lambda v: not v, "data.manifests=[FILE.parquet] beside it, whose columns it is about")
+        for text in self.weights:
+            Weight.of(text)
+        self._check("normalize_lufs", lambda v: v is None or (_is_number(v) and -70 < v <= 0), "null or LUFS, -70 to 0")
+        self._check("read_timeout_seconds", lambda v: _is_number(v) and v > 0, "seconds, more than 0")
         for key in ("crop_seconds", "evaluation_segment_seconds"):
             self._check(key, lambda v: _is_number(v) and v >= _SHORTEST_SECONDS, f"{_SHORTEST_SECONDS} seconds or more")
         for key in ("held_out_seconds", "gap_seconds"):
@@ -63,14 +117,21 @@ class DataConfig:
         self._check("batch_size", lambda v: _is_integer(v) and v >= 1, "a whole number, 1 or more")
         for key in ("seed", "num_workers", "validation_crops", "silence_redraws"):
             self._check(key, lambda v: _is_integer(v) and v >= 0, "a whole number, 0 or more")
-        self._check("split", lambda v: v in SPLITS, " or ".join(SPLITS))
+        self._check("split", lambda v: v is None or v in SPLITS, f"null or {' or '.join(SPLITS)}")
         self._check("held_out_fraction", lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1")
         self._check("swap_channels_probability", lambda v: _is_number(v) and 0 <= v <= 1, "a number from 0 to 1")
         self._check("silence_threshold_db", _is_number, "decibels, for instance -60")
         self._check("cache_audio", lambda v: v is None or isinstance(v, bool), "true, false or null")
         self._check("gain_db_range", _is_range, "two numbers in dB, the lower first, for instance [-6, 0]")
         # OmegaConf hands tuples over as lists.
+        object.__setattr__(self, "manifests", tuple(self.manifests))
+        object.__setattr__(self, "weights", tuple(self.weights))
         object.__setattr__(self, "gain_db_range", (float(self.gain_db_range[0]), float(self.gain_db_range[1])))
+
+    @property
+    def chosen_split(self) -> str:
+        """How the corpus is divided."""
+        return self.split or ("official" if self.manifests else "end")
 
     def _check(self, key: str, is_allowed: Callable[[Any], bool], allowed: str) -> None:
         value = getattr(self, key)

@@ -16,7 +16,7 @@ import pandas
 from pandas.api.types import pandas_dtype
 
 from spectrostream.errors import UserError
-from spectrostream.unfinished import open_beside
+from spectrostream.unfinished import whole_file
 
 FORMATS = (".parquet", ".csv")
 
@@ -84,17 +84,11 @@ def write_manifest(table: pandas.DataFrame, path: Path) -> None:
     """
     require_format(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open_beside(path) as file:
-        beside = Path(file.name)
-        try:
-            if path.suffix == ".csv":
-                table.to_csv(file, index=False)
-            else:
-                table.to_parquet(file, index=False)
-            file.flush()
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        if path.suffix == ".csv":
+            table.to_csv(file, index=False)
+        else:
+            table.to_parquet(file, index=False)
 
 
 def read_manifest(path: Path) -> pandas.DataFrame:
@@ -159,5 +153,6 @@ def _empty(kind: str, index: pandas.Index) -> pandas.Series:
 
 
 def _read_csv(path: Path) -> pandas.DataFrame:
-    texts = {column: str for column, (kind, _) in COLUMNS.items() if kind == TEXT}
-    return pandas.read_csv(path, dtype=texts, keep_default_na=False, na_values={c: [""] for c in COLUMNS})
+    # Whole numbers as such, because times in nanoseconds are no floats; a genre may well be called NA.
+    kinds = {column: pandas_dtype(kind) for column, (kind, _) in COLUMNS.items()}
+    return pandas.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""])

@@ -1,63 +1,49 @@
-"""Which seconds of a corpus are trained on and which are held out."""
+"""Which seconds of a corpus are trained on, validated on, and kept for the evaluation."""
 
 from __future__ import annotations
 
 import hashlib
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datamodules.corpus import Corpus, Track
+import numpy as np
 
-SPLITS = ("end", "track")
+from datamodules.corpus import Corpus
+from datamodules.layouts.contract import SPLITS as SIDES
+from datamodules.spans import Spans
 
-# Seconds times rate that should be a whole number of samples may miss it by a rounding error of float64.
-_ROUNDING = 1e-6
+__all__ = ["SIDES", "SPLITS", "Split", "split_spans"]
 
-
-@dataclass(frozen=True)
-class Span:
-    """A stretch of one track, in seconds; `track_index` points into `Corpus.tracks`."""
-
-    track_index: int
-    start_seconds: float
-    end_seconds: float
-
-    @property
-    def duration_seconds(self) -> float:
-        """Length in seconds."""
-        return self.end_seconds - self.start_seconds
-
-    def sample_range(self, sample_rate: int) -> tuple[int, int]:
-        """First and one past the last of the samples at `sample_rate` Hz that lie within the span."""
-        start = math.ceil(self.start_seconds * sample_rate - _ROUNDING)
-        return start, math.floor(self.end_seconds * sample_rate + _ROUNDING)
-
-    def pieces(self, seconds: float, *, sample_rate: int, minimum_seconds: float) -> list[Span]:
-        """Consecutive pieces of `seconds`, on whole samples; a last one below `minimum_seconds` is dropped."""
-        start, stop = self.sample_range(sample_rate)
-        length = round(seconds * sample_rate)
-        edges = [(edge, min(edge + length, stop)) for edge in range(start, stop, length)]
-        shortest = round(minimum_seconds * sample_rate)
-        return [Span(self.track_index, a / sample_rate, b / sample_rate) for a, b in edges if b - a >= shortest]
+SPLITS = ("end", "track", "official")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Training and held-out spans, which never overlap; `undivided` tracks are too short and wholly in training."""
+    """Training spans and held-out ones, which share no music.
 
-    train: tuple[Span, ...]
-    held_out: tuple[Span, ...]
+    validation, test: what is looked at in training, and what the evaluation reads. They share no music either, unless
+        `is_shared`: a corpus divided within its tracks, or with too few held-out tracks for two sides, has one
+        held-out part for both.
+    undivided: tracks too short to be divided, wholly in training.
+    duplicates: tracks that are used nowhere, because the same music stands on a side that is held out.
+    """
+
+    train: Spans
+    validation: Spans
+    test: Spans
+    is_shared: bool
     undivided: tuple[int, ...] = ()
+    duplicates: tuple[int, ...] = ()
 
     @property
     def train_seconds(self) -> float:
         """Length of all training spans, in seconds."""
-        return sum(span.duration_seconds for span in self.train)
+        return self.train.seconds
 
     @property
     def held_out_seconds(self) -> float:
-        """Length of all held-out spans, in seconds."""
-        return sum(span.duration_seconds for span in self.held_out)
+        """Length of all that is held out, in seconds."""
+        return self.test.seconds if self.is_shared else self.validation.seconds + self.test.seconds
 
 
 def split_spans(
@@ -69,49 +55,86 @@ def split_spans(
     gap_seconds: float = 0.1,
     minimum_seconds: float = 1.28,
 ) -> Split:
-    """Divide the corpus; a pure function of the tracks' names and durations.
+    """Divide the corpus; a pure function of its table.
 
     Args:
         corpus: what to divide.
-        split: "end" holds out the end of each track; "track" holds out whole tracks, chosen by a hash of their names,
-            so that adding tracks moves no other track to the other side.
+        split: "end" holds out the end of each track; "track" whole tracks, chosen by a hash of the group (album, ...)
+            or name, so that adding tracks moves no other track to another side; "official" is each corpus' own
+            division, and "track" for those which have none.
         held_out_seconds: with "end", how much of each track.
-        held_out_fraction: with "end", at most this part of a track; with "track", about this part of the tracks.
+        held_out_fraction: with "end", at most this part of a track; else about this part of the groups, half of it for
+            the validation and half for the test.
         gap_seconds: with "end", used by neither side, so that no resampler or decoder looks across the border.
-        minimum_seconds: a span is at least this long; a track too short for two such spans is training as a whole.
+        minimum_seconds: with "end", a span is at least this long; a track too short for two is training as a whole.
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r} is unknown, allowed are {', '.join(map(repr, SPLITS))}")
-    if split == "track":
-        return _split_by_track(corpus, held_out_fraction)
-    train: list[Span] = []
-    held_out: list[Span] = []
-    undivided: list[int] = []
-    for index, track in enumerate(corpus.tracks):
-        held = min(held_out_seconds, held_out_fraction * track.duration_seconds)
-        border = track.duration_seconds - held
-        if held > 0 and held >= minimum_seconds and border - gap_seconds >= minimum_seconds:
-            train.append(Span(index, 0.0, border - gap_seconds))
-            held_out.append(Span(index, border, track.duration_seconds))
-        else:
-            train.append(_whole(index, track))
-            undivided.append(index)
-    return Split(tuple(train), tuple(held_out), tuple(undivided))
+    if split == "end":
+        return _divide_each_track(corpus, held_out_seconds, held_out_fraction, gap_seconds, minimum_seconds)
+    return _divide_by_tracks(corpus, held_out_fraction, official=split == "official")
 
 
-def _split_by_track(corpus: Corpus, held_out_fraction: float) -> Split:
-    train: list[Span] = []
-    held_out: list[Span] = []
-    for index, track in enumerate(corpus.tracks):
-        side = held_out if _name_in_unit_interval(track.name) < held_out_fraction else train
-        side.append(_whole(index, track))
-    return Split(tuple(train), tuple(held_out))
+def _divide_each_track(
+    corpus: Corpus, held_out_seconds: float, held_out_fraction: float, gap_seconds: float, minimum_seconds: float
+) -> Split:
+    ends = corpus.durations
+    held = np.minimum(held_out_seconds, held_out_fraction * ends)
+    borders = ends - held
+    divided = (held > 0) & (held >= minimum_seconds) & (borders - gap_seconds >= minimum_seconds)
+    every = np.arange(len(ends))
+    train = Spans(every, np.zeros(len(ends)), np.where(divided, borders - gap_seconds, ends))
+    held_out = Spans(every, borders, ends).at(divided)
+    return Split(train, held_out, held_out, is_shared=True, undivided=tuple(np.flatnonzero(~divided).tolist()))
 
 
-def _whole(index: int, track: Track) -> Span:
-    return Span(index, 0.0, track.duration_seconds)
+def _divide_by_tracks(corpus: Corpus, held_out_fraction: float, *, official: bool) -> Split:
+    sides = _sides_by_hash(corpus, held_out_fraction)
+    if official:
+        sides = _with_official_sides(corpus, sides)
+    is_test, is_validation = sides == "test", sides == "validation"
+    content = corpus.table["content_hash"].to_numpy(object)
+    # The nearer to the final judgement, the stronger the claim.
+    twice_in_validation = is_validation & _is_among(content, content[is_test])
+    twice_in_training = (sides == "train") & _is_among(content, content[is_test | is_validation])
+    unused = twice_in_validation | twice_in_training
+    whole = Spans(np.arange(len(sides)), np.zeros(len(sides)), corpus.durations)
+    validation, test = whole.at(is_validation & ~unused), whole.at(is_test)
+    is_shared = not len(validation) or not len(test)
+    return Split(
+        train=whole.at((sides == "train") & ~unused),
+        validation=validation if len(validation) else test,
+        test=test if len(test) else validation,
+        is_shared=is_shared,
+        duplicates=tuple(np.flatnonzero(unused).tolist()),
+    )
 
 
-def _name_in_unit_interval(name: str) -> float:
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+def _sides_by_hash(corpus: Corpus, held_out_fraction: float) -> np.ndarray:
+    """The side of each track, by its group: test, validation and train from the smallest hashes to the largest."""
+    group = corpus.table["group"].where(corpus.table["group"] != "", corpus.table["name"])
+    place = _in_unit_interval(group.to_list())
+    choices = [place < held_out_fraction / 2, place < held_out_fraction]
+    return np.select(choices, ["test", "validation"], "train").astype(object)
+
+
+def _with_official_sides(corpus: Corpus, by_hash: np.ndarray) -> np.ndarray:
+    """The corpus' own sides; where a corpus names no side of one kind, that side comes from its training by hash."""
+    named = corpus.table["split"].to_numpy(object)
+    sides = np.where(_is_among(named, np.array(SIDES, object)), named, "train").astype(object)
+    for _, rows in corpus.table.groupby("corpus").indices.items():
+        missing = [side for side in ("validation", "test") if side not in named[rows]]
+        own = sides[rows]
+        taken = (own == "train") & _is_among(by_hash[rows], np.array(missing, object))
+        sides[rows] = np.where(taken, by_hash[rows], own)
+    return sides
+
+
+def _is_among(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    known = {value for value in wanted if value}
+    return np.fromiter((value in known for value in values), bool, len(values))
+
+
+def _in_unit_interval(names: Sequence[str]) -> np.ndarray:
+    digests = b"".join(hashlib.sha256(name.encode()).digest()[:8] for name in names)
+    return np.frombuffer(digests, ">u8").astype(np.float64) / 2**64

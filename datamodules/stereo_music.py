@@ -1,4 +1,4 @@
-"""The Lightning data module: a folder of music in, batches `[batch, channels, samples]` out, nothing else."""
+"""The Lightning data module: manifests or a folder in, batches `[batch, channels, samples]` out, nothing else."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import hashlib
 import logging
 import re
 import signal
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from datamodules.corpus import Corpus, demo_corpus_root, scan_folder
+from datamodules.corpus import Corpus
 from datamodules.crop_dataset import CropDataset, Excerpt, HeldOutDataset, TrackReader
 from datamodules.crops import RandomCrops, StepSampler
 from datamodules.data_config import DataConfig, DataConfigError
-from datamodules.splits import Span, Split, split_spans
+from datamodules.folder_corpus import demo_corpus_root, scan_folder
+from datamodules.manifest_corpus import load_manifests, track_weights
+from datamodules.segments import read_segments
+from datamodules.spans import Span, Spans
+from datamodules.splits import Split, split_spans
 
 __all__ = ["DataConfig", "DataConfigError", "Excerpt", "StereoMusicDataModule"]
 
@@ -35,6 +39,8 @@ _SHORTEST_EXCERPT_SECONDS = 2.0
 class _Prepared:
     corpus: Corpus
     split: Split
+    # Of the training spans, float64; None where all are equal.
+    weights: np.ndarray | None
     reader: TrackReader
 
 
@@ -75,7 +81,7 @@ class StereoMusicDataModule(lightning.LightningDataModule):
 
     @property
     def corpus(self) -> Corpus:
-        """The tracks found below `data.root`."""
+        """The tracks of the manifests, or found below `data.root`."""
         return self._prepare().corpus
 
     @property
@@ -90,10 +96,12 @@ class StereoMusicDataModule(lightning.LightningDataModule):
 
     def describe(self) -> str:
         """One line: where, how many tracks, minutes trained on, seconds held out, files skipped."""
-        where = "demo corpus" if self.config.root is None else str(self.corpus.root)
+        is_demo = self.config.root is None and not self.config.manifests
+        where = "demo corpus" if is_demo else self.corpus.where
+        duplicates = f", {len(self.split.duplicates)} duplicates unused" if self.split.duplicates else ""
         return (
             f"{where}: {len(self.corpus.tracks)} tracks, {self.split.train_seconds / 60:.1f} train minutes, "
-            f"{self.split.held_out_seconds:.1f} s held out, {len(self.corpus.skipped)} files skipped"
+            f"{self.split.held_out_seconds:.1f} s held out, {len(self.corpus.skipped)} files skipped{duplicates}"
         )
 
     def train_dataloader(self) -> DataLoader[Tensor]:
@@ -121,6 +129,7 @@ class StereoMusicDataModule(lightning.LightningDataModule):
             prepared.split.train,
             crop_seconds=config.crop_seconds,
             sample_rate=self.sample_rate,
+            weights=prepared.weights,
             gain_db_range=config.gain_db_range,
             swap_channels_probability=config.swap_channels_probability,
         )
@@ -131,6 +140,7 @@ class StereoMusicDataModule(lightning.LightningDataModule):
             seed=config.seed,
             silence_threshold_db=config.silence_threshold_db,
             silence_redraws=config.silence_redraws,
+            normalize_lufs=config.normalize_lufs,
         )
 
     def val_dataloader(self) -> DataLoader[Tensor] | list[DataLoader[Tensor]]:
@@ -139,9 +149,10 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         Every rank gets the same number of crops, because ranks that run out at different times would wait for each
         other for ever. Where the crops do not divide evenly, the first few stand once more at the end.
         """
-        pieces = self._held_out_pieces(self.config.crop_seconds, self.config.crop_seconds)
-        pieces = _spread(pieces, self.config.validation_crops)
-        if not pieces:
+        seconds = self.config.crop_seconds
+        every = self.split.validation.pieces(seconds, sample_rate=self.sample_rate, minimum_seconds=seconds)
+        pieces = every.spread(self.config.validation_crops)
+        if not len(pieces):
             return []
         rank, world_size = self._rank_and_world_size()
         shard = [(position + rank) % len(pieces) for position in range(0, len(pieces), world_size)]
@@ -154,13 +165,23 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         )
 
     def held_out_excerpts(self, limit: int | None = None) -> list[Excerpt]:
-        """Consecutive held-out segments of `data.evaluation_segment_seconds`, at most `limit`, spread evenly.
+        """The segments that `data.evaluation_segments` lists; otherwise at most `limit`, spread evenly over the test.
 
-        A last piece of a span is kept down to 2 s. A span of held-out music shorter than that gives none.
+        The latter follow each other, `data.evaluation_segment_seconds` long; a last piece of a span is kept down to
+        2 s. A span of held-out music shorter than that gives none.
         """
+        if self.config.evaluation_segments is not None:
+            segments = read_segments(Path(self.config.evaluation_segments).expanduser(), self.corpus, self.split)
+        else:
+            segments = self.evaluation_spans()
+            segments = segments if limit is None else segments.spread(limit)
+        return [self._excerpt(piece) for piece in segments]
+
+    def evaluation_spans(self) -> Spans:
+        """Every segment that could be evaluated, where no table lists them."""
         seconds = self.config.evaluation_segment_seconds
-        pieces = self._held_out_pieces(seconds, min(seconds, _SHORTEST_EXCERPT_SECONDS))
-        return [self._excerpt(piece) for piece in (pieces if limit is None else _spread(pieces, limit))]
+        shortest = min(seconds, _SHORTEST_EXCERPT_SECONDS)
+        return self.split.test.pieces(seconds, sample_rate=self.sample_rate, minimum_seconds=shortest)
 
     def _excerpt(self, piece: Span) -> Excerpt:
         prepared = self._prepare()
@@ -168,29 +189,37 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         audio = prepared.reader.read(piece.track_index, piece.start_seconds, piece.duration_seconds)
         return Excerpt(track, f"{_file_stem(track)}-{piece.start_seconds:08.3f}s", piece.start_seconds, audio)
 
-    def _held_out_pieces(self, seconds: float, minimum_seconds: float) -> list[Span]:
-        return [
-            piece
-            for span in self.split.held_out
-            for piece in span.pieces(seconds, sample_rate=self.sample_rate, minimum_seconds=minimum_seconds)
-        ]
-
     def _prepare(self) -> _Prepared:
         if self._prepared is None:
             config = self.config
-            root = demo_corpus_root() if config.root is None else Path(config.root)
-            corpus = scan_folder(root, minimum_seconds=config.crop_seconds, channels=self.channels)
+            corpus = self._load()
             split = _divided(corpus, config)
+            weights = track_weights(corpus, config.weights, config.balance)
             cache = config.cache_audio
             reader = TrackReader(
                 corpus,
                 sample_rate=self.sample_rate,
                 channels=self.channels,
                 cache_audio=corpus.duration_seconds < _CACHED_SECONDS if cache is None else cache,
+                timeout_seconds=config.read_timeout_seconds,
             )
-            self._prepared = _Prepared(corpus, split, reader)
+            of_spans = None if weights is None else weights[split.train.tracks]
+            self._prepared = _Prepared(corpus, split, of_spans, reader)
             logger.info("%s", self.describe())
         return self._prepared
+
+    def _load(self) -> Corpus:
+        config = self.config
+        if not config.manifests:
+            root = demo_corpus_root() if config.root is None else Path(config.root)
+            return scan_folder(root, minimum_seconds=config.crop_seconds, channels=self.channels)
+        return load_manifests(
+            config.manifests,
+            root=config.root,
+            keep=config.keep,
+            minimum_seconds=config.crop_seconds,
+            channels=self.channels,
+        )
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         if self.trainer is None:
@@ -221,18 +250,18 @@ def _leave_signals_to_the_trainer(_worker: int) -> None:
 def _divided(corpus: Corpus, config: DataConfig) -> Split:
     split = split_spans(
         corpus,
-        split=config.split,
+        split=config.chosen_split,
         held_out_seconds=config.held_out_seconds,
         held_out_fraction=config.held_out_fraction,
         gap_seconds=config.gap_seconds,
         minimum_seconds=config.crop_seconds,
     )
-    if not split.train:
+    if not len(split.train):
         raise DataConfigError(
-            f"data.split={config.split!r} with data.held_out_fraction={config.held_out_fraction} holds out all "
+            f"data.split={config.chosen_split!r} with data.held_out_fraction={config.held_out_fraction} holds out all "
             f"{len(corpus.tracks)} tracks; lower data.held_out_fraction or type data.split=end"
         )
-    wanted = config.held_out_fraction > 0 and (config.split == "track" or config.held_out_seconds > 0)
+    wanted = config.held_out_fraction > 0 and (config.chosen_split != "end" or config.held_out_seconds > 0)
     if wanted and split.undivided:
         logger.warning(
             "%d of %d tracks are too short to hold out a part of them and are wholly trained on, first %r",
@@ -240,17 +269,17 @@ def _divided(corpus: Corpus, config: DataConfig) -> Split:
             len(corpus.tracks),
             corpus.tracks[split.undivided[0]].name,
         )
-    if wanted and not split.held_out:
+    if wanted and not len(split.test):
         logger.warning(
             "Nothing is held out, so nothing will be validated; raise data.held_out_fraction or data.held_out_seconds"
         )
+    if config.chosen_split != "end" and split.is_shared and len(split.test):
+        logger.warning(
+            "Only %d tracks are held out, all on one side: validation and evaluation share them; raise "
+            "data.held_out_fraction, or name the sides in the manifests' column 'split'",
+            len(split.test),
+        )
     return split
-
-
-def _spread(pieces: Sequence[Span], limit: int) -> list[Span]:
-    """At most `limit` of the pieces, in order and evenly spread."""
-    count = min(limit, len(pieces))
-    return [pieces[position * len(pieces) // count] for position in range(count)]
 
 
 def _file_stem(track: str) -> str:

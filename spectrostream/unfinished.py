@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +25,23 @@ def open_beside(target: Path) -> BinaryIO:
     with suppress(OSError):  # a filesystem without locks, where nothing is removed either
         _lock(file)
     return file
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the target's name at the end; after an error the target is as it was.
+
+    Raises OSError: no permission, no room.
+    """
+    with open_beside(target) as file:
+        beside = Path(file.name)
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def _prefix(target: Path) -> str:

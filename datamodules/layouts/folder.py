@@ -13,6 +13,10 @@ def folder(root: Path) -> Found:
     """Tracks by name; those of one folder below `root` stay together in a split."""
     found = audio_below(root)
     paths = sorted((path.relative_to(root) for path in found.paths), key=Path.as_posix)
+    return Found(tuple(Entry(table_name(path), group=album_of(path)) for path in paths), found.skipped)
+
+
+def album_of(path: Path) -> str:
+    """The folder of a file whose path is relative to the corpus' folder; "" directly in that one."""
     # What lies in the corpus' folder itself has no album: one group of all would be no split at all.
-    entries = [Entry(table_name(path), group=table_name(path.parent) if path.parent.name else "") for path in paths]
-    return Found(tuple(entries), found.skipped)
+    return table_name(path.parent) if path.parent.name else ""

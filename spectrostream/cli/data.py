@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from spectrostream.cli import data_building, data_preparing, data_scanning
+from spectrostream.cli import data_building, data_preparing, data_scanning, data_segments
 from spectrostream.cli.command import Commands
 
 
@@ -17,5 +17,5 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         epilog="`spectrostream data COMMAND --help` has examples.",
     )
     below = data.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
-    for group in (data_building, data_scanning, data_preparing):
+    for group in (data_building, data_scanning, data_preparing, data_segments):
         group.add_commands(below)

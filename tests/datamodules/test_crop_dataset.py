@@ -3,18 +3,25 @@ from __future__ import annotations
 import logging
 import pickle
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from music_files import noisy_tones, write_raw
+from torch import Tensor
 
 from datamodules.audio_files import AudioFileError, read_audio
-from datamodules.corpus import scan_folder
+from datamodules.corpus import Track
 from datamodules.crop_dataset import CropDataset, HeldOutDataset, TrackReader
 from datamodules.crops import RandomCrops
-from datamodules.splits import Span, split_spans
+from datamodules.folder_corpus import scan_folder
+from datamodules.loudness import loudness_of
+from datamodules.spans import Span, Spans
+from datamodules.splits import split_spans
+from datamodules.track_audio import read_track
 
 KEYS = [(step, slot) for step in range(12) for slot in range(2)]
 
@@ -23,7 +30,14 @@ def reader_of(root: Path, *, cache_audio: bool = False) -> TrackReader:
     return TrackReader(scan_folder(root), sample_rate=48000, channels=2, cache_audio=cache_audio)
 
 
-def dataset_of(reader: TrackReader, *, gain_db: float = 0.0, swap: float = 0.0, redraws: int = 8) -> CropDataset:
+def dataset_of(
+    reader: TrackReader,
+    *,
+    gain_db: float = 0.0,
+    swap: float = 0.0,
+    redraws: int = 8,
+    normalize_lufs: float | None = None,
+) -> CropDataset:
     crops = RandomCrops(
         split_spans(reader.corpus).train,
         crop_seconds=1.28,
@@ -31,7 +45,7 @@ def dataset_of(reader: TrackReader, *, gain_db: float = 0.0, swap: float = 0.0, 
         gain_db_range=(gain_db, gain_db),
         swap_channels_probability=swap,
     )
-    return CropDataset(reader, crops, crop_seconds=1.28, silence_redraws=redraws)
+    return CropDataset(reader, crops, crop_seconds=1.28, silence_redraws=redraws, normalize_lufs=normalize_lufs)
 
 
 def test_cached_and_uncached_crops_are_the_same(music_folder: Path) -> None:
@@ -131,10 +145,46 @@ def test_a_track_with_a_bad_spot_still_gives_its_good_parts(tmp_path: Path) -> N
 def test_held_out_crops_are_never_replaced(music_folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "music"
     shutil.copytree(music_folder, root)
-    dataset = HeldOutDataset(reader_of(root), [Span(0, 4.0, 5.28), Span(1, 4.0, 5.28)])
+    dataset = HeldOutDataset(reader_of(root), Spans.of([Span(0, 4.0, 5.28), Span(1, 4.0, 5.28)]))
     assert len(dataset) == 2
     expected = read_audio(root / "a.flac", start_seconds=4.0, duration_seconds=1.28)
     assert torch.equal(dataset[0], expected)
     (root / "b.ogg").unlink()
     with pytest.raises(AudioFileError, match=r"b\.ogg"):
         dataset[1]
+
+
+def test_a_read_that_hangs_is_replaced_like_a_broken_file(
+    music_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = reader_of(music_folder)
+    hanging = threading.Event()
+
+    def slow(track: Track, **options: Any) -> Tensor:
+        # A disk that does not answer, for one of the files.
+        return hanging.wait() and torch.zeros(0) if track.name == "b.ogg" else read_track(track, **options)
+
+    monkeypatch.setattr("datamodules.crop_dataset.read_track", slow)
+    plain = dataset_of(reader_of(music_folder))
+    keys = [key for key in KEYS if plain._crops.crop_for(0, *key).track_index == 1][:1]
+    reader.timeout_seconds = 0.2
+    dataset = dataset_of(reader)
+    with caplog.at_level(logging.WARNING):
+        crops = [dataset[key] for key in keys]
+    hanging.set()
+    assert [crop.shape for crop in crops] == [(2, 61440)]
+    assert dataset.failures == {"b.ogg": 1}
+    assert "takes longer to read than data.read_timeout_seconds=0.2" in caplog.text
+
+
+def test_crops_are_brought_to_a_loudness_and_silence_stays_silent(music_folder: Path, tmp_path: Path) -> None:
+    reader = reader_of(music_folder)
+    for target in (-16.0, -30.0):
+        dataset = dataset_of(reader, normalize_lufs=target)
+        for key in KEYS[:4]:
+            assert loudness_of(dataset[key], 48000) == pytest.approx(target, abs=0.05)
+    plain, normalized = dataset_of(reader)[KEYS[0]], dataset_of(reader, normalize_lufs=-16.0)[KEYS[0]]
+    ratio = normalized / plain
+    assert ratio.std() < 1e-3 * ratio.mean()
+    write_raw(tmp_path / "nothing.wav", np.zeros((4 * 48000, 2)), 48000)
+    assert not dataset_of(reader_of(tmp_path), normalize_lufs=-16.0)[0, 0].any()

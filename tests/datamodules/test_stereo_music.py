@@ -18,6 +18,7 @@ from torch import Tensor
 
 from datamodules.audio_files import read_audio
 from datamodules.corpus import EmptyCorpusError
+from datamodules.manifest import table_name
 from datamodules.stereo_music import DataConfig, DataConfigError, StereoMusicDataModule
 
 # Lightning's own: its use of torch's deprecated pytree class, and its advice about num_workers.
@@ -171,7 +172,7 @@ def test_excerpts_lie_in_the_held_out_part(music_folder: Path) -> None:
     config = DataConfig(root=str(music_folder), held_out_fraction=0.5, evaluation_segment_seconds=2.5)
     data = StereoMusicDataModule(config)
     excerpts = data.held_out_excerpts()
-    spans = {data.corpus.tracks[span.track_index].name: span for span in data.split.held_out}
+    spans = {data.corpus.tracks[span.track_index].name: span for span in data.split.test}
     # 3, 3.5, 4 and 4.5 s are held out: a rest of 2 s is kept, a shorter one is not.
     assert [round(excerpt.audio.shape[1] / 48000, 3) for excerpt in excerpts] == [2.5, 2.5, 2.5, 2.5, 2.0]
     assert len({excerpt.name for excerpt in excerpts}) == 5
@@ -189,7 +190,7 @@ def test_excerpts_lie_in_the_held_out_part(music_folder: Path) -> None:
 def test_excerpt_names_are_fit_for_file_names(tmp_path: Path, name: str) -> None:
     write_raw(tmp_path / name, noisy_tones(12.0, 48000), 48000)
     (excerpt,) = StereoMusicDataModule(DataConfig(root=str(tmp_path))).held_out_excerpts()
-    assert excerpt.track == name
+    assert excerpt.track == table_name(name)
     assert set(excerpt.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-._")
 
 

@@ -11,7 +11,9 @@ import soundfile
 from music_files import noisy_tones, write_raw
 
 from datamodules.audio_walk import AUDIO_EXTENSIONS
-from datamodules.corpus import EmptyCorpusError, demo_corpus_root, scan_folder
+from datamodules.corpus import EmptyCorpusError
+from datamodules.folder_corpus import demo_corpus_root, scan_folder
+from datamodules.manifest import table_name
 
 
 def test_tracks_are_found_below_the_folder_in_order_of_name(music_folder: Path) -> None:
@@ -99,7 +101,7 @@ def test_loops_of_links_end_and_each_file_counts_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["with space.wav", "🎵 ünïcode.flac", "new\nline.wav"])
 def test_unusual_names_are_tracks(tmp_path: Path, name: str) -> None:
     write_raw(tmp_path / name, noisy_tones(0.2, 48000), 48000)
-    assert [track.name for track in scan_folder(tmp_path).tracks] == [name]
+    assert [track.name for track in scan_folder(tmp_path).tracks] == [table_name(name)]
 
 
 def test_a_missing_folder_tells_what_to_type(tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""Manifests become a corpus: several below each other, without the files that cannot be used, filtered, weighted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas
+
+from datamodules.audio_walk import SkippedFile
+from datamodules.corpus import Corpus, EmptyCorpusError
+from datamodules.data_config import DataConfigError, Weight
+from datamodules.manifest import COLUMNS, file_path, read_manifest
+
+logger = logging.getLogger(__name__)
+
+
+def load_manifests(
+    paths: Sequence[str | Path],
+    *,
+    root: str | None = None,
+    keep: str | None = None,
+    minimum_seconds: float = 0.0,
+    channels: int = 2,
+) -> Corpus:
+    """The tracks of the manifests that can be trained on; no audio is opened.
+
+    Args:
+        paths: .parquet or .csv files of `spectrostream data scan`.
+        root: where the music lies now, if not where it was scanned; for one corpus only.
+        keep: a condition on the columns, for instance "bandwidth_hz > 18000 and side_to_mid_db > -40"; an empty value
+            fulfils none. None keeps all.
+        minimum_seconds: shorter tracks are skipped.
+        channels: tracks with another number than this or 1 are skipped.
+
+    Raises:
+        ManifestError: a manifest that cannot be read.
+        DataConfigError: `keep` is no condition on the columns.
+        EmptyCorpusError: nothing is left.
+    """
+    table = pandas.concat([read_manifest(Path(path).expanduser()) for path in paths], ignore_index=True)
+    where = ", ".join(str(path) for path in paths)
+    if root is not None:
+        table = _moved(table, root)
+    reasons = _reasons(table, minimum_seconds, channels)
+    if keep is not None:
+        kept = condition(table, keep, "data.keep")
+        reasons = reasons.mask((reasons == "") & ~kept, f"does not fulfil data.keep={keep!r}")
+    usable = reasons == ""
+    if not usable.any():
+        raise EmptyCorpusError(f"None of the {len(table)} tracks in {where} can be used: {_most_frequent(reasons)}")
+    if not usable.all():
+        logger.warning(
+            "%s: %d of %d tracks are not used: %s", where, (~usable).sum(), len(table), _most_frequent(reasons[~usable])
+        )
+    left_out = table[~usable]
+    names = zip(left_out["root"], left_out["name"], reasons[~usable], strict=True)
+    skipped = [SkippedFile(file_path(folder, name), reason) for folder, name, reason in names]
+    return Corpus(where, table[usable], skipped)
+
+
+def track_weights(corpus: Corpus, weights: Sequence[str], balance: str | None) -> np.ndarray | None:
+    """How much more likely a second of each track is than others, float64 `[tracks]`; None where all are equal.
+
+    weights: as in `DataConfig`, "FACTOR where CONDITION"; each multiplies the tracks that fulfil its condition.
+    balance: a column; each of its values gets the same share before the weights are applied. An empty one is a value.
+
+    Raises DataConfigError: a condition or column that is not possible, or nothing with a weight above 0.
+    """
+    if not weights and balance is None:
+        return None
+    result = np.ones(len(corpus.table))
+    if balance is not None:
+        if balance not in corpus.table:
+            raise DataConfigError(f"data.balance={balance!r} is no column; allowed are {', '.join(COLUMNS)}")
+        seconds = pandas.Series(corpus.durations).groupby(corpus.table[balance], dropna=False).transform("sum")
+        result /= seconds.to_numpy()
+    for weight in map(Weight.of, weights):
+        result[condition(corpus.table, weight.condition, "data.weights").to_numpy()] *= weight.factor
+    if not result.any():
+        raise DataConfigError(f"data.weights={list(weights)} gives every track the weight 0")
+    return result
+
+
+def condition(table: pandas.DataFrame, text: str, key: str) -> pandas.Series:
+    """For which rows the condition holds; DataConfigError, which names the `key`, if it is none."""
+    try:
+        # The plain engine, because numexpr need not be installed and knows no strings.
+        result = table.eval(text, engine="python")
+    except Exception as error:
+        raise _no_condition(key, text, str(error)) from error
+    if not (isinstance(result, pandas.Series) and pandas.api.types.is_bool_dtype(result.dtype)):
+        raise _no_condition(key, text, "it is neither true nor false for each track")
+    return result.fillna(False).astype(bool)
+
+
+def _no_condition(key: str, text: str, reason: str) -> DataConfigError:
+    return DataConfigError(
+        f"{key}: {text!r} is no condition on the columns of a manifest ({reason}); type for instance "
+        f"\"bandwidth_hz > 18000 and genre == 'Rock'\" with {', '.join(COLUMNS)}"
+    )
+
+
+def _moved(table: pandas.DataFrame, root: str) -> pandas.DataFrame:
+    if table["root"].nunique() > 1:
+        raise DataConfigError(
+            f"data.root={root!r} cannot stand for the {table['root'].nunique()} folders of these manifests; leave it "
+            "out, or scan the folders again where they lie now"
+        )
+    return table.assign(root=str(Path(root).expanduser()))
+
+
+def _reasons(table: pandas.DataFrame, minimum_seconds: float, channels: int) -> pandas.Series:
+    """Why each row cannot be used; empty for the others."""
+    reasons = table["problem"].astype(object)
+
+    def exclude(rows: pandas.Series, reason: str) -> None:
+        reasons[(reasons == "") & rows.fillna(True).astype(bool)] = reason
+
+    exclude((table["frames"] <= 0) | (table["sample_rate"] <= 0), "has no length or sample rate in the manifest")
+    exclude(~table["channels"].isin([1, channels]), f"has another number of channels than 1 or {channels}")
+    seconds = table["frames"] / table["sample_rate"]
+    exclude(seconds < minimum_seconds, f"lasts less than the {minimum_seconds:g} s that are needed")
+    return reasons
+
+
+def _most_frequent(reasons: pandas.Series) -> str:
+    counts = reasons.value_counts()
+    shown = [f"{count} x {reason}" for reason, count in counts.head(3).items()]
+    return "; ".join(shown) + ("; ..." if len(counts) > len(shown) else "")

@@ -1,0 +1,102 @@
+"""The table of evaluation segments: the same music for every run and every system, whatever else a corpus grows to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas
+
+from datamodules.corpus import Corpus
+from datamodules.spans import Spans
+from datamodules.splits import Split
+from spectrostream.errors import UserError
+from spectrostream.unfinished import whole_file
+
+_COLUMNS = ("track", "start_seconds", "duration_seconds")
+
+
+class SegmentsError(UserError):
+    """A table of segments that cannot be used; the message says what is wrong and what to type."""
+
+
+def write_segments(path: Path, corpus: Corpus, segments: Spans) -> None:
+    """Writes a CSV of the segments, which appears whole or not at all; `content_hash` where it was measured."""
+    rows = corpus.table.iloc[segments.tracks]
+    table = pandas.DataFrame(
+        {
+            "track": rows["track"].to_numpy(),
+            "start_seconds": segments.starts,
+            "duration_seconds": segments.ends - segments.starts,
+            "content_hash": rows["content_hash"].to_numpy(),
+        }
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        table.to_csv(file, index=False, float_format="%.9f")
+
+
+def read_segments(path: Path, corpus: Corpus, split: Split) -> Spans:
+    """The segments that a table lists, in its order.
+
+    Raises:
+        SegmentsError: no such table; tracks that the corpus lacks or has with another content; a segment beyond its
+            track's end; music that is trained on.
+    """
+    table = _read(path)
+    place = pandas.Series(np.arange(len(corpus.table)), corpus.table["track"])
+    missing = table.loc[~table["track"].isin(place.index), "track"]
+    if len(missing):
+        raise SegmentsError(
+            f"data.evaluation_segments={str(path)!r}: {len(missing)} of {len(table)} tracks are not in the corpus, "
+            f"the first {missing.iloc[0]!r}; {_REMEDY}"
+        )
+    tracks = place[table["track"]].to_numpy()
+    starts = table["start_seconds"].to_numpy(np.float64)
+    segments = Spans(tracks, starts, starts + table["duration_seconds"].to_numpy(np.float64))
+    _require_same_content(path, table, corpus.table["content_hash"].to_numpy(object)[tracks])
+    _require(path, table, ~((starts >= 0) & (segments.ends > starts)), "has no length")
+    _require(path, table, segments.ends > corpus.durations[tracks] + 1e-6, "goes beyond the end of its track")
+    _require(path, table, _overlap(segments, split.train, len(corpus.table)), "is trained on")
+    return segments
+
+
+_REMEDY = "write the table again with `spectrostream data segments`, or train with the manifests it was written for"
+
+
+def _read(path: Path) -> pandas.DataFrame:
+    try:
+        table = pandas.read_csv(path, dtype={"track": str, "content_hash": str}, keep_default_na=False)
+    except FileNotFoundError as error:
+        raise SegmentsError(f"data.evaluation_segments={str(path)!r} does not exist; {_REMEDY}") from error
+    except (ValueError, OSError) as error:
+        raise SegmentsError(f"data.evaluation_segments={str(path)!r} cannot be read ({error}); {_REMEDY}") from error
+    missing = [column for column in _COLUMNS if column not in table]
+    numbers = [column for column in _COLUMNS[1:] if column in table and table[column].dtype.kind not in "fi"]
+    if missing or numbers or table.empty:
+        problem = f"no column {', '.join(missing)}" if missing else f"no numbers in {numbers}" if numbers else "no rows"
+        raise SegmentsError(f"data.evaluation_segments={str(path)!r} has {problem}; {_REMEDY}")
+    return table
+
+
+def _require_same_content(path: Path, table: pandas.DataFrame, now: np.ndarray) -> None:
+    if "content_hash" not in table:
+        return
+    then = table["content_hash"].to_numpy(object)
+    _require(path, table, (then != "") & (now != "") & (then != now), "holds other music than when the table was made")
+
+
+def _require(path: Path, table: pandas.DataFrame, is_wrong: np.ndarray, what: str) -> None:
+    if is_wrong.any():
+        first = table[is_wrong].iloc[0]
+        raise SegmentsError(
+            f"data.evaluation_segments={str(path)!r}: {is_wrong.sum()} of {len(table)} segments cannot be used; that "
+            f"of {first['track']!r} at {first['start_seconds']:.3f} s {what}; {_REMEDY}"
+        )
+
+
+def _overlap(segments: Spans, trained: Spans, tracks: int) -> np.ndarray:
+    """For each segment whether it shares time with a training span; a track has at most one of these."""
+    starts, ends = np.full(tracks, np.inf), np.full(tracks, -np.inf)
+    starts[trained.tracks], ends[trained.tracks] = trained.starts, trained.ends
+    return (segments.starts < ends[segments.tracks]) & (segments.ends > starts[segments.tracks])

@@ -1,0 +1,45 @@
+"""The audio of a track: of its one file, or the sum of its parts (stems)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from datamodules.audio_files import probe, read_audio
+from datamodules.corpus import Track
+
+
+def read_track(
+    track: Track, *, sample_rate: int, channels: int, start_seconds: float = 0.0, duration_seconds: float | None = None
+) -> Tensor:
+    """A track, or a part of it, as `read_audio` gives it: float32 `[channels, samples]`.
+
+    Parts that end before the track does are silent from there on.
+
+    Raises:
+        AudioFileError: as `read_audio`, for any of the files.
+    """
+    if not track.parts:
+        return read_audio(
+            track.path,
+            sample_rate=sample_rate,
+            channels=channels,
+            start_seconds=start_seconds,
+            duration_seconds=duration_seconds,
+        )
+    length = track.duration_seconds - start_seconds if duration_seconds is None else duration_seconds
+    mixture = torch.zeros(channels, round(length * sample_rate))
+    start = round(start_seconds * sample_rate)
+    for path in track.parts:
+        info = probe(path)
+        there = info.resampler(sample_rate).length(info.frames) - start
+        if there > 0:
+            samples = min(there, mixture.shape[-1])
+            mixture[:, :samples] += read_audio(
+                path,
+                sample_rate=sample_rate,
+                channels=channels,
+                start_seconds=start_seconds,
+                duration_seconds=samples / sample_rate,
+            )
+    return mixture

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from corpus_tables import corpus_of_lengths, corpus_of_rows
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datamodules.corpus import Corpus
+from datamodules.spans import Span
+from datamodules.splits import SIDES, Split, split_spans
+
+DURATIONS = st.lists(st.integers(2400, 48000000).map(lambda frames: frames / 48000), min_size=1, max_size=12)
+ROWS = st.fixed_dictionaries(
+    {
+        "corpus": st.sampled_from(["fma", "maestro"]),
+        "split": st.sampled_from(["", *SIDES]),
+        "group": st.sampled_from(["", "a", "b", "c", "d"]),
+        "content_hash": st.sampled_from(["", "1", "2", "3"]),
+    }
+)
+
+
+def tracks(spans: Iterable[Span]) -> list[int]:
+    return [span.track_index for span in spans]
+
+
+def assert_disjoint(corpus: Corpus, split: Split, gap_seconds: float) -> None:
+    for span in [*split.train, *split.test]:
+        assert 0 <= span.start_seconds < span.end_seconds <= corpus.tracks[span.track_index].duration_seconds
+    for held_out in split.test:
+        for train in split.train:
+            if train.track_index == held_out.track_index:
+                assert train.end_seconds + gap_seconds <= held_out.start_seconds + 1e-9
+
+
+@given(DURATIONS, st.floats(0, 20), st.floats(0, 0.99), st.floats(0, 1), st.floats(0.02, 3))
+def test_training_and_held_out_seconds_never_overlap(
+    durations: list[float], held_out: float, fraction: float, gap: float, minimum: float
+) -> None:
+    corpus = corpus_of_lengths(durations)
+    split = split_spans(
+        corpus,
+        held_out_seconds=held_out,
+        held_out_fraction=fraction,
+        gap_seconds=gap,
+        minimum_seconds=minimum,
+    )
+    assert_disjoint(corpus, split, gap)
+    assert tracks(split.train) == list(range(len(durations)))
+    assert set(tracks(split.test)) == set(range(len(durations))) - set(split.undivided)
+    assert list(split.test) == list(split.validation)
+    assert split.is_shared
+    for span in split.test:
+        assert minimum <= span.duration_seconds + 1e-9
+        assert span.duration_seconds <= held_out + 1e-9
+    for index in split.undivided:
+        assert split.train[index].duration_seconds == durations[index]
+
+
+@given(DURATIONS, st.floats(0, 0.99))
+def test_split_by_track_gives_each_track_to_one_side(durations: list[float], fraction: float) -> None:
+    split = split_spans(corpus_of_lengths(durations), split="track", held_out_fraction=fraction)
+    held_out = tracks(split.test) if split.is_shared else [*tracks(split.validation), *tracks(split.test)]
+    assert sorted([*tracks(split.train), *held_out]) == list(range(len(durations)))
+    assert split.train_seconds + split.held_out_seconds == pytest.approx(sum(durations))
+
+
+def test_split_by_track_does_not_move_tracks_when_others_are_added() -> None:
+    few, many = (split_spans(corpus_of_lengths([10.0] * count), split="track") for count in (100, 1000))
+    for side in ("train", "validation", "test"):
+        more = tracks(getattr(many, side))
+        assert tracks(getattr(few, side)) == [index for index in more if index < 100]
+    assert 100 < len(many.test) < 150
+    assert 100 < len(many.validation) < 150
+    assert not many.is_shared
+
+
+def test_the_split_that_the_defaults_make() -> None:
+    split = split_spans(corpus_of_lengths([100.0, 12.0, 3.0]))
+    assert list(split.train) == [Span(0, 0.0, 94.9), Span(1, 0.0, 8.9), Span(2, 0.0, 3.0)]
+    assert list(split.test) == [Span(0, 95.0, 100.0), Span(1, 9.0, 12.0)]
+    assert split.undivided == (2,)
+
+
+def test_an_unknown_split_names_the_known() -> None:
+    with pytest.raises(ValueError, match="'end', 'track', 'official'"):
+        split_spans(corpus_of_lengths([10.0]), split="random")
+
+
+@given(st.lists(ROWS, min_size=1, max_size=30), st.floats(0, 0.99), st.sampled_from(["track", "official"]))
+def test_no_music_is_heard_on_two_sides(rows: list[dict[str, str]], fraction: float, how: str) -> None:
+    split = split_spans(corpus_of_rows(rows), split=how, held_out_fraction=fraction)
+    sides = [set(tracks(split.train)), set(tracks(split.test))]
+    if not split.is_shared:
+        sides.append(set(tracks(split.validation)))
+    assert sorted([*(index for side in sides for index in side), *split.duplicates]) == list(range(len(rows)))
+    contents = [{rows[index]["content_hash"] for index in side} - {""} for side in sides]
+    groups = [{rows[index]["group"] for index in side} - {""} for side in sides]
+    for one in range(len(sides)):
+        for other in range(one):
+            assert not contents[one] & contents[other]
+            if how == "track":
+                assert not groups[one] & groups[other]
+
+
+@given(st.lists(ROWS, min_size=1, max_size=30))
+def test_official_sides_are_kept(rows: list[dict[str, str]]) -> None:
+    split = split_spans(corpus_of_rows(rows), split="official")
+    used = {index: row["split"] for index, row in enumerate(rows) if index not in split.duplicates}
+    if not split.is_shared:
+        for side in ("validation", "test"):
+            assert {index for index, named in used.items() if named == side} <= set(tracks(getattr(split, side)))
+    held_out = {*tracks(split.validation), *tracks(split.test)}
+    assert not {index for index, named in used.items() if named in ("validation", "test")} - held_out
+
+
+def test_a_corpus_without_an_own_division_is_divided_by_hash_beside_one_with_it() -> None:
+    official = [{"corpus": "maestro", "split": SIDES[i % 3], "name": f"m{i:04d}"} for i in range(30)]
+    plain = [{"corpus": "folder"} for _ in range(200)]
+    alone = split_spans(corpus_of_rows(plain), split="track")
+    both = split_spans(corpus_of_rows([*plain, *official]), split="official")
+    for side, own in zip(("train", "validation", "test"), SIDES, strict=True):
+        of_folder = [index for index in tracks(getattr(both, side)) if index < 200]
+        assert of_folder == tracks(getattr(alone, side))
+        assert len(getattr(both, side)) == len(of_folder) + sum(row["split"] == own for row in official)
+
+
+def test_a_side_that_a_corpus_does_not_name_comes_from_its_training() -> None:
+    rows = [{"corpus": "mine", "split": "test" if index < 50 else "train"} for index in range(400)]
+    split = split_spans(corpus_of_rows(rows), split="official")
+    assert tracks(split.test) == list(range(50))
+    assert 20 < len(split.validation) < 80
+    assert not split.is_shared
+
+
+def test_one_held_out_track_serves_validation_and_test() -> None:
+    rows = [{"split": "test"}, {"split": "train"}, {"split": "train"}]
+    split = split_spans(corpus_of_rows(rows), split="official", held_out_fraction=0.0)
+    assert (tracks(split.train), tracks(split.validation), tracks(split.test)) == ([1, 2], [0], [0])
+    assert split.is_shared
+
+
+def test_a_copy_of_test_music_is_not_trained_on() -> None:
+    rows = [{"split": "train", "content_hash": "x"}, {"split": "test", "content_hash": "x"}, {"split": "validation"}]
+    split = split_spans(corpus_of_rows([*rows, {"split": "train"}]), split="official")
+    assert split.duplicates == (0,)
+    assert tracks(split.train) == [3]

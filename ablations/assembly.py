@@ -8,10 +8,12 @@ import torch
 
 from ablations.experiment import ConfigError, ExperimentConfig
 from ablations.starting import put_start_into
+from datamodules.segments import segments_fingerprint
 from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.checkpoints import latest_valid_checkpoint
 from lightning_modules.codec_training import CodecTraining
-from reports.evaluation import Segment
+from reports.evaluation import Segment, protocol
+from reports.records import EvaluationProtocol
 from spectrostream.baselines.dac import Dac
 from spectrostream.freezing import freeze
 from spectrostream.judges import build_discriminator
@@ -62,6 +64,14 @@ def network_parameters(codec: Codec) -> int:
     """Numbers in the networks without the codebooks, which are parameters in DAC and buffers in ours."""
     total = sum(parameter.numel() for parameter in codec.parameters())
     return total - codec.codebook_parameters if isinstance(codec, Dac) else total
+
+
+def evaluation_protocol(config: ExperimentConfig) -> EvaluationProtocol:
+    """How the codec of this configuration is judged. Raises SegmentsError where its table of segments is missing."""
+    table = config.data.evaluation_segments
+    if table is None:
+        return protocol(config.data.evaluation_segment_seconds)
+    return protocol(None, segments_fingerprint(Path(table).expanduser()))
 
 
 def evaluation_segments(data: StereoMusicDataModule, limit: int) -> list[Segment]:

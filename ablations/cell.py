@@ -21,6 +21,7 @@ import soundfile
 from ablations.assembly import (
     data_module,
     deployed_codec,
+    evaluation_protocol,
     evaluation_segments,
     initial_codec,
     network_parameters,
@@ -35,7 +36,7 @@ from ablations.zero_codes import ZeroCodes
 from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.fitting import FitResult, fit
 from reports.cost import macs_per_second
-from reports.evaluation import Segment, evaluate, protocol
+from reports.evaluation import Segment, evaluate
 from reports.records import SystemCard, write_card, write_records
 from reports.visqol_scores import VisqolPool
 from spectrostream.baselines.dac import Dac
@@ -77,7 +78,7 @@ def evaluation_identity(cell: Cell) -> str:
     """Hash of how a codec is evaluated: operating points, metrics, segments; not of how many processes do it."""
     plain = dataclasses.asdict(cell.config.evaluation)
     plain.pop("workers")
-    plain["protocol"] = protocol(cell.config.data.evaluation_segment_seconds).hash
+    plain["protocol"] = evaluation_protocol(cell.config).hash
     if cell.variant.role == BASELINE:  # its learning checks are made there
         plain["compared_at"] = cell.compared_at
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
@@ -122,6 +123,7 @@ def trained(
     _quiet_lightning()
     report("training", 0, {})
     module = training_module(config, folder, start_fingerprint)
+    data.failure_list = folder / "unreadable.txt"
     with sampling(config, folder, data) as samples, _keyboard_interrupts():
         told = partial(report, "training")
         result = fit(module, data, config.trainer, folder, report=told, run_name=run_name, callbacks=samples)
@@ -186,7 +188,7 @@ def _card(cell: Cell, codec: Codec, run: dict[str, Any], result: FitResult) -> S
         seed=cell.seed,
         versions=run["versions"],
         data_fingerprint=run["data_fingerprint"],
-        protocol_hash=protocol(cell.config.data.evaluation_segment_seconds).hash,
+        protocol_hash=evaluation_protocol(cell.config).hash,
         git_revision=run["git_revision"],
     )
 

@@ -9,13 +9,12 @@ from pathlib import Path
 import pandas as pd
 import soundfile
 
-from ablations.assembly import deployed_codec
+from ablations.assembly import deployed_codec, evaluation_protocol
 from ablations.cell import failed_card, has_results
 from ablations.provenance import read_json
 from ablations.runner import Task
 from ablations.study import BASELINE, Study
 from reports.cost import real_time_factors
-from reports.evaluation import protocol
 from reports.page import ReportInput, write_report
 from reports.records import COLUMNS, SystemCard, read_card, read_records, write_card
 from spectrostream.errors import UserError
@@ -155,7 +154,7 @@ def _facts(study: Study, baseline: Task) -> dict[str, str]:
         "held out": _held_out(baseline),
         "data fingerprint": run["data_fingerprint"][:16],
         "seeds": ", ".join(map(str, study.seeds)),
-        "protocol": protocol(config.data.evaluation_segment_seconds).hash,
+        "protocol": evaluation_protocol(config).hash,
         "git revision": run["git_revision"] or "not in a repository",
         "versions": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
     }

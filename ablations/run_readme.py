@@ -51,6 +51,7 @@ def _files(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
     if trainer.samples_every:
         yield "samples/step-00000000/", "held-out clips after that update: original, decoded, spectrograms, codebooks"
     yield "bad-batches/", "the music of updates that were skipped, if any were"
+    yield "unreadable.txt", "files that could not be read while training and were replaced by others, if any"
     yield "lock", "held while a process works here"
     yield "signature.json", "of `train` only: the identity of configuration and corpus"
     yield "records.csv, card-*.json, audio/", "of a study only: scores, the system in numbers, coded held-out segments"

@@ -33,6 +33,9 @@ _FOREIGN_EXTENSIONS = frozenset(
 )
 
 
+_LEADS_OUT = "is a link that leads out of the corpus' folder"
+
+
 @dataclass(frozen=True)
 class SkippedFile:
     """A file or folder that was left out."""
@@ -50,15 +53,18 @@ class FoundAudio:
     seen: int
 
 
-def audio_below(root: Path) -> FoundAudio:
+def audio_below(root: Path, *, inside_only: bool = False) -> FoundAudio:
     """Every file below `root` that is audio by its name.
 
-    Links are followed, each folder and file counts once, hidden names are passed over.
+    Links are followed, each folder and file counts once, hidden names are passed over. With `inside_only` a link that
+    leads out of `root` is skipped instead.
     """
     skipped: list[SkippedFile] = []
     seen = 0
     candidates: dict[str, Path] = {}
-    for path in files_below(root, skipped):
+    top = os.path.realpath(root)
+    real_folders: dict[Path, str] = {}
+    for path in files_below(root, skipped, inside_only=inside_only):
         seen += 1
         extension = path.suffix.lower()
         if extension in _FOREIGN_EXTENSIONS:
@@ -66,8 +72,10 @@ def audio_below(root: Path) -> FoundAudio:
                 SkippedFile(path, f"{extension} cannot be read here; convert it, for instance `ffmpeg -i IN OUT.flac`")
             )
         elif extension in AUDIO_EXTENSIONS:
-            identity = os.path.realpath(path)
-            if identity in candidates:
+            identity = _identity(path, real_folders)
+            if inside_only and not _lies_below(identity, top):
+                skipped.append(SkippedFile(path, _LEADS_OUT))
+            elif identity in candidates:
                 # A link to a track would let the same music stand in training and in the held-out part.
                 skipped.append(SkippedFile(path, f"is the same file as {str(candidates[identity])!r}"))
             else:
@@ -75,18 +83,26 @@ def audio_below(root: Path) -> FoundAudio:
     return FoundAudio(tuple(candidates.values()), tuple(skipped), seen)
 
 
-def files_below(root: Path, skipped: list[SkippedFile]) -> Iterator[Path]:
-    """Every visible file in sorted order; a folder that was met before, through a link, is not entered again."""
+def files_below(root: Path, skipped: list[SkippedFile], *, inside_only: bool = False) -> Iterator[Path]:
+    """Every visible file in sorted order; a folder that was met before, through a link, is not entered again.
+
+    With `inside_only` neither is a folder outside of `root`, which a link in it leads to.
+    """
 
     def unreadable(error: OSError) -> None:
         skipped.append(SkippedFile(Path(error.filename), f"folder cannot be read: {error.strerror}"))
 
-    visited = {os.path.realpath(root)}
+    top = os.path.realpath(root)
+    visited = {top}
     for folder, folder_names, file_names in os.walk(root, onerror=unreadable, followlinks=True):
         entered = []
         for name in sorted(folder_names):
             identity = os.path.realpath(Path(folder) / name)
-            if not name.startswith(".") and identity not in visited:
+            if name.startswith(".") or identity in visited:
+                continue
+            if inside_only and not _lies_below(identity, top):
+                skipped.append(SkippedFile(Path(folder) / name, _LEADS_OUT))
+            else:
                 visited.add(identity)
                 entered.append(name)
         # os.walk goes on with what is left in this very list.
@@ -94,3 +110,18 @@ def files_below(root: Path, skipped: list[SkippedFile]) -> Iterator[Path]:
         for name in sorted(file_names):
             if not name.startswith("."):
                 yield Path(folder) / name
+
+
+def _identity(path: Path, real_folders: dict[Path, str]) -> str:
+    """`os.path.realpath`, but each folder is resolved once: that is most of the time of walking 10^5 files."""
+    if os.path.islink(path):  # noqa: PTH114  Path.is_symlink raises in a locked folder
+        return os.path.realpath(path)
+    folder = path.parent
+    if folder not in real_folders:
+        real_folders[folder] = os.path.realpath(folder)
+    return os.path.join(real_folders[folder], path.name)  # noqa: PTH118  names are text here
+
+
+def _lies_below(path: str, folder: str) -> bool:
+    """Of two resolved names."""
+    return path.startswith(os.path.join(folder, ""))  # noqa: PTH118  with its last slash

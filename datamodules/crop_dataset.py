@@ -5,8 +5,12 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import os
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,7 +62,7 @@ class TrackReader:
         cache_audio: bool,
         timeout_seconds: float | None = None,
     ) -> None:
-        self.corpus = corpus
+        self.tracks = corpus.tracks
         self.sample_rate = sample_rate
         self.channels = channels
         self.cache_audio = cache_audio
@@ -84,7 +88,7 @@ class TrackReader:
         return self._whole[track_index]
 
     def _read(self, track_index: int, start_seconds: float, duration_seconds: float | None) -> Tensor:
-        track = self.corpus.tracks[track_index]
+        track = self.tracks[track_index]
 
         def read() -> Tensor:
             return read_track(
@@ -120,6 +124,7 @@ class CropDataset(Dataset[Tensor]):
         seed: of the run.
         silence_threshold_db: RMS over all channels, in dB re full scale 1.
         silence_redraws: 0 takes every first draw.
+        failure_list: file to which each process adds a line for each file that it cannot read.
         normalize_lufs: loudness that each crop is brought to before its gain; None leaves it as it is.
     """
 
@@ -133,7 +138,9 @@ class CropDataset(Dataset[Tensor]):
         silence_threshold_db: float = -60.0,
         silence_redraws: int = 8,
         normalize_lufs: float | None = None,
+        failure_list: Path | None = None,
     ) -> None:
+        self._failure_list = failure_list
         self._normalize_lufs = normalize_lufs
         self._reader = reader
         self._crops = crops
@@ -167,10 +174,19 @@ class CropDataset(Dataset[Tensor]):
         return _varied(audio, crop)
 
     def _note_failure(self, track_index: int, error: AudioFileError) -> None:
-        name = self._reader.corpus.tracks[track_index].name
+        name = self._reader.tracks[track_index].name
         if name not in self.failures:
             logger.warning("A training file is replaced by others from now on: %s", error)
+            self._list_failure(error)
         self.failures[name] += 1
+
+    def _list_failure(self, error: AudioFileError) -> None:
+        if self._failure_list is None:
+            return
+        line = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} process {os.getpid()}: {error}".replace("\n", " ")
+        # The training could go on, so it does, even on a full disk. Short lines of several processes do not mix.
+        with suppress(OSError), self._failure_list.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(line + "\n")
 
 
 class HeldOutDataset(Dataset[Tensor]):

@@ -45,9 +45,9 @@ def load_manifests(
     if root is not None:
         table = _moved(table, root)
     reasons = _reasons(table, minimum_seconds, channels)
-    if keep is not None:
-        kept = condition(table, keep, "data.keep")
-        reasons = reasons.mask((reasons == "") & ~kept, f"does not fulfil data.keep={keep!r}")
+    usable = reasons == ""
+    unwanted = usable & ~condition(table, keep, "data.keep") if keep else usable & False
+    reasons[unwanted] = f"does not fulfil data.keep={keep!r}"
     usable = reasons == ""
     if not usable.any():
         raise EmptyCorpusError(f"None of the {len(table)} tracks in {where} can be used: {_most_frequent(reasons)}")
@@ -55,8 +55,9 @@ def load_manifests(
         logger.warning(
             "%s: %d of %d tracks are not used: %s", where, (~usable).sum(), len(table), _most_frequent(reasons[~usable])
         )
-    left_out = table[~usable]
-    names = zip(left_out["root"], left_out["name"], reasons[~usable], strict=True)
+    # What was not asked for is not skipped.
+    broken = ~(usable | unwanted)
+    names = zip(table.loc[broken, "root"], table.loc[broken, "name"], reasons[broken], strict=True)
     skipped = [SkippedFile(file_path(folder, name), reason) for folder, name, reason in names]
     return Corpus(where, table[usable], skipped)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,15 @@ def read_segments(path: Path, corpus: Corpus, split: Split) -> Spans:
     _require(path, table, segments.ends > corpus.durations[tracks] + 1e-6, "goes beyond the end of its track")
     _require(path, table, _overlap(segments, split.train, len(corpus.table)), "is trained on")
     return segments
+
+
+def segments_fingerprint(path: Path) -> str:
+    """The first 12 hexadecimal digits of the table's SHA-256; SegmentsError where it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror})"
+        raise SegmentsError(f"data.evaluation_segments={str(path)!r} {reason}; {_REMEDY}") from error
 
 
 _REMEDY = "write the table again with `spectrostream data segments`, or train with the manifests it was written for"

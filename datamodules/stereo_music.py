@@ -56,6 +56,8 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         sample_rate: of the batches, in Hz.
         channels: of the batches; mono files are repeated in each.
         batches_per_step: how many batches one count of `trainer.global_step` consumes.
+
+    failure_list: may be set to a file, which then lists what could not be read while training.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         self.sample_rate = sample_rate
         self.channels = channels
         self.batches_per_step = batches_per_step
+        self.failure_list: Path | None = None
         self._prepared: _Prepared | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -141,6 +144,7 @@ class StereoMusicDataModule(lightning.LightningDataModule):
             silence_threshold_db=config.silence_threshold_db,
             silence_redraws=config.silence_redraws,
             normalize_lufs=config.normalize_lufs,
+            failure_list=self.failure_list,
         )
 
     def val_dataloader(self) -> DataLoader[Tensor] | list[DataLoader[Tensor]]:
@@ -150,8 +154,9 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         other for ever. Where the crops do not divide evenly, the first few stand once more at the end.
         """
         seconds = self.config.crop_seconds
-        every = self.split.validation.pieces(seconds, sample_rate=self.sample_rate, minimum_seconds=seconds)
-        pieces = every.spread(self.config.validation_crops)
+        pieces = self.split.validation.pieces(
+            seconds, sample_rate=self.sample_rate, minimum_seconds=seconds, limit=self.config.validation_crops
+        )
         if not len(pieces):
             return []
         rank, world_size = self._rank_and_world_size()
@@ -173,15 +178,14 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         if self.config.evaluation_segments is not None:
             segments = read_segments(Path(self.config.evaluation_segments).expanduser(), self.corpus, self.split)
         else:
-            segments = self.evaluation_spans()
-            segments = segments if limit is None else segments.spread(limit)
+            segments = self.evaluation_spans(limit)
         return [self._excerpt(piece) for piece in segments]
 
-    def evaluation_spans(self) -> Spans:
-        """Every segment that could be evaluated, where no table lists them."""
+    def evaluation_spans(self, limit: int | None = None) -> Spans:
+        """The segments that are evaluated where no table lists them."""
         seconds = self.config.evaluation_segment_seconds
         shortest = min(seconds, _SHORTEST_EXCERPT_SECONDS)
-        return self.split.test.pieces(seconds, sample_rate=self.sample_rate, minimum_seconds=shortest)
+        return self.split.test.pieces(seconds, sample_rate=self.sample_rate, minimum_seconds=shortest, limit=limit)
 
     def _excerpt(self, piece: Span) -> Excerpt:
         prepared = self._prepare()

@@ -81,11 +81,12 @@ def evaluate(
     return check_records(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
-def protocol(segment_seconds: float = 10.0) -> EvaluationProtocol:
+def protocol(segment_seconds: float | None = 10.0, segment_table: str = "") -> EvaluationProtocol:
     """The protocol of `evaluate` as this installation runs it."""
     return EvaluationProtocol(
         sample_rate=SAMPLE_RATE,
         segment_seconds=segment_seconds,
+        segment_table=segment_table,
         settings=_settings(),
         # "+cpu" and "+cu128" compute the same scores.
         versions={name: importlib.metadata.version(name).split("+")[0] for name in _SCORING_PACKAGES},

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from datamodules.audio_walk import audio_below
 from datamodules.layouts.contract import Entry, Found
+from datamodules.layouts.corpus_files import require_folder
 from datamodules.manifest import table_name
 
 
 def folder(root: Path) -> Found:
-    """Tracks by name; those of one folder below `root` stay together in a split."""
+    """Tracks by name; those of one folder below `root` stay together in a split. Raises LayoutError: no folder."""
+    require_folder(root)
     found = audio_below(root)
     paths = sorted((path.relative_to(root) for path in found.paths), key=Path.as_posix)
     return Found(tuple(Entry(table_name(path), group=album_of(path)) for path in paths), found.skipped)

@@ -272,6 +272,12 @@ OTHER: dict[str, Any] = {
     "data.split": "track",
     "data.held_out_fraction": 0.5,
     "data.cache_audio": True,
+    "data.manifests": ["n.parquet"],
+    "data.keep": "frames > 0",
+    "data.weights": ["2 where frames > 0"],
+    "data.balance": "genre",
+    "data.evaluation_segments": "segments.csv",
+    "data.normalize_lufs": -16.0,
     "data.gain_db_range": [-1.0, 1.0],
     "data.swap_channels_probability": 0.5,
     "evaluation.levels": [1],
@@ -288,12 +294,13 @@ KEYS = [key for key in leaves(to_plain(minute())) if key not in APART]
 
 @pytest.mark.parametrize("key", KEYS)
 def test_the_signature_follows_every_key_that_counts(key: str) -> None:
-    config = minute()
+    config = compose(OmegaConf.create(MINUTE), overrides_layer(["data=m.parquet"]))
     value: Any = to_plain(config)
     for part in key.split("."):
         value = value[part]
     changed = OTHER.get(key, not value if isinstance(value, bool) else None)
-    other = compose(OmegaConf.create(MINUTE), keys_layer({key: value + 1 if changed is None else changed}))
+    changes = {"data.manifests": ["m.parquet"], key: value + 1 if changed is None else changed}
+    other = compose(OmegaConf.create(MINUTE), keys_layer(changes))
     assert other != config
     is_left_out = any(key == one or key.startswith(f"{one}.") for one in NOT_IN_SIGNATURE)
     assert (signature(other, "x") == signature(config, "x")) == is_left_out

@@ -20,7 +20,6 @@ from datamodules.crops import RandomCrops
 from datamodules.folder_corpus import scan_folder
 from datamodules.loudness import loudness_of
 from datamodules.spans import Span, Spans
-from datamodules.splits import split_spans
 from datamodules.track_audio import read_track
 
 KEYS = [(step, slot) for step in range(12) for slot in range(2)]
@@ -38,8 +37,9 @@ def dataset_of(
     redraws: int = 8,
     normalize_lufs: float | None = None,
 ) -> CropDataset:
+    spans = Spans.of(Span(index, 0.0, track.duration_seconds) for index, track in enumerate(reader.tracks))
     crops = RandomCrops(
-        split_spans(reader.corpus).train,
+        spans,
         crop_seconds=1.28,
         sample_rate=48000,
         gain_db_range=(gain_db, gain_db),
@@ -105,6 +105,7 @@ def test_a_file_that_breaks_is_replaced_and_named_once(
     shutil.copytree(music_folder, root)
     expected = [dataset_of(reader_of(root))[key] for key in KEYS]
     dataset = dataset_of(reader_of(root, cache_audio=cache_audio))
+    dataset._failure_list = tmp_path / "unreadable.txt"
     (root / "b.ogg").unlink()
     (root / "deep" / "d.ogg").write_bytes(b"no longer audio")
     with caplog.at_level(logging.WARNING):
@@ -112,11 +113,13 @@ def test_a_file_that_breaks_is_replaced_and_named_once(
     assert dataset.failures.keys() == {"b.ogg", "deep/d.ogg"}
     assert dataset.failures.total() > len(dataset.failures)
     assert len(caplog.records) == 2
+    listed = (tmp_path / "unreadable.txt").read_text().splitlines()
+    assert sorted("b.ogg" in line for line in listed) == [False, True]
     kept = [torch.allclose(crop, other, atol=1e-5) for crop, other in zip(crops, expected, strict=True)]
     assert 0 < sum(kept) < len(KEYS)
     # The replacement does not depend on what was asked before.
     again = dataset_of(reader_of(music_folder))
-    again._reader.corpus = dataset._reader.corpus
+    again._reader.tracks = dataset._reader.tracks
     for key, crop in reversed(list(zip(KEYS, crops, strict=True))):
         torch.testing.assert_close(again[key], crop, atol=1e-5, rtol=0)
 

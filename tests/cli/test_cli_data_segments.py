@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from datamodules.folder_corpus import demo_corpus_root, scan_folder
+from datamodules.manifest import write_manifest
+from spectrostream.cli import main
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    write_manifest(scan_folder(demo_corpus_root()).table, tmp_path / "demo.parquet")
+    return tmp_path / "demo.parquet"
+
+
+def test_segments_are_chosen_once_and_for_all(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "tables" / "segments.csv"
+    words = ["data", "segments", str(manifest), "--out", str(out), "--count", "3", "--seconds", "2", "--split", "end"]
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"segments: {out} (3 of 2 s at most, from 3 tracks)"
+    table = pd.read_csv(out)
+    assert list(table.columns) == ["track", "start_seconds", "duration_seconds", "content_hash"]
+    assert (table["duration_seconds"] == 2).all()
+    before = out.read_bytes()
+    assert main(words) == 0
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--count", "0"], "--count 0 is not possible; allowed: a whole number, 1 or more"),
+        (["--out", "segments.txt"], "--out 'segments.txt' is not possible; allowed: a file that ends in .csv"),
+        (["--seconds", "0"], "data.evaluation_segment_seconds=0.0 is not allowed"),
+        (["--keep", "loud > 1"], "is no condition on the columns"),
+        (["--held-out-fraction", "0"], "nothing is held out of"),
+    ],
+)
+def test_mistakes_are_answered(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert main(["data", "segments", str(manifest), "--out", str(tmp_path / "s.csv"), *options]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_a_missing_manifest_tells_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "segments", str(tmp_path / "no.parquet"), "--out", str(tmp_path / "s.csv")]) == 1
+    assert "does not exist; write it with `spectrostream data scan" in capsys.readouterr().err

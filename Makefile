@@ -52,8 +52,10 @@ $(VENV)/.spectrostream-demo: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -e '.[baselines]'
 	touch $@
 
+# TinySoundFont asks for PyAudio, which is compiled against PortAudio's headers and only needed to play aloud.
 $(VENV)/.spectrostream-test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -e '.[dev,baselines,codecs]'
+	$(BIN)/python -m pip install --no-deps 'tinysoundfont>=0.3.7'
 	touch $@
 
 $(OFFICIAL)/.spectrostream-official: benchmarks/requirements-official.txt

@@ -84,7 +84,7 @@ def read_audio(
         resampler = info.resampler(sample_rate)
         total = resampler.length(info.frames)
         start, stop = _sample_range(info, total, sample_rate, start_seconds, duration_seconds)
-    source = _read_frames(info, *resampler.source_range(start, stop, info.frames))
+        source = _read_frames(info, file, *resampler.source_range(start, stop, info.frames))
     audio = resampler.resample(source, start, stop, info.frames)
     return audio.repeat(channels, 1) if info.channels < channels else audio
 
@@ -132,13 +132,11 @@ def _sample_range(
     return first, last
 
 
-def _read_frames(info: AudioInfo, start: int, stop: int) -> Tensor:
+def _read_frames(info: AudioInfo, file: soundfile.SoundFile, start: int, stop: int) -> Tensor:
     """Frames `start` to `stop` at the file's own rate, `[channels of the file, stop - start]`."""
     path = info.path
     try:
-        status = path.stat()
-        identity = (str(path), status.st_size, status.st_mtime_ns)
-        frames = read_frames(lambda: open_audio(path), identity, start, stop)
+        frames = read_frames(file, path, lambda: open_audio(path), start, stop)
     except soundfile.SoundFileError as error:
         raise info.broken(error) from error
     except OSError as error:

@@ -29,7 +29,23 @@ AUDIO_EXTENSIONS = frozenset(
 )
 # Music all the same, so it is reported instead of passed over.
 _FOREIGN_EXTENSIONS = frozenset(
-    {".aac", ".ac3", ".ape", ".dsf", ".m4a", ".mka", ".mp4", ".mpc", ".webm", ".wma", ".wv"}
+    {
+        ".aac",
+        ".ac3",
+        ".ape",
+        ".dsf",
+        ".m4a",
+        ".m4b",
+        ".m4p",
+        ".mka",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpc",
+        ".webm",
+        ".wma",
+        ".wv",
+    }
 )
 
 

@@ -53,9 +53,9 @@ class Tracks(Sequence[Track]):
     """The rows of a corpus' table as tracks, each made when it is asked for."""
 
     def __init__(self, table: pandas.DataFrame) -> None:
-        self._columns = {name: table[name].array for name in ("name", "track", "parts")}
+        self._columns = {name: _texts(table[name]) for name in ("root", "name", "track", "parts")}
         # A few folders stand in a million rows, and all this is sent to every process that reads.
-        self._columns["root"] = table["root"].astype("category").array
+        self._columns["root"] = self._columns["root"].dictionary_encode()
         self._numbers = {name: table[name].to_numpy() for name in ("sample_rate", "channels", "size_bytes")}
         self._seconds = _durations(table)
 
@@ -69,7 +69,7 @@ class Tracks(Sequence[Track]):
     def __getitem__(self, index: int | slice) -> Track | list[Track]:
         if isinstance(index, slice):
             return [self[one] for one in range(*index.indices(len(self)))]
-        root, name, track, parts = (self._columns[key][index] for key in ("root", "name", "track", "parts"))
+        root, name, track, parts = (self._columns[key][index].as_py() for key in ("root", "name", "track", "parts"))
         return Track(
             path=file_path(root, name),
             name=track,
@@ -130,12 +130,15 @@ def _durations(table: pandas.DataFrame) -> np.ndarray:
 
 def _text_bytes(column: pandas.Series) -> tuple[bytes, memoryview]:
     """The lengths of the values, and the values one after the other; to join a million one by one takes seconds."""
-    values = pyarrow.array(column, pyarrow.large_string())
-    if isinstance(values, pyarrow.ChunkedArray):
-        values = values.combine_chunks()
+    values = _texts(column)
     _, offsets, text = values.buffers()
     ends = np.frombuffer(offsets, np.int64)[values.offset : values.offset + len(values) + 1]
     return np.diff(ends).tobytes(), memoryview(text)[ends[0] : ends[-1]] if text else memoryview(b"")
+
+
+def _texts(column: pandas.Series) -> pyarrow.LargeStringArray:
+    values = pyarrow.array(column, pyarrow.large_string())
+    return values.combine_chunks() if isinstance(values, pyarrow.ChunkedArray) else values
 
 
 def _by_name(table: pandas.DataFrame) -> pandas.DataFrame:

@@ -128,7 +128,7 @@ def table_name(path: str | Path) -> str:
 
 def file_path(root: str, name: str) -> Path:
     r"""The file that `table_name` named, below `root`, which is such a name too."""
-    return Path(_unescaped(root)) / _unescaped(name)
+    return Path(f"{_unescaped(root).rstrip('/')}/{_unescaped(name)}")
 
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\\\\\udc80-\udcff]")

@@ -8,6 +8,7 @@ it, so each compressed file is put to the test once per process: three places ar
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -17,41 +18,47 @@ _COMPRESSED = ("OGG", "MP3")
 _PLACES_SECONDS = (10.0, 11.5, 13.0)
 _COMPARED_FRAMES = 4096
 _TOLERANCE = 1e-5
-# Source frames decoded before the wanted ones, so that a lossy decoder has settled after a seek.
-_LEAD_IN_FRAMES = 8192
+# Source frames decoded before the wanted ones, so that a lossy decoder has settled after a seek: most need none.
+_LEAD_INS = (0, 8192)
 _BLOCK_FRAMES = 2**16
 
-# Per process; a file that changes gets a new verdict.
-_verdicts: dict[tuple[str, int, int], bool] = {}
+# Per process, how many frames a file needs before the wanted ones, or None where no number helps; a file that changes
+# gets a new verdict.
+_verdicts: dict[tuple[str, int, int], int | None] = {}
 
 
 def read_frames(
-    open_file: Callable[[], soundfile.SoundFile], identity: tuple[str, int, int], start: int, stop: int
+    file: soundfile.SoundFile,
+    path: Path,
+    open_again: Callable[[], soundfile.SoundFile],
+    start: int,
+    stop: int,
 ) -> np.ndarray:
     """Frames `start` to `stop` as decoded from the start, float32 `[frames, channels]`; fewer where the file ends.
 
     Args:
-        open_file: opens the file anew.
-        identity: name, size and time of the file, under which the verdict is remembered.
+        file: open, nothing read yet.
+        path: of the file, under which, with its size and time, the verdict is remembered.
+        open_again: opens it anew.
         start: first frame.
         stop: one past the last.
     """
-    with open_file() as file:
-        if start <= _LEAD_IN_FRAMES or file.format not in _COMPRESSED:
-            return _read_after_seek(file, start, stop)
-    if identity not in _verdicts:
-        _verdicts[identity] = _seeks_exactly(open_file)
-    with open_file() as file:
-        return _read_after_seek(file, start, stop) if _verdicts[identity] else _read_from_start(file, start, stop)
-
-
-def _read_after_seek(file: soundfile.SoundFile, start: int, stop: int) -> np.ndarray:
     if file.format not in _COMPRESSED:
-        file.seek(start)
-        return file.read(stop - start, dtype="float32", always_2d=True)
-    lead_in = min(start, _LEAD_IN_FRAMES)
-    if start > lead_in:
-        file.seek(start - lead_in)
+        return _read_after_seek(file, start, stop, 0)
+    if start <= max(_LEAD_INS):
+        return _read_from_start(file, start, stop)
+    status = path.stat()
+    identity = (str(path), status.st_size, status.st_mtime_ns)
+    if identity not in _verdicts:
+        _verdicts[identity] = _lead_in_needed(open_again)
+    lead_in = _verdicts[identity]
+    if lead_in is None:
+        return _read_from_start(file, start, stop)
+    return _read_after_seek(file, start, stop, lead_in)
+
+
+def _read_after_seek(file: soundfile.SoundFile, start: int, stop: int, lead_in: int) -> np.ndarray:
+    file.seek(start - lead_in)
     return file.read(lead_in + stop - start, dtype="float32", always_2d=True)[lead_in:]
 
 
@@ -61,20 +68,24 @@ def _read_from_start(file: soundfile.SoundFile, start: int, stop: int) -> np.nda
     return file.read(stop - start, dtype="float32", always_2d=True)
 
 
-def _seeks_exactly(open_file: Callable[[], soundfile.SoundFile]) -> bool:
-    """False also where it cannot be shown: in a file that is too short, silent at these places, or refuses to seek."""
+def _lead_in_needed(open_file: Callable[[], soundfile.SoundFile]) -> int | None:
+    """None also where it cannot be shown: in a file that is too short, silent at these places, or refuses to seek."""
     with open_file() as file:
         places = [round(seconds * file.samplerate) for seconds in _PLACES_SECONDS]
         beginning = file.read(places[-1] + _COMPARED_FRAMES, dtype="float32", always_2d=True)
-    for place in places:
-        expected = beginning[place : place + _COMPARED_FRAMES]
-        if len(expected) < _COMPARED_FRAMES or np.abs(expected).max() <= 2 * _TOLERANCE:
-            return False
-        try:
-            with open_file() as file:
-                found = _read_after_seek(file, place, place + _COMPARED_FRAMES)
-        except soundfile.SoundFileError:
-            return False
-        if found.shape != expected.shape or np.abs(found - expected).max() > _TOLERANCE:
-            return False
-    return True
+    expected = [beginning[place : place + _COMPARED_FRAMES] for place in places]
+    if any(len(part) < _COMPARED_FRAMES or np.abs(part).max() <= 2 * _TOLERANCE for part in expected):
+        return None
+    for lead_in in _LEAD_INS:
+        if all(_equals(open_file, place, part, lead_in) for place, part in zip(places, expected, strict=True)):
+            return lead_in
+    return None
+
+
+def _equals(open_file: Callable[[], soundfile.SoundFile], place: int, expected: np.ndarray, lead_in: int) -> bool:
+    try:
+        with open_file() as file:
+            found = _read_after_seek(file, place, place + _COMPARED_FRAMES, lead_in)
+    except soundfile.SoundFileError:
+        return False
+    return found.shape == expected.shape and np.abs(found - expected).max() <= _TOLERANCE

@@ -77,19 +77,28 @@ class Spans(Sequence[Span]):
         first = np.ceil(self.starts * sample_rate - _ROUNDING).astype(np.int64)
         return first, np.floor(self.ends * sample_rate + _ROUNDING).astype(np.int64)
 
-    def pieces(self, seconds: float, *, sample_rate: int, minimum_seconds: float) -> Spans:
-        """Consecutive pieces of `seconds` of each span, on whole samples; a last one needs `minimum_seconds`."""
+    def pieces(self, seconds: float, *, sample_rate: int, minimum_seconds: float, limit: int | None = None) -> Spans:
+        """Consecutive pieces of `seconds` of each span, on whole samples; a last one needs `minimum_seconds`.
+
+        limit: at most so many of all the pieces, in order and evenly spread.
+        """
         first, last = self.sample_ranges(sample_rate)
         length = round(seconds * sample_rate)
-        counts = np.maximum(-(-(last - first) // length), 0)
-        # How many pieces of the same span stand before each: 0 1 2, 0 1, ...
-        place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        starts = np.repeat(first, counts) + place * length
-        ends = np.minimum(starts + length, np.repeat(last, counts))
-        kept = ends - starts >= round(minimum_seconds * sample_rate)
-        return Spans(np.repeat(self.tracks, counts), starts / sample_rate, ends / sample_rate).at(kept)
+        samples = np.maximum(last - first, 0)
+        counts = samples // length + (samples % length >= max(round(minimum_seconds * sample_rate), 1))
+        total = int(counts.sum())
+        number = _spread(total, total if limit is None else limit)
+        # Of which span each piece is, and how many pieces of that span stand before it.
+        until = np.cumsum(counts)
+        span = np.searchsorted(until, number, side="right")
+        starts = first[span] + (number - (until - counts)[span]) * length
+        return Spans(self.tracks[span], starts / sample_rate, np.minimum(starts + length, last[span]) / sample_rate)
 
     def spread(self, limit: int) -> Spans:
         """At most `limit` of the spans, in order and evenly spread."""
-        count = min(limit, len(self))
-        return self.at(np.arange(count) * len(self) // max(count, 1))
+        return self.at(_spread(len(self), limit))
+
+
+def _spread(total: int, limit: int) -> np.ndarray:
+    count = min(limit, total)
+    return np.arange(count) * total // max(count, 1)

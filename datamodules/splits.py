@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas
 
 from datamodules.corpus import Corpus
 from datamodules.layouts.contract import SPLITS as SIDES
@@ -93,7 +94,8 @@ def _divide_by_tracks(corpus: Corpus, held_out_fraction: float, *, official: boo
     if official:
         sides = _with_official_sides(corpus, sides)
     is_test, is_validation = sides == "test", sides == "validation"
-    content = corpus.table["content_hash"].to_numpy(object)
+    # -1 where the content is not known.
+    content = pandas.factorize(corpus.table["content_hash"].where(corpus.table["content_hash"] != ""))[0]
     # The nearer to the final judgement, the stronger the claim.
     twice_in_validation = is_validation & _is_among(content, content[is_test])
     twice_in_training = (sides == "train") & _is_among(content, content[is_test | is_validation])
@@ -113,26 +115,26 @@ def _divide_by_tracks(corpus: Corpus, held_out_fraction: float, *, official: boo
 def _sides_by_hash(corpus: Corpus, held_out_fraction: float) -> np.ndarray:
     """The side of each track, by its group: test, validation and train from the smallest hashes to the largest."""
     group = corpus.table["group"].where(corpus.table["group"] != "", corpus.table["name"])
-    place = _in_unit_interval(group.to_list())
+    numbers, groups = pandas.factorize(group)
+    place = _in_unit_interval(groups.to_list())[numbers]
     choices = [place < held_out_fraction / 2, place < held_out_fraction]
     return np.select(choices, ["test", "validation"], "train").astype(object)
 
 
 def _with_official_sides(corpus: Corpus, by_hash: np.ndarray) -> np.ndarray:
     """The corpus' own sides; where a corpus names no side of one kind, that side comes from its training by hash."""
-    named = corpus.table["split"].to_numpy(object)
-    sides = np.where(_is_among(named, np.array(SIDES, object)), named, "train").astype(object)
-    for _, rows in corpus.table.groupby("corpus").indices.items():
-        missing = [side for side in ("validation", "test") if side not in named[rows]]
-        own = sides[rows]
-        taken = (own == "train") & _is_among(by_hash[rows], np.array(missing, object))
-        sides[rows] = np.where(taken, by_hash[rows], own)
+    named = corpus.table["split"]
+    sides = named.where(named.isin(SIDES), "train").to_numpy(object)
+    for rows in corpus.table.groupby("corpus").indices.values():
+        named_here = set(sides[rows])
+        for side in {"validation", "test"} - named_here:
+            sides[rows] = np.where((sides[rows] == "train") & (by_hash[rows] == side), side, sides[rows])
     return sides
 
 
-def _is_among(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    known = {value for value in wanted if value}
-    return np.fromiter((value in known for value in values), bool, len(values))
+def _is_among(numbers: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where a number stands among the wanted ones; -1 never does."""
+    return (numbers >= 0) & np.isin(numbers, np.unique(wanted))
 
 
 def _in_unit_interval(names: Sequence[str]) -> np.ndarray:

@@ -48,7 +48,7 @@ def _segments(arguments: argparse.Namespace, console: Console) -> str:
     )
     with console.status("choosing segments"):
         data = StereoMusicDataModule(config)
-        segments = data.evaluation_spans().spread(arguments.count)
+        segments = data.evaluation_spans(arguments.count)
         if not len(segments):
             raise UserError(f"nothing is held out of {data.corpus.where}; raise --held-out-fraction")
         write_segments(arguments.out, data.corpus, segments)

@@ -1,0 +1,134 @@
+"""Crops per second from files, beside bare soundfile reads of the same crops, and memory over many crops.
+
+    python -m benchmarks.reading                   # a corpus made from the demo music: WAV, FLAC, Vorbis, MP3
+    python -m benchmarks.reading --crops 100000 --formats flac --memory-only
+
+Both sides read the same 1.28 s of stereo in the same order, in one process, alternating; medians of several rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+from datamodules.crop_dataset import CropDataset, TrackReader
+from datamodules.crops import Crop, RandomCrops
+from datamodules.folder_corpus import demo_corpus_root, scan_folder
+from datamodules.spans import Spans
+
+CROP_SECONDS = 1.28
+SAMPLE_RATE = 48000
+# name: soundfile's format and subtype
+FORMATS = {
+    "wav": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "flac24": ("FLAC", "PCM_24"),
+    "ogg": ("OGG", "VORBIS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+
+
+def make_corpus(folder: Path, kind: str, *, files: int, seconds: float) -> None:
+    """Tracks at 48 kHz in one format, made of the demo music put in a row, each from another place on."""
+    pieces = []
+    for path in sorted(demo_corpus_root().glob("*.*")):
+        if path.suffix in (".flac", ".ogg"):
+            pieces.append(soundfile.read(path, dtype="float32", always_2d=True)[0][:, :2])
+    music = np.concatenate([piece if piece.shape[1] == 2 else np.repeat(piece, 2, 1) for piece in pieces])
+    container, subtype = FORMATS[kind]
+    for number in range(files):
+        frames = np.roll(music, -number * len(music) // files, axis=0)
+        frames = np.resize(frames, (round(seconds * SAMPLE_RATE), 2)).clip(-1, 1)
+        with soundfile.SoundFile(
+            folder / f"{number:02d}.{kind.removesuffix('24')}", "w", SAMPLE_RATE, 2, subtype, format=container
+        ) as file:
+            for start in range(0, len(frames), SAMPLE_RATE):  # libsndfile's Vorbis encoder overflows on long writes
+                file.write(frames[start : start + SAMPLE_RATE])
+
+
+def bare_read(path: Path, crop: Crop) -> torch.Tensor:
+    """The least that can be done with soundfile."""
+    with soundfile.SoundFile(path) as file:
+        file.seek(round(crop.start_seconds * SAMPLE_RATE))
+        frames = file.read(round(CROP_SECONDS * SAMPLE_RATE), dtype="float32", always_2d=True)
+    return torch.from_numpy(np.ascontiguousarray(frames.T))
+
+
+def rate(read: Callable[[int], object], numbers: range) -> float:
+    """Crops per second."""
+    start = time.perf_counter()
+    for number in numbers:
+        read(number)
+    return len(numbers) / (time.perf_counter() - start)
+
+
+def compare(folder: Path, *, crops: int, rounds: int) -> tuple[float, float]:
+    """Crops per second of ours and of bare soundfile."""
+    corpus = scan_folder(folder)
+    spans = Spans(np.arange(len(corpus.tracks)), np.zeros(len(corpus.tracks)), corpus.durations)
+    draws = RandomCrops(spans, crop_seconds=CROP_SECONDS, sample_rate=SAMPLE_RATE)
+    reader = TrackReader(corpus, sample_rate=SAMPLE_RATE, channels=2, cache_audio=False, timeout_seconds=60)
+    dataset = CropDataset(reader, draws, crop_seconds=CROP_SECONDS, silence_redraws=0)
+    paths = [track.path for track in corpus.tracks]
+
+    def bare(number: int) -> None:
+        crop = draws.crop_for(0, number, 0)
+        bare_read(paths[crop.track_index], crop)
+
+    def ours(number: int) -> None:
+        dataset[number, 0]
+
+    rate(ours, range(crops // 4))
+    rate(bare, range(crops // 4))
+    pairs = [(rate(ours, range(i, i + crops)), rate(bare, range(i, i + crops))) for i in range(rounds)]
+    return statistics.median(one for one, _ in pairs), statistics.median(other for _, other in pairs)
+
+
+def memory_over(folder: Path, crops: int) -> None:
+    """Prints the largest resident size as crops go by."""
+    corpus = scan_folder(folder)
+    spans = Spans(np.arange(len(corpus.tracks)), np.zeros(len(corpus.tracks)), corpus.durations)
+    draws = RandomCrops(spans, crop_seconds=CROP_SECONDS, sample_rate=SAMPLE_RATE)
+    reader = TrackReader(corpus, sample_rate=SAMPLE_RATE, channels=2, cache_audio=False, timeout_seconds=60)
+    dataset = CropDataset(reader, draws, crop_seconds=CROP_SECONDS)
+    for number in range(crops + 1):
+        dataset[number, 0]
+        if number % max(crops // 10, 1) == 0:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(f"after {number:>7} crops: {peak:.1f} MB at most", flush=True)
+
+
+def main() -> None:
+    """Makes the files, measures, prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--files", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=180.0, help="length of each file")
+    parser.add_argument("--crops", type=int, default=400, help="in one round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory-only", action="store_true", help="read the crops once and print the memory")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if not arguments.memory_only:
+        print("| files | crops/s | audio-s/s | bare soundfile, crops/s | share |\n|---|---|---|---|---|")
+    for kind in arguments.formats:
+        with tempfile.TemporaryDirectory() as folder:
+            make_corpus(Path(folder), kind, files=arguments.files, seconds=arguments.seconds)
+            if arguments.memory_only:
+                memory_over(Path(folder), arguments.crops)
+                continue
+            ours, bare = compare(Path(folder), crops=arguments.crops, rounds=arguments.rounds)
+            print(f"| {kind} | {ours:.0f} | {ours * CROP_SECONDS:.0f} | {bare:.0f} | {ours / bare:.0%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Tracks with the same content: which they are, and whether they stand on both sides of a split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Counts of tracks.
+
+    copies: tracks with the content of another one that comes first.
+    across_splits: tracks whose content stands in another split too; a model that is trained on one is tested on it.
+    """
+
+    copies: int
+    across_splits: int
+
+
+def mark_duplicates(table: pandas.DataFrame) -> pandas.DataFrame:
+    """The manifest with `duplicate_of` filled: corpus/name of the first track with the same content, by both names.
+
+    Without a content hash (headers only, a bad file) nothing is known and nothing said.
+    """
+    table = table.reset_index(drop=True)
+    hashed = table[table["content_hash"] != ""].sort_values(["corpus", "name"], kind="stable")
+    titles = hashed["corpus"] + "/" + hashed["name"]
+    copies = hashed["content_hash"].duplicated()
+    firsts = titles.groupby(hashed["content_hash"]).transform("first")
+    marks = firsts[copies].reindex(table.index, fill_value="")
+    return table.assign(duplicate_of=marks.astype("str"))
+
+
+def count_duplicates(table: pandas.DataFrame) -> Duplicates:
+    """Of one manifest or of several, one below the other."""
+    hashed = mark_duplicates(table[table["content_hash"] != ""])
+    divided = hashed[hashed["split"] != ""]
+    splits = divided.groupby("content_hash")["split"].transform("nunique")
+    return Duplicates(int((hashed["duplicate_of"] != "").sum()), int((splits > 1).sum()))

@@ -1,0 +1,197 @@
+"""What is measured of a track in one pass through its file, in bounded memory: the measured columns of a manifest.
+
+Samples are decoded at the file's own rate and never resampled. Any number of channels is measured, also those that a
+training refuses later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+from datamodules.audio_files import verify_ends
+from datamodules.audio_opening import AudioFileError, AudioInfo, audio_info, open_audio, require_finite
+from datamodules.loudness import LOWEST_RATE, BlockEnergies, LoudnessMeter
+from datamodules.signal_statistics import AverageSpectrum, ClippedRuns, StereoEnergies
+
+# Samples of all channels together that are held at once: small enough for a processor's cache.
+_PIECE_SAMPLES = 2**17
+_SILENCE_DBFS = -60.0
+_BANDWIDTH_FLOOR_DB = -90.0
+_HASH_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """The measured columns of `manifest.COLUMNS`, which says what each is; None is an empty cell.
+
+    A track of several parts has their sum's values, and `container` and `subtype` of the first. All from
+    `loudness_lufs` on is empty where only the header was read.
+    """
+
+    sample_rate: int
+    channels: int
+    frames: int
+    duration_seconds: float
+    container: str
+    subtype: str
+    loudness_lufs: float | None = None
+    peak_dbfs: float | None = None
+    clipped_share: float | None = None
+    silent_share: float | None = None
+    side_to_mid_db: float | None = None
+    bandwidth_hz: float | None = None
+    content_hash: str = ""
+
+
+def measure(paths: Sequence[Path]) -> Measurement:
+    """Measures one track, which is the sum of its parts.
+
+    Shorter parts are summed as if silence followed, mono ones are repeated in each channel.
+
+    Raises:
+        AudioFileError: a part is unreadable, cut short, empty, of a rate below 4000 Hz, has NaN or infinite samples, or
+            does not fit the first one in rate or channels; the message names the part.
+    """
+    with ExitStack() as stack:
+        parts = [stack.enter_context(_Part(path)) for path in paths]
+        whole = _sum_of([part.info for part in parts])
+        meters = _Meters(whole)
+        step = max(_PIECE_SAMPLES // whole.channels, 1)
+        for start in range(0, whole.frames, step):
+            frames = min(step, whole.frames - start)
+            meters.add(_mixed([part.read(frames, whole.channels) for part in parts]))
+    return meters.result()
+
+
+def measure_header(paths: Sequence[Path]) -> Measurement:
+    """What the headers say; the last sample of each part is decoded, which shows most files that were cut short.
+
+    Raises:
+        AudioFileError: as `measure` does, for what can be seen so.
+    """
+    whole = _sum_of([verify_ends(path) for path in paths])
+    return _header(whole)
+
+
+class _Part:
+    """One file, read from its start; silence follows its end."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open_audio(path)
+        try:
+            self.info = audio_info(path, self._file)
+        except BaseException:
+            self._file.close()
+            raise
+        self._position = 0
+
+    def __enter__(self) -> _Part:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, frames: int, channels: int) -> np.ndarray:
+        """The next frames, float32 `[frames, channels]`."""
+        wanted = min(frames, self.info.frames - self._position)
+        try:
+            content = self._file.read(wanted, dtype="float32", always_2d=True)
+        except soundfile.SoundFileError as error:
+            raise self.info.broken(error) from error
+        self._position += len(content)
+        self.info.require_frames(self._position, self._position + wanted - len(content))
+        require_finite(self.info.path, torch.from_numpy(content))
+        if len(content) < frames:
+            content = np.pad(content, ((0, frames - len(content)), (0, 0)))
+        return content if content.shape[1] == channels else np.repeat(content, channels, axis=1)
+
+
+class _Meters:
+    """Everything that is measured, fed with pieces `[frames, channels]`."""
+
+    def __init__(self, info: AudioInfo) -> None:
+        self._info = info
+        self._loudness = LoudnessMeter(info.sample_rate, info.channels)
+        self._blocks = BlockEnergies(info.sample_rate)
+        self._spectrum = AverageSpectrum(info.sample_rate, info.channels)
+        self._clipping = ClippedRuns(info.channels)
+        self._stereo = StereoEnergies() if info.channels == 2 else None
+        # The same numbers mean other music at another rate or with other channels.
+        self._hash = blake2b(f"{info.sample_rate} {info.channels}\n".encode(), digest_size=_HASH_BYTES)
+
+    def add(self, frames: np.ndarray) -> None:
+        # Adding zero makes -0, which only floating-point files have, the 0 of all others.
+        self._hash.update((frames + np.float32(0)).astype("<f4", copy=False).data)
+        audio = np.ascontiguousarray(frames.T)
+        self._loudness.add(audio)
+        self._blocks.add(np.square(audio, dtype=np.float64).mean(axis=0))
+        self._spectrum.add(audio)
+        self._clipping.add(audio)
+        if self._stereo:
+            self._stereo.add(audio)
+
+    def result(self) -> Measurement:
+        header = _header(self._info)
+        loudness = self._loudness.integrated()
+        peak = self._clipping.peak
+        return Measurement(
+            sample_rate=header.sample_rate,
+            channels=header.channels,
+            frames=header.frames,
+            duration_seconds=header.duration_seconds,
+            container=header.container,
+            subtype=header.subtype,
+            loudness_lufs=loudness if math.isfinite(loudness) else None,
+            peak_dbfs=20 * math.log10(peak) if peak else None,
+            clipped_share=self._clipping.share(),
+            silent_share=_silent_share(self._blocks),
+            side_to_mid_db=self._stereo.side_to_mid_db() if self._stereo else None,
+            bandwidth_hz=self._spectrum.bandwidth_hz(_BANDWIDTH_FLOOR_DB),
+            content_hash=self._hash.hexdigest(),
+        )
+
+
+def _header(info: AudioInfo) -> Measurement:
+    return Measurement(
+        info.sample_rate, info.channels, info.frames, info.duration_seconds, info.container, info.subtype
+    )
+
+
+def _sum_of(infos: Sequence[AudioInfo]) -> AudioInfo:
+    """Header of the sum; AudioFileError naming the part that does not fit."""
+    first = infos[0]
+    channels = max(info.channels for info in infos)
+    for info in infos:
+        if info.sample_rate < LOWEST_RATE:
+            raise AudioFileError.of(
+                info.path, f"has a sample rate of {info.sample_rate} Hz; allowed are {LOWEST_RATE} Hz and more"
+            )
+        if info.sample_rate != first.sample_rate or info.channels not in (1, channels):
+            raise AudioFileError.of(
+                info.path,
+                f"has {info.sample_rate} Hz and {info.channels} channels, another part of the same track "
+                f"({first.path.name!r}) has {first.sample_rate} Hz and {first.channels}; parts must be alike, or mono",
+            )
+    frames = max(info.frames for info in infos)
+    return AudioInfo(first.path, first.sample_rate, channels, frames, first.container, first.subtype)
+
+
+def _mixed(parts: Sequence[np.ndarray]) -> np.ndarray:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _silent_share(blocks: BlockEnergies) -> float:
+    powers = blocks.sums() / blocks.lengths()
+    return float(np.mean(powers < 10 ** (_SILENCE_DBFS / 10)))

@@ -1,0 +1,222 @@
+"""A corpus' folder becomes a manifest: tracks found by the layout, measured in processes, what is known used again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import pandas
+from pandas.api.types import pandas_dtype
+
+from datamodules.audio_walk import SkippedFile
+from datamodules.duplicates import mark_duplicates
+from datamodules.layouts import LAYOUTS, Entry, Found, Layout, LayoutError
+from datamodules.manifest import COLUMNS, file_path, table_name, typed
+from datamodules.measuring import Measurement
+from datamodules.scan_journal import Finished, ScanJournal, TrackKey, read_journal
+from datamodules.scan_pool import Job, Outcome, ScanError, measured
+
+__all__ = ["ScanError", "ScanProgress", "layout_named", "scan"]
+
+_MEASURED = tuple(field.name for field in fields(Measurement))
+_STAT_THREADS = 16  # on a network disk each call waits for the server
+
+_OF_ENTRIES = ("name", "split", "group", "artist", "genre")
+_OF_FILES = ("size_bytes", "modified_ns", "problem")
+
+
+@dataclass(frozen=True)
+class ScanProgress:
+    """How much is done: `known` tracks need not be measured, `done` of `waiting` are; so many bytes of their files."""
+
+    known: int
+    done: int
+    waiting: int
+    bytes_done: int
+    bytes_waiting: int
+
+
+ProgressReport = Callable[[ScanProgress], None]
+
+
+def layout_named(name: str) -> Layout:
+    """The layout of a known corpus; LayoutError with all names for another one."""
+    if name not in LAYOUTS:
+        known = ", ".join(sorted(LAYOUTS))
+        raise LayoutError(
+            f"There is no corpus {name!r}; known are {known}. For any folder of music type --corpus folder"
+        )
+    return LAYOUTS[name]
+
+
+def scan(
+    root: str | Path,
+    corpus: str = "folder",
+    *,
+    journal: Path,
+    workers: int = 1,
+    timeout_seconds: float = 60.0,
+    headers_only: bool = False,
+    known: pandas.DataFrame | None = None,
+    progress: ProgressReport = lambda progress: None,
+) -> pandas.DataFrame:
+    """The manifest of the music below `root`, a row for every track and for every file that cannot be used, by name.
+
+    A script that calls this needs `if __name__ == "__main__":`, because processes are started.
+
+    Args:
+        root: the corpus' folder.
+        corpus: name of its layout, see `datamodules.layouts`.
+        journal: file that keeps what is finished until the manifest is written; remove it then. If it is there, the
+            scan goes on where it stopped.
+        workers: processes that measure.
+        timeout_seconds: for one track, see `scan_pool.measured`.
+        headers_only: loudness, bandwidth, hash and so on stay empty.
+        known: an older manifest; what has the same size and time of change there is not measured again, except
+            files that could not be used.
+        progress: called now and then, from this thread.
+
+    Raises:
+        LayoutError: no such corpus, or a folder that is not laid out like it.
+        ScanError: `root` is not a folder, nothing that could be music is in it, processes that cannot start.
+        OSError: the journal cannot be written.
+    """
+    root = _require_folder(root)
+    found = layout_named(corpus)(root)
+    if not found.entries and not found.skipped:
+        raise ScanError(f"There is no music in {str(root)!r}; type the folder that it lies in")
+    with ThreadPoolExecutor(_STAT_THREADS) as pool:
+        tracks = list(pool.map(lambda entry: _tracked(root, entry), found.entries))
+    done = _remembered(tracks, _known_rows(known) | read_journal(journal), headers_only)
+    # Names that are one file on disk (hard links) are measured once.
+    waiting = list({track.identity: track for track in tracks if track.identity not in done}.values())
+    jobs = [Job(number, track.paths, track.size_bytes) for number, track in enumerate(waiting)]
+    outcomes = measured(jobs, workers=workers, timeout_seconds=timeout_seconds, headers_only=headers_only)
+    with ScanJournal(journal) as written, closing(outcomes):
+        for batch in _counted(outcomes, jobs, len(tracks), progress):
+            for job, outcome in batch:
+                track = waiting[job.number]
+                done[track.identity] = finished = _finished(track, outcome)
+                written.add(track.key, finished)
+    rows = [(track.entry, done[track.identity]) for track in tracks]
+    return _table(corpus, root, rows + _skipped_rows(root, found))
+
+
+@dataclass(frozen=True, slots=True)
+class _Track:
+    """An entry and its files, as they were before they are read.
+
+    identity: equal for names that are the same files on disk.
+    problem: why the files are not there, else empty.
+    """
+
+    entry: Entry
+    key: TrackKey
+    paths: tuple[Path, ...]
+    identity: object
+    size_bytes: int = 0
+    modified_ns: int = 0
+    problem: str = ""
+
+
+def _tracked(root: Path, entry: Entry) -> _Track:
+    text = table_name(root)
+    key = TrackKey(text, entry.name, "\n".join(entry.parts))
+    paths = tuple(file_path(text, name) for name in entry.parts or (entry.name,))
+    try:
+        states = [path.stat() for path in paths]
+    except OSError as error:
+        where = f" ({Path(error.filename).name!r})" if entry.parts else ""
+        return _Track(entry, key, paths, key, problem=f"cannot be opened: {error.strerror}{where}")
+    identity = tuple((state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
+    size, modified = sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
+    return _Track(entry, key, paths, identity, size, modified)
+
+
+def _remembered(
+    tracks: Iterable[_Track], earlier: Mapping[TrackKey, Finished], headers_only: bool
+) -> dict[object, Finished]:
+    """What need not be measured, by the tracks' identity: done before and not changed since, or not there."""
+    done = {}
+    for track in tracks:
+        finished = earlier.get(track.key)
+        if track.problem:
+            done[track.identity] = Finished(None, None, None, track.problem)
+        elif (
+            finished and finished.is_about(track.size_bytes, track.modified_ns) and (headers_only or finished.is_whole)
+        ):
+            done[track.identity] = finished
+    return done
+
+
+def _counted(
+    outcomes: Iterable[list[tuple[Job, Outcome]]], jobs: Sequence[Job], tracks: int, report: ProgressReport
+) -> Iterator[list[tuple[Job, Outcome]]]:
+    """The same, while it is told how much of it is done."""
+    progress = ScanProgress(tracks - len(jobs), 0, len(jobs), 0, sum(job.size_bytes for job in jobs))
+    report(progress)
+    for batch in outcomes:
+        yield batch
+        size = sum(job.size_bytes for job, _ in batch)
+        progress = replace(progress, done=progress.done + len(batch), bytes_done=progress.bytes_done + size)
+        report(progress)
+
+
+def _finished(track: _Track, outcome: Outcome) -> Finished:
+    if isinstance(outcome, Measurement):
+        return Finished(track.size_bytes, track.modified_ns, outcome)
+    # A reason may quote a name that is no text.
+    problem = outcome.encode("utf-8", "backslashreplace").decode()
+    return Finished(track.size_bytes, track.modified_ns, None, problem)
+
+
+def _known_rows(known: pandas.DataFrame | None) -> dict[TrackKey, Finished]:
+    """Good rows of an older manifest."""
+    if known is None:
+        return {}
+    rows = known[(known["problem"] == "") & known["frames"].notna()]
+    plain = rows.astype(object).where(rows.notna(), None)
+    keys = map(TrackKey, plain["root"], plain["name"], plain["parts"])
+    measurements = (Measurement(*values) for values in plain[list(_MEASURED)].itertuples(index=False, name=None))
+    return dict(zip(keys, map(Finished, plain["size_bytes"], plain["modified_ns"], measurements), strict=True))
+
+
+def _skipped_rows(root: Path, found: Found) -> list[tuple[Entry, Finished]]:
+    names = {entry.name for entry in found.entries}
+    rows = (_skipped_row(root, file) for file in found.skipped)
+    return [row for row in rows if row[0].name not in names]
+
+
+def _skipped_row(root: Path, file: SkippedFile) -> tuple[Entry, Finished]:
+    path = file.path.relative_to(root) if file.path.is_relative_to(root) else file.path
+    problem = file.reason.encode("utf-8", "backslashreplace").decode()
+    return Entry(table_name(path)), Finished(None, None, None, problem)
+
+
+def _table(corpus: str, root: Path, rows: Sequence[tuple[Entry, Finished]]) -> pandas.DataFrame:
+    rows = sorted(rows, key=lambda row: row[0].name)
+    entries, finished = [entry for entry, _ in rows], [outcome for _, outcome in rows]
+    columns: dict[str, object] = {"corpus": corpus, "root": table_name(root)}
+    columns |= {name: [getattr(entry, name) for entry in entries] for name in _OF_ENTRIES}
+    columns["parts"] = ["\n".join(entry.parts) for entry in entries]
+    columns |= {name: _column(name, [getattr(outcome, name) for outcome in finished]) for name in _OF_FILES}
+    measurements = [outcome.measurement for outcome in finished]
+    columns |= {name: _column(name, [getattr(one, name, None) for one in measurements]) for name in _MEASURED}
+    return mark_duplicates(typed(pandas.DataFrame(columns, index=range(len(rows)))))
+
+
+def _column(name: str, values: list[object]) -> pandas.Series:
+    # Of its type from the start: a missing value among them would make nanoseconds floats, and wrong.
+    return pandas.Series(values, dtype=pandas_dtype(COLUMNS[name][0]))
+
+
+def _require_folder(root: str | Path) -> Path:
+    root = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100  links stay as they were typed
+    if not root.is_dir():
+        kind = "is not a folder" if root.exists() else "does not exist"
+        raise ScanError(f"The music folder {str(root)!r} {kind}; type one that exists")
+    return root

@@ -23,6 +23,7 @@ _SIZE_MISMATCH = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d
 _UNKNOWN_SIZE = 0x7FFFF000
 # Bytes by which writers differ in what they count as the header.
 _SIZE_TOLERANCE = 16
+_LONGEST_TAG = 200
 
 
 class AudioFileError(UserError):
@@ -46,6 +47,7 @@ class AudioInfo:
     """What the header of an audio file says; `frames` counts samples of one channel at `sample_rate` in Hz.
 
     container, subtype: libsndfile's names, for instance WAV and PCM_24.
+    artist, album, genre: of the file's tags, "" where there are none.
     """
 
     path: Path
@@ -54,6 +56,9 @@ class AudioInfo:
     frames: int
     container: str = ""
     subtype: str = ""
+    artist: str = ""
+    album: str = ""
+    genre: str = ""
 
     @property
     def duration_seconds(self) -> float:
@@ -111,7 +116,8 @@ def open_audio(path: Path) -> soundfile.SoundFile:
 
 def audio_info(path: Path, file: soundfile.SoundFile) -> AudioInfo:
     """What an open file says of itself. Raises AudioFileError: cut short, or no frames."""
-    info = AudioInfo(path, int(file.samplerate), int(file.channels), int(file.frames), file.format, file.subtype)
+    tags = (_tag(file, "artist"), _tag(file, "album"), _tag(file, "genre"))
+    info = AudioInfo(path, file.samplerate, file.channels, file.frames, file.format, file.subtype, *tags)
     for declared, actual in _SIZE_MISMATCH.findall(file.extra_info):
         if int(actual) + _SIZE_TOLERANCE < int(declared) < _UNKNOWN_SIZE:
             reason = f"is cut short: its header promises {declared} bytes, it has {actual}; copy it again"
@@ -119,6 +125,11 @@ def audio_info(path: Path, file: soundfile.SoundFile) -> AudioInfo:
     if info.frames <= 0:
         raise AudioFileError.of(path, "holds no audio (0 frames)")
     return info
+
+
+def _tag(file: soundfile.SoundFile, name: str) -> str:
+    # Whatever bytes a tag holds, it becomes one line of a table.
+    return " ".join(getattr(file, name).split())[:_LONGEST_TAG].replace("\0", "")
 
 
 def require_finite(path: Path, audio: Tensor) -> None:

@@ -12,7 +12,6 @@ import pandas
 from datamodules.audio_files import AudioFileError, verify_ends
 from datamodules.audio_walk import AUDIO_EXTENSIONS, SkippedFile, audio_below
 from datamodules.corpus import Corpus, EmptyCorpusError
-from datamodules.layouts.folder import album_of
 from datamodules.manifest import table_name
 
 logger = logging.getLogger(__name__)
@@ -71,7 +70,10 @@ def _header_row(root: Path, path: Path, minimum_seconds: float, channels: int) -
         "corpus": "folder",
         "root": table_name(root),
         "name": table_name(path.relative_to(root)),
-        "group": album_of(path.relative_to(root)),
+        "group": info.album,
+        "artist": info.artist,
+        "album": info.album,
+        "genre": info.genre,
         "sample_rate": info.sample_rate,
         "channels": info.channels,
         "frames": info.frames,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -31,7 +31,7 @@ _HASH_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The measured columns of `manifest.COLUMNS`, which says what each is; None is an empty cell.
+    """The columns of `manifest.COLUMNS` that a file tells, which says what each is; None is an empty cell.
 
     A track of several parts has their sum's values, and `container` and `subtype` of the first. All from
     `loudness_lufs` on is empty where only the header was read.
@@ -43,6 +43,9 @@ class Measurement:
     duration_seconds: float
     container: str
     subtype: str
+    artist: str = ""
+    album: str = ""
+    genre: str = ""
     loudness_lufs: float | None = None
     peak_dbfs: float | None = None
     clipped_share: float | None = None
@@ -143,13 +146,8 @@ class _Meters:
         header = _header(self._info)
         loudness = self._loudness.integrated()
         peak = self._clipping.peak
-        return Measurement(
-            sample_rate=header.sample_rate,
-            channels=header.channels,
-            frames=header.frames,
-            duration_seconds=header.duration_seconds,
-            container=header.container,
-            subtype=header.subtype,
+        return replace(
+            header,
             loudness_lufs=loudness if math.isfinite(loudness) else None,
             peak_dbfs=20 * math.log10(peak) if peak else None,
             clipped_share=self._clipping.share(),
@@ -162,7 +160,15 @@ class _Meters:
 
 def _header(info: AudioInfo) -> Measurement:
     return Measurement(
-        info.sample_rate, info.channels, info.frames, info.duration_seconds, info.container, info.subtype
+        info.sample_rate,
+        info.channels,
+        info.frames,
+        info.duration_seconds,
+        info.container,
+        info.subtype,
+        info.artist,
+        info.album,
+        info.genre,
     )
 
 
@@ -182,7 +188,7 @@ def _sum_of(infos: Sequence[AudioInfo]) -> AudioInfo:
                 f"({first.path.name!r}) has {first.sample_rate} Hz and {first.channels}; parts must be alike, or mono",
             )
     frames = max(info.frames for info in infos)
-    return AudioInfo(first.path, first.sample_rate, channels, frames, first.container, first.subtype)
+    return replace(first, channels=channels, frames=frames)
 
 
 def _mixed(parts: Sequence[np.ndarray]) -> np.ndarray:

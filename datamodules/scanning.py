@@ -26,6 +26,8 @@ _MEASURED = tuple(field.name for field in fields(Measurement))
 _STAT_THREADS = 16  # on a network disk each call waits for the server
 
 _OF_ENTRIES = ("name", "split", "group", "artist", "genre")
+# What a file's tags tell where the corpus does not.
+_FROM_TAGS = {"group": "album", "artist": "artist", "genre": "genre"}
 _OF_FILES = ("size_bytes", "modified_ns", "problem")
 
 
@@ -206,6 +208,10 @@ def _table(corpus: str, root: Path, rows: Sequence[tuple[Entry, Finished]]) -> p
     columns |= {name: _column(name, [getattr(outcome, name) for outcome in finished]) for name in _OF_FILES}
     measurements = [outcome.measurement for outcome in finished]
     columns |= {name: _column(name, [getattr(one, name, None) for one in measurements]) for name in _MEASURED}
+    for name, tag in _FROM_TAGS.items():
+        columns[name] = [
+            getattr(entry, name) or getattr(one, tag, "") for entry, one in zip(entries, measurements, strict=True)
+        ]
     return mark_duplicates(typed(pandas.DataFrame(columns, index=range(len(rows)))))
 
 

@@ -17,6 +17,7 @@ from music_files import noisy_tones, write_raw
 
 from datamodules import scan_pool
 from datamodules.audio_walk import SkippedFile
+from datamodules.folder_corpus import demo_corpus_root
 from datamodules.layouts import LAYOUTS, Entry, Found, LayoutError
 from datamodules.manifest import file_path, read_manifest, write_manifest
 from datamodules.measuring import measure
@@ -132,9 +133,27 @@ def test_everything_that_lies_in_a_folder_is_a_row(scanner: _Scanner) -> None:
     assert rows["eight.wav"]["channels"] == 8
     assert rows["high.wav"]["sample_rate"] == 192000
     assert rows["square.wav"]["clipped_share"] == pytest.approx(1)
-    assert rows["album one/01 good.flac"]["group"] == "album one"
+    assert rows["album one/01 good.flac"]["group"] == ""  # a folder need not be an album; tags say what is
     assert rows["x2.flac"]["duplicate_of"] == "folder/really a flac.wav"
     assert table["name"].tolist() == sorted(table["name"])
+
+
+def test_tags_tell_what_the_layout_does_not(scanner: _Scanner) -> None:
+    source = demo_corpus_root() / "void_sensor_zeropage.ogg"
+    content = source.read_bytes()
+    (scanner.root / "good.ogg").write_bytes(content)
+    audio, rate = soundfile.read(source, frames=48000)
+    with soundfile.SoundFile(scanner.root / "odd.flac", "w", rate, 2, format="FLAC") as file:
+        file.album, file.artist, file.genre = " two\nlines\t", "x" * 500, "Ambient"
+        file.write(audio)
+
+    rows = _by_name(scanner())
+
+    assert content.count(b"Ambient Pills") == 1
+    assert (rows["good.ogg"]["group"], rows["good.ogg"]["album"]) == ("Ambient Pills", "Ambient Pills")
+    assert rows["good.ogg"]["artist"] == "Zeropage"
+    assert (rows["odd.flac"]["group"], rows["odd.flac"]["genre"]) == ("two lines", "Ambient")
+    assert rows["odd.flac"]["artist"] == "x" * 200
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])

@@ -1,0 +1,100 @@
+"""What was prepared so far, a line for each job, so that a run that was killed goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from datamodules.file_locks import lock
+from datamodules.prepare_jobs import Job, Made, Settings
+from spectrostream.errors import UserError
+
+_NAME = "prepared.jsonl"
+_LOCK = ".prepare.lock"
+
+
+class PrepareError(UserError):
+    """Music that cannot be prepared as asked; the message says what to type."""
+
+
+class PrepareLog:
+    """The log of a folder that is prepared into; use as a context, which keeps other processes from the folder.
+
+    Raises PrepareError: another process works in the folder, or it was prepared in another way.
+    """
+
+    def __init__(self, out: Path, settings: Settings) -> None:
+        self._out = out
+        self._settings = settings
+        self._lines: dict[str, Mapping[str, Any]] = {}
+
+    def __enter__(self) -> Self:
+        self._out.mkdir(parents=True, exist_ok=True)
+        self._lock = (self._out / _LOCK).open("ab")
+        if not lock(self._lock, wait=False):
+            self._lock.close()
+            raise PrepareError(f"Another process prepares into {str(self._out)!r}; wait for it or type another --out")
+        try:
+            self._read()
+            self._file = (self._out / _NAME).open("ab")
+            # A line that was cut off by a kill must not swallow the next one.
+            self._file.write(b"\n" if self._file.tell() else b"")
+            self._append({"settings": asdict(self._settings)})
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._lock.close()
+
+    def made(self, job: Job) -> Made | None:
+        """What became of the job when it was done before; None if it was not."""
+        line = self._lines.get(job.identity())
+        if line is None:
+            return None
+        try:
+            return Made.from_line(line)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+    def add(self, job: Job, made: Made) -> None:
+        """The job is done."""
+        line = made.to_line(job)
+        self._lines[line["job"]] = line
+        self._append(line)
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()
+
+    def _read(self) -> None:
+        try:
+            content = (self._out / _NAME).read_bytes()
+        except FileNotFoundError:
+            return
+        for text in content.splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:  # cut off by a kill
+                continue
+            if not isinstance(line, dict):
+                continue
+            if "settings" in line:
+                self._require_same(line["settings"])
+            elif isinstance(line.get("job"), str):
+                self._lines[line["job"]] = line
+
+    def _require_same(self, before: Mapping[str, Any]) -> None:
+        now = asdict(self._settings)
+        if before == now:
+            return
+        changed = ", ".join(f"{key}={before.get(key)}, now {now[key]}" for key in now if before.get(key) != now[key])
+        raise PrepareError(f"{str(self._out)!r} was prepared in another way ({changed}); type another --out")

@@ -1,0 +1,106 @@
+"""Jobs in worker processes. A file that ends its process, or never ends, is a problem of that file alone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from pebble import ProcessExpired, ProcessPool
+
+from datamodules.prepare_jobs import Job, Made, do_job
+from datamodules.prepare_log import PrepareError
+
+# A job may take this long and as long as its music lasts; reading takes a few hundredths of that.
+_PATIENCE_SECONDS = 600.0
+# How many jobs wait for each worker: enough that none is idle, few enough that a million are no burden.
+_WAITING = 2
+
+
+def run_jobs(jobs: Sequence[Job], out: Path, workers: int) -> Iterator[tuple[Job, Made]]:
+    """Does the jobs, in any order.
+
+    Raises:
+        PrepareError: a worker ended and nobody knows why.
+        OSError: no room, no permission, in `out`.
+    """
+    if not jobs:
+        return
+    with ProcessPool(max_workers=workers, initializer=_begin_worker, context=_processes()) as pool:
+        try:
+            yield from _run(pool, jobs, out, workers)
+        except BaseException:
+            pool.stop()
+            raise
+
+
+def _run(pool: ProcessPool, jobs: Sequence[Job], out: Path, workers: int) -> Iterator[tuple[Job, Made]]:
+    waiting: dict[Future[Made], Job] = {}
+    problems: dict[str, dict[str, str]] = {}
+    rest = iter(jobs)
+
+    def schedule(job: Job) -> None:
+        known = problems.setdefault(job.name, {})
+        future = pool.schedule(do_job, [job, out, known, _note(out, job)], timeout=_PATIENCE_SECONDS + job.seconds)
+        waiting[future] = job
+
+    def fill() -> None:
+        while len(waiting) < workers * _WAITING and (job := next(rest, None)) is not None:
+            schedule(job)
+
+    fill()
+    while waiting:
+        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            job = waiting.pop(future)
+            try:
+                made = future.result()
+            except (ProcessExpired, FutureTimeout) as error:
+                problems[job.name][_culprit(out, job, error)] = _reason(job, error)
+                schedule(job)
+                continue
+            problems.pop(job.name)
+            yield job, made
+        fill()
+
+
+def _note(out: Path, job: Job) -> Path:
+    return out / f".reading-{job.identity()[:16]}"
+
+
+def _culprit(out: Path, job: Job, error: Exception) -> str:
+    """The track that was being read when the process ended."""
+    note = _note(out, job)
+    with suppress(OSError):
+        name = note.read_text(encoding="utf-8")
+        note.unlink()
+        if any(track.name == name for track in job.tracks):
+            return name
+    raise PrepareError(f"A worker process ended ({error}); is there enough memory? Type the same again to go on")
+
+
+def _reason(job: Job, error: Exception) -> str:
+    if isinstance(error, ProcessExpired):
+        return f"ended the process that read it (exit code {error.exitcode}); copy it again or remove it"
+    return f"takes longer than {_PATIENCE_SECONDS + job.seconds:.0f} s to read; copy it to a faster disk"
+
+
+def _begin_worker() -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C goes to all processes at once; the first one tells the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _processes() -> multiprocessing.context.BaseContext:
+    if sys.platform == "win32" or not hasattr(os, "fork"):
+        return multiprocessing.get_context("spawn")
+    # Forked from a process without threads, and with the libraries imported once.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["datamodules.prepare_jobs"])
+    return context

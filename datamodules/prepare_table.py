@@ -1,0 +1,64 @@
+"""The manifest of what was prepared: the old one's columns, true of the new files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from datamodules.manifest import table_name, typed
+from datamodules.prepare_jobs import Settings
+
+_INTEGER_BITS = {"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24}
+
+
+def prepared_table(
+    table: pandas.DataFrame,
+    names: pandas.Series,
+    rows: Sequence[tuple[str, Mapping[str, Any]]],
+    out: Path,
+    settings: Settings,
+) -> pandas.DataFrame:
+    """A row for each file or piece.
+
+    Args:
+        table: the old manifest.
+        names: what each of its rows became.
+        rows: by these names, the columns that changed.
+        out: the folder of the files; shards are found by whoever opens their index, wherever it lies.
+        settings: what was made.
+    """
+    new = pandas.DataFrame([{"prepared": name, **row} for name, row in rows])
+    before = table.assign(prepared=names).set_index("prepared").loc[new["prepared"]].reset_index()
+    result = before.drop(columns=[column for column in new if column in before and column != "prepared"])
+    result = pandas.concat([result, new.drop(columns="prepared")], axis=1)
+    result["source_name"] = before["name"]
+    result["name"] = _row_names(result) if settings.as_shards else result["prepared"]
+    result["root"] = "" if settings.as_shards else table_name(out.absolute())
+    result["parts"] = ""
+    result["loudness_lufs"] = before["loudness_lufs"] + result["gain_db"]
+    if settings.as_shards:
+        result["size_bytes"], result["modified_ns"] = result["member_bytes"], None
+    result["content_hash"] = before["content_hash"].where(_is_unchanged(before, result, settings), "")
+    result["duplicate_of"] = _renamed(before["duplicate_of"], table, names)
+    return typed(result.drop(columns="prepared"))
+
+
+def _row_names(result: pandas.DataFrame) -> pandas.Series:
+    is_divided = result.groupby("prepared")["piece"].transform("max") > 0
+    return result["prepared"].where(~is_divided, result["prepared"] + "#" + result["piece"].astype("str"))
+
+
+def _is_unchanged(before: pandas.DataFrame, after: pandas.DataFrame, settings: Settings) -> pandas.Series:
+    """Where the samples are the very same, so that a hash of them is."""
+    bits = before["subtype"].map(_INTEGER_BITS).astype("float64")
+    fits = bits <= (settings.coding.bits or 24)
+    same_length = before["frames"] == after["frames"]
+    return fits & same_length & (before["sample_rate"] == after["sample_rate"]) & (after["gain_db"] == 0)
+
+
+def _renamed(duplicate_of: pandas.Series, table: pandas.DataFrame, names: pandas.Series) -> pandas.Series:
+    new_names = dict(zip(table["corpus"] + "/" + table["name"], table["corpus"] + "/" + names, strict=True))
+    return duplicate_of.map(lambda old: new_names.get(old, ""))

@@ -1,0 +1,139 @@
+"""A manifest's music transcoded once: to FLAC files or shards, in worker processes, resumable, with a new manifest.
+
+The files are at one sample rate and loaded without resampling ever after. What stands in the output folder:
+`manifest.parquet` (FLAC files) or `index.parquet` (shards), `passed-over.csv` with the tracks that cannot be used and
+why, and `prepared.jsonl`, from which a run that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas
+
+from datamodules.manifest import typed, write_manifest
+from datamodules.prepare_jobs import Job, Made, Settings, is_as_made
+from datamodules.prepare_log import PrepareError, PrepareLog
+from datamodules.prepare_plan import jobs_of, prepared_names
+from datamodules.prepare_pool import run_jobs
+from datamodules.prepare_table import prepared_table
+from datamodules.shards.index import INDEX_NAME, write_index
+
+MANIFEST_NAME = "manifest.parquet"
+PASSED_OVER_NAME = "passed-over.csv"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What came out.
+
+    path: of the new manifest or index. tracks: how many are in it. seconds: of music. size_bytes: of all files.
+    passed_over: how many tracks cannot be used. scaled: how many were made softer so as not to clip.
+    made, kept: how many jobs were done now, and how many before.
+    """
+
+    path: Path
+    tracks: int
+    seconds: float
+    size_bytes: int
+    passed_over: int
+    scaled: int
+    made: int
+    kept: int
+
+
+def prepare(
+    table: pandas.DataFrame,
+    out: Path,
+    settings: Settings,
+    *,
+    workers: int = 1,
+    verify: bool = False,
+    retry: bool = False,
+    done: Callable[[Job, Made], None] = lambda job, made: None,
+) -> Prepared:
+    """Prepares every usable track of a manifest; called again, it goes on and repairs.
+
+    Args:
+        table: the manifest.
+        out: folder for all that is written.
+        settings: what is made of a track.
+        workers: processes.
+        verify: what was made before is compared by SHA-256, also where its size and time are as they were.
+        retry: tracks that could not be used before are tried again.
+        done: told of each job that is done, or was done before.
+
+    Raises:
+        PrepareError: nothing to prepare, no room, another process at work, a folder that was prepared differently.
+        OSError: the folder cannot be written to.
+    """
+    table = typed(table.reset_index(drop=True))
+    names = prepared_names(table, settings)
+    jobs = jobs_of(table, names, settings)
+    if not jobs:
+        raise PrepareError(f"None of the {len(table)} tracks of the manifest can be used; column 'problem' says why")
+    with PrepareLog(out, settings) as log:
+        finished = dict(_finished(jobs, log, out, verify, retry))
+        open_jobs = [job for job in jobs if job.name not in finished]
+        _require_room(open_jobs, out)
+        for job in jobs:
+            if job.name in finished:
+                done(job, finished[job.name])
+        for job, made in run_jobs(open_jobs, out, workers):
+            log.add(job, made)
+            finished[job.name] = made
+            done(job, made)
+        return _written(table, names, [finished[job.name] for job in jobs], out, settings, len(open_jobs))
+
+
+def _finished(jobs: Sequence[Job], log: PrepareLog, out: Path, verify: bool, retry: bool) -> Iterator[tuple[str, Made]]:
+    for job in jobs:
+        made = log.made(job)
+        if made is None or (retry and made.problems):
+            continue
+        if all(is_as_made(out, file, by_hash=verify) for file in made.files):
+            yield job.name, made
+
+
+def _require_room(jobs: Sequence[Job], out: Path) -> None:
+    needed = sum(track.expected_bytes(job.settings) for job in jobs for track in job.tracks)
+    free = shutil.disk_usage(out).free
+    if needed > free:
+        raise PrepareError(
+            f"About {needed / 1e9:.1f} GB are needed in {str(out)!r}, {free / 1e9:.1f} GB are free; type another --out "
+            "or a smaller --encoding"
+        )
+
+
+def _written(
+    table: pandas.DataFrame,
+    names: pandas.Series,
+    results: Sequence[Made],
+    out: Path,
+    settings: Settings,
+    made: int,
+) -> Prepared:
+    problems = {name: reason for result in results for name, reason in result.problems.items()}
+    passed_over = table.assign(problem=table["problem"].mask(names.isin(list(problems)), names.map(problems)))
+    passed_over = passed_over[passed_over["problem"] != ""]
+    write_manifest(passed_over, out / PASSED_OVER_NAME)
+    rows = [row for result in results for row in result.rows]
+    if not rows:
+        raise PrepareError(f"None of the tracks can be used; {str(out / PASSED_OVER_NAME)!r} says why")
+    prepared = prepared_table(table, names, rows, out, settings)
+    path = out / (INDEX_NAME if settings.as_shards else MANIFEST_NAME)
+    write_index(prepared, path) if settings.as_shards else write_manifest(prepared, path)
+    tracks = {name: row["gain_db"] for name, row in rows}
+    return Prepared(
+        path=path,
+        tracks=len(tracks),
+        seconds=float(prepared["duration_seconds"].sum()),
+        size_bytes=sum(file.size_bytes for result in results for file in result.files),
+        passed_over=len(passed_over),
+        scaled=sum(gain < 0 for gain in tracks.values()),
+        made=made,
+        kept=len(results) - made,
+    )

@@ -1,0 +1,152 @@
+"""A folder of downloaded shards that all processes of a machine share; the files that were not used longest make room.
+
+A shard lies there under its SHA-256. It is written beside and renamed, by one process while the others wait. Locks end
+with their processes, so one that is killed leaves nothing that others would wait for. Use a disk of the machine itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from datamodules.file_locks import lock
+from datamodules.shards.index import Shard
+from spectrostream.unfinished import open_beside
+
+logger = logging.getLogger(__name__)
+
+Download = Callable[[IO[bytes]], None]
+
+
+class ShardCache:
+    """Shards on this disk.
+
+    Args:
+        folder: made if it is not there.
+        capacity_bytes: never exceeded but by shards that are in use all at once.
+    """
+
+    def __init__(self, folder: Path, capacity_bytes: int) -> None:
+        self.folder = folder
+        self.capacity_bytes = capacity_bytes
+        self._is_warned = False
+
+    def hold(self, shard: Shard, download: Download) -> IO[bytes]:
+        """The shard, open for reading; until it is closed nobody removes it. What `download` raises goes through."""
+        while True:
+            held = self._held(shard)
+            if held is not None:
+                return held
+            with self._locked(shard.sha256[:2]):  # of 256 locks: another process may be downloading it
+                held = self._held(shard)
+                if held is not None:
+                    return held
+                self._fetch(shard, download)
+
+    def note_failure(self, shard: Shard) -> None:
+        """Tells the other processes that it is no use to try now."""
+        self._failure(shard).parent.mkdir(parents=True, exist_ok=True)
+        self._failure(shard).touch()
+
+    def has_failed(self, shard: Shard, within_seconds: float) -> bool:
+        """Whether some process could not fetch it so recently."""
+        try:
+            return time.time() - self._failure(shard).stat().st_mtime < within_seconds
+        except OSError:
+            return False
+
+    def _failure(self, shard: Shard) -> Path:
+        return self.folder / "failed" / shard.sha256
+
+    def _path(self, shard: Shard) -> Path:
+        return self.folder / f"{shard.sha256}.tar"
+
+    def _held(self, shard: Shard) -> IO[bytes] | None:
+        path = self._path(shard)
+        try:
+            file = path.open("rb", buffering=0)
+        except FileNotFoundError:
+            return None
+        lock(file, shared=True)
+        status = os.fstat(file.fileno())
+        if status.st_nlink and status.st_size == shard.size_bytes:
+            with suppress(OSError):
+                os.utime(path)  # used just now
+            return file
+        # It was removed between opening and locking, or is not whole.
+        file.close()
+        if status.st_nlink:
+            path.unlink(missing_ok=True)
+        return None
+
+    def _fetch(self, shard: Shard, download: Download) -> None:
+        path = self._path(shard)
+        with self._locked("room"):
+            self._make_room(shard)
+            file = open_beside(path)
+            # The others see how large it will be.
+            file.truncate(shard.size_bytes)
+        with file:
+            beside = Path(file.name)
+            try:
+                download(file)
+                file.flush()
+                os.fsync(file.fileno())
+                beside.replace(path)
+            finally:
+                beside.unlink(missing_ok=True)
+
+    def _make_room(self, shard: Shard) -> None:
+        files = sorted(_files(self.folder))
+        excess = sum(size for _, size, _ in files) + shard.size_bytes - self.capacity_bytes
+        for _, size, path in files:
+            if excess <= 0:
+                return
+            if _removed(path):
+                excess -= size
+        if excess > 0 and not self._is_warned:
+            self._is_warned = True
+            needed = (self.capacity_bytes + excess) / 1e9
+            logger.warning(
+                "The cache of shards in %r grows beyond its %.1f GB, because all of it is in use; give it %.1f GB",
+                str(self.folder),
+                self.capacity_bytes / 1e9,
+                needed,
+            )
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        folder = self.folder / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("ab") as file:
+            lock(file)
+            yield
+
+
+def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """Time of last use, size and path of each shard, and of each that is or was being downloaded."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                if entry.is_file() and entry.name.endswith((".tar", ".unfinished")):
+                    status = entry.stat()
+                    yield status.st_mtime, status.st_size, Path(entry.path)
+
+
+def _removed(path: Path) -> bool:
+    """False where somebody uses or writes it."""
+    try:
+        with path.open("rb") as file:
+            if not lock(file, wait=False):
+                return False
+            path.unlink()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,123 @@
+"""Any stretch of a piece of music in an open shard: plain samples where they stand, FLAC through libsndfile."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from datamodules.audio_opening import AudioFileError, AudioInfo, require_finite
+from datamodules.encodings import Encoding
+
+_FULL_SCALE = {16: 2.0**-15}
+
+
+@dataclass(frozen=True)
+class Member:
+    """A piece of music in a shard: `size_bytes` from `offset` on."""
+
+    shard: str
+    name: str
+    offset: int
+    size_bytes: int
+    encoding: Encoding
+    sample_rate: int
+    channels: int
+    frames: int
+
+    @property
+    def path(self) -> Path:
+        """For messages; there is no such file."""
+        return Path(self.shard) / self.name
+
+    def info(self) -> AudioInfo:
+        """As a file's header would say it."""
+        return AudioInfo(self.path, self.sample_rate, self.channels, self.frames)
+
+
+def read_member(file: IO[bytes], member: Member, start: int, stop: int) -> Tensor:
+    """Frames `start` to `stop` as float32 `[channels of the member, stop - start]`, full scale 1.
+
+    Raises:
+        AudioFileError: damaged, or not what the index says.
+    """
+    read = _plain if member.encoding.is_plain else _coded
+    try:
+        frames = read(file, member, start, stop)
+    except (OSError, soundfile.SoundFileError) as error:
+        reason = f"cannot be read ({error}); run the same `spectrostream data prepare` with --verify again"
+        raise AudioFileError.of(member.path, reason) from error
+    if start + len(frames) < stop:
+        member.info().require_frames(start + len(frames), stop)
+    audio = torch.from_numpy(np.ascontiguousarray(frames.T))
+    if not member.encoding.bits:  # whole numbers are finite
+        require_finite(member.path, audio)
+    return audio
+
+
+def _plain(file: IO[bytes], member: Member, start: int, stop: int) -> np.ndarray:
+    """Reads what is asked for and nothing else.
+
+    Not through a memory map: that costs the same, and a file that is cut short, or a disk that fails, would end the
+    process with SIGBUS instead of an error.
+    """
+    encoding = member.encoding
+    frames = np.empty((stop - start, member.channels), encoding.dtype)
+    file.seek(member.offset + encoding.header_bytes + start * member.channels * encoding.sample_bytes)
+    content = frames.data.cast("B")
+    done = 0
+    while done < len(content):
+        count = file.readinto(content[done:])  # type: ignore[attr-defined]
+        if not count:
+            break
+        done += count
+    frames = frames[: done // (member.channels * encoding.sample_bytes)]
+    return frames * np.float32(_FULL_SCALE[encoding.bits]) if encoding.bits else frames.astype(np.float32, copy=False)
+
+
+def _coded(file: IO[bytes], member: Member, start: int, stop: int) -> np.ndarray:
+    with soundfile.SoundFile(_Slice(file, member.offset, member.size_bytes)) as coded:
+        found = (coded.format, coded.samplerate, coded.channels, coded.frames)
+        expected = (member.encoding.container, member.sample_rate, member.channels, member.frames)
+        if found != expected:
+            raise OSError(f"{found} instead of {expected}")
+        coded.seek(start)
+        return coded.read(stop - start, dtype="float32", always_2d=True)
+
+
+class _Slice(io.RawIOBase):
+    """A part of a file as a file of its own, for reading."""
+
+    def __init__(self, file: IO[bytes], offset: int, size: int) -> None:
+        self._file = file
+        self._offset = offset
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, begin + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        wanted = max(0, min(len(buffer), self._size - self._position))
+        self._file.seek(self._offset + self._position)
+        count = self._file.readinto(memoryview(buffer)[:wanted]) or 0  # type: ignore[attr-defined]
+        self._position += count
+        return int(count)

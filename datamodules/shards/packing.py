@@ -1,0 +1,111 @@
+"""Writing shards: tar files that WebDataset reads, with the same bytes for the same members.
+
+Each piece of music is two members, `KEY.json` and `KEY.wav` or `KEY.flac`. KEY is made of the track's name and a hash
+of it, has letters, digits, dashes and underscores only, and ends in the number of the piece.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tarfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any, Self
+
+from spectrostream.unfinished import open_beside
+
+# What a piece takes beside its own size at most: two headers, the notes, the padding.
+PIECE_OVERHEAD_BYTES = 4096
+# What the end of a tar file takes.
+END_BYTES = tarfile.RECORDSIZE
+
+
+class ShardPacker:
+    """Packs pieces into `NAME.tar`; where that grows beyond its size, goes on in `NAME-001.tar`. Use as a context.
+
+    The files take their names in `finish`, or stay as they were.
+
+    Args:
+        folder: where the shards lie.
+        name: of the first, without extension.
+        shard_bytes: a member that would make a shard larger begins the next one.
+        extension: of the audio members, with the dot.
+    """
+
+    def __init__(self, folder: Path, name: str, shard_bytes: int, extension: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._shard_bytes = shard_bytes
+        self._extension = extension
+        self._open = ExitStack()
+        self._tar: tarfile.TarFile | None = None
+        self._unfinished: dict[str, Path] = {}
+        self._shard = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+        for beside in self._unfinished.values():
+            beside.unlink(missing_ok=True)
+
+    def add(self, track: str, piece: int, audio: IO[bytes], notes: Mapping[str, Any]) -> dict[str, Any]:
+        """Packs one piece; returns the columns of the index that say where it lies."""
+        size = audio.seek(0, os.SEEK_END)
+        audio.seek(0)
+        tar = self._tar
+        if tar is None or tar.offset + size + PIECE_OVERHEAD_BYTES + END_BYTES > self._shard_bytes:
+            tar = self._tar = self._next_shard()
+        key = member_key(track, piece)
+        text = json.dumps(notes, sort_keys=True, ensure_ascii=True).encode()
+        tar.addfile(_member(f"{key}.json", len(text)), BytesIO(text))
+        offset = tar.offset + tarfile.BLOCKSIZE
+        tar.addfile(_member(f"{key}{self._extension}", size), audio)
+        return {"shard": self._shard, "member": f"{key}{self._extension}", "offset": offset, "member_bytes": size}
+
+    def finish(self) -> list[str]:
+        """The shards are complete and take their names, which are returned."""
+        self._close_shard()
+        names = list(self._unfinished)
+        for name in names:
+            self._unfinished[name].replace(self._folder / name)
+            del self._unfinished[name]
+        return names
+
+    def _next_shard(self) -> tarfile.TarFile:
+        self._close_shard()
+        number = len(self._unfinished)
+        self._shard = f"{self._name}.tar" if not number else f"{self._name}-{number:03d}.tar"
+        # Stays locked until the end, so that nobody takes it for a leftover.
+        file = self._open.enter_context(open_beside(self._folder / self._shard))
+        self._file = file
+        self._unfinished[self._shard] = Path(file.name)
+        # The oldest format has no room for times of this day, owners and the like.
+        return tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
+
+    def _close_shard(self) -> None:
+        if self._tar is not None:
+            self._tar.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._tar = None
+
+
+def member_key(track: str, piece: int) -> str:
+    """What WebDataset calls the key of a piece: unique, and without the dots at which it would be cut."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", track)[-40:]
+    digest = hashlib.sha256(track.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{readable}-{digest[:12]}-{piece:04d}"
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    # A TarInfo of its own has time 0, owner 0 and no names of users.
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member

@@ -1,0 +1,156 @@
+"""Files below an address, as streams of bytes: HTTP(S), S3 and whatever else fsspec speaks.
+
+fsspec is the engine; what is ours are the limits: how long to wait, how slow is too slow, how much is too much.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import IO, Any, TypeVar
+
+from spectrostream.errors import UserError
+
+T = TypeVar("T")
+
+_BLOCK_BYTES = 2**20
+_S3_BLOCK_BYTES = 16 * 2**20
+# A server that gives less than this, once the time-out has passed, has stalled.
+_SLOWEST_BYTES_PER_SECOND = 64_000
+_LONGEST_PAUSE_SECONDS = 30.0
+
+
+class RemoteError(UserError):
+    """A file that could not be fetched, after all retries."""
+
+
+class Remote:
+    """Files below an address.
+
+    Args:
+        url: of the folder: http://, https://, s3://bucket/folder, or what else fsspec knows.
+        timeout_seconds: for connecting, and for each wait for more bytes.
+        retries: how often to try again, each time after a longer pause.
+        endpoint_url: of an S3-compatible server; None takes AWS_ENDPOINT_URL, or Amazon's.
+        anonymous: S3 without a key.
+
+    Raises:
+        UserError: the package for this kind of address is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_seconds: float = 30.0,
+        retries: int = 3,
+        endpoint_url: str | None = None,
+        anonymous: bool = False,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._timeout = timeout_seconds
+        self._retries = retries
+        self._endpoint_url = endpoint_url
+        self._anonymous = anonymous
+        self._filesystem: Any = None
+        self._protocol = url.split("://")[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A connection belongs to its process.
+        return {**self.__dict__, "_filesystem": None}
+
+    def content(self, name: str, largest: int) -> bytes:
+        """A small file as a whole. Raises RemoteError: not there, too large, or failing again and again."""
+        return self._again_and_again(name, lambda: b"".join(self._blocks(name, largest)))
+
+    def download(self, name: str, file: IO[bytes], size: int, sha256: str) -> None:
+        """Fetches a file of known size and hash into an open one. Raises RemoteError: failing again and again."""
+
+        def attempt() -> None:
+            file.seek(0)
+            digest = hashlib.sha256()
+            received = 0
+            for block in self._blocks(name, size):
+                digest.update(block)
+                file.write(block)
+                received += len(block)
+            if received != size:
+                raise OSError(f"ends after {received} of {size} bytes")
+            if digest.hexdigest() != sha256:
+                raise OSError("is damaged: its SHA-256 is not that of the index")
+
+        self._again_and_again(name, attempt)
+
+    def _again_and_again(self, name: str, attempt: Callable[[], T]) -> T:
+        for tries in range(self._retries + 1):
+            try:
+                return attempt()
+            except UserError:
+                raise
+            except Exception as error:  # engines raise whatever their libraries do
+                last = error
+                if isinstance(error, FileNotFoundError | PermissionError) or tries == self._retries:
+                    break
+                # At random, so that the processes of a cluster do not all come back at once.
+                time.sleep(min(0.25 * 2**tries * (1 + random.random()), _LONGEST_PAUSE_SECONDS))
+        raise RemoteError(f"{self.url}/{name} cannot be fetched: {_reason(last)}") from last
+
+    def _blocks(self, name: str, largest: int) -> Iterator[bytes]:
+        begin, received = time.monotonic(), 0
+        with self._open(f"{self.url}/{name}") as source:
+            while block := source.read(_BLOCK_BYTES):
+                received += len(block)
+                if received > largest:
+                    raise OSError(f"has more than the {largest} bytes that are allowed")
+                seconds = time.monotonic() - begin
+                if seconds > self._timeout + received / _SLOWEST_BYTES_PER_SECOND:
+                    raise TimeoutError(f"came at {received / seconds / 1000:.1f} kB/s")
+                yield block
+
+    def _open(self, url: str) -> Any:
+        filesystem = self._connected()
+        if self._protocol in ("http", "https"):
+            return filesystem.open(url, "rb", block_size=0)  # one request, no random access
+        return filesystem.open(url, "rb", block_size=_S3_BLOCK_BYTES, cache_type="readahead")
+
+    def _connected(self) -> Any:
+        if self._filesystem is None:
+            try:
+                import fsspec
+
+                self._filesystem = fsspec.filesystem(self._protocol, **self._options())
+            except (ImportError, ValueError) as error:
+                raise UserError(
+                    f"{self.url}: for {self._protocol}:// type pip install 'spectrostream[remote]' ({error})"
+                ) from error
+        return self._filesystem
+
+    def _options(self) -> dict[str, Any]:
+        # An instance of its own, with its own time-outs, and nothing remembered of what was (not) there a while ago.
+        options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+        if self._protocol in ("http", "https"):
+            import aiohttp
+
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout, sock_read=self._timeout)
+            options["client_kwargs"] = {"timeout": timeout}
+        elif self._protocol in ("s3", "s3a"):
+            options["anon"] = self._anonymous
+            options["endpoint_url"] = self._endpoint_url
+            options["config_kwargs"] = {
+                "connect_timeout": self._timeout,
+                "read_timeout": self._timeout,
+                "retries": {"max_attempts": 1},
+            }
+        else:
+            return {"skip_instance_cache": True}
+        return options
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "it is not there"
+    if isinstance(error, TimeoutError):
+        return f"it takes too long {error}".rstrip()
+    return f"{error}" or type(error).__name__

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ablations.starting import LEARNING_KEYS, Start, Starts
 from datamodules.data_config import DataConfig
 from datamodules.manifest import FORMATS
+from datamodules.shards.index import INDEX_NAME
 from lightning_modules.trainer_config import TrainerConfig
 from lightning_modules.training_config import TrainingConfig
 from spectrostream.codec_config import SpectroStreamConfig
@@ -109,6 +110,10 @@ NOT_IN_SIGNATURE = (
     "data.manifests",
     "data.num_workers",
     "data.read_timeout_seconds",
+    "data.shards",
+    "data.shard_cache",
+    "data.shard_cache_gigabytes",
+    "data.s3_endpoint",
     "data.evaluation_segments",
     "data.cache_audio",
     "data.validation_crops",
@@ -143,7 +148,7 @@ def load_layer(path: Path) -> DictConfig:
 
 
 def overrides_layer(overrides: Sequence[str]) -> DictConfig:
-    """`key=value` words as one layer; `data=FOLDER` is short for `data.root=FOLDER`, `data=TABLE` for a manifest."""
+    """`key=value` words as one layer; `data=..` is short for `data.root` (a folder), manifests or shards."""
     layer = OmegaConf.create({})
     for word in overrides:
         key, equals, value = word.partition("=")
@@ -162,6 +167,8 @@ def _data_word(value: str) -> str:
     names = value.removeprefix("[").removesuffix("]").split(",")
     if all(name.strip().endswith(FORMATS) for name in names):
         return f"data.manifests=[{','.join(names)}]"
+    if "://" in value or (Path(value) / INDEX_NAME).is_file():
+        return f"data.shards={value}"
     return f"data.root={value}"
 
 

@@ -7,19 +7,20 @@ import logging
 import math
 import os
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.audio_files import AudioFileError
-from datamodules.corpus import Corpus
-from datamodules.crops import Crop, CropKey, RandomCrops
+from datamodules.corpus import Corpus, Track
+from datamodules.crops import Crop, CropKey, Draws
 from datamodules.loudness import loudness_of
 from datamodules.patience import within
 from datamodules.spans import Spans
@@ -42,6 +43,24 @@ class Excerpt:
     name: str
     start_seconds: float
     audio: Tensor
+
+
+class Reader(Protocol):
+    """Gives parts of tracks: out of files (`TrackReader`) or shards."""
+
+    @property
+    def tracks(self) -> Sequence[Track]:
+        """What can be read."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz, of what is given."""
+
+    def read(self, track_index: int, start_seconds: float, duration_seconds: float) -> Tensor:
+        """A part of a track, float32 `[channels, samples]`; AudioFileError where it cannot be had."""
+
+    def lost_with(self, track_index: int) -> frozenset[int]:
+        """Tracks that need not be tried when this one could not be read."""
 
 
 class TrackReader:
@@ -77,6 +96,10 @@ class TrackReader:
         if whole is not None and 0 <= start < stop <= whole.shape[-1]:
             return whole[:, start:stop].clone()
         return self._read(track_index, start_seconds, duration_seconds)
+
+    def lost_with(self, track_index: int) -> frozenset[int]:
+        """The track itself: each has files of its own."""
+        return frozenset({track_index})
 
     def _whole_track(self, track_index: int) -> Tensor | None:
         """The decoded track, or None where only parts of the file are good: these are then read one by one."""
@@ -130,8 +153,8 @@ class CropDataset(Dataset[Tensor]):
 
     def __init__(
         self,
-        reader: TrackReader,
-        crops: RandomCrops,
+        reader: Reader,
+        crops: Draws,
         *,
         crop_seconds: float,
         seed: int = 0,
@@ -160,7 +183,7 @@ class CropDataset(Dataset[Tensor]):
                 audio = self._reader.read(crop.track_index, crop.start_seconds, self._crop_seconds)
             except AudioFileError as error:
                 self._note_failure(crop.track_index, error)
-                broken.add(crop.track_index)
+                broken |= self._reader.lost_with(crop.track_index)
                 if broken >= self._crops.track_indices:
                     raise AudioFileError(
                         f"None of the {len(broken)} training tracks can be read; the last: {error}"
@@ -177,31 +200,48 @@ class CropDataset(Dataset[Tensor]):
         name = self._reader.tracks[track_index].name
         if name not in self.failures:
             logger.warning("A training file is replaced by others from now on: %s", error)
-            self._list_failure(error)
+            list_failure(self._failure_list, error)
         self.failures[name] += 1
-
-    def _list_failure(self, error: AudioFileError) -> None:
-        if self._failure_list is None:
-            return
-        line = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} process {os.getpid()}: {error}".replace("\n", " ")
-        # The training could go on, so it does, even on a full disk. Short lines of several processes do not mix.
-        with suppress(OSError), self._failure_list.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(line + "\n")
 
 
 class HeldOutDataset(Dataset[Tensor]):
-    """Fixed held-out crops `[channels, samples]` in a fixed order; a file that breaks is an error, never replaced."""
+    """Fixed held-out crops `[channels, samples]` in a fixed order.
 
-    def __init__(self, reader: TrackReader, pieces: Spans) -> None:
+    One that cannot be read is replaced by the next that can, which the log and the list say: a validation is for
+    watching a training, which should go on. What is evaluated and reported is never replaced.
+    """
+
+    def __init__(self, reader: Reader, pieces: Spans, failure_list: Path | None = None) -> None:
         self._reader = reader
         self._pieces = pieces
+        self._failure_list = failure_list
+        self._told: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._pieces)
 
     def __getitem__(self, index: int) -> Tensor:
-        piece = self._pieces[index]
-        return self._reader.read(piece.track_index, piece.start_seconds, piece.duration_seconds)
+        for ahead in range(len(self._pieces)):
+            piece = self._pieces[(index + ahead) % len(self._pieces)]
+            try:
+                return self._reader.read(piece.track_index, piece.start_seconds, piece.duration_seconds)
+            except AudioFileError as error:
+                last = error
+                if piece.track_index not in self._told:
+                    self._told.add(piece.track_index)
+                    logger.warning("A validation crop is replaced by another, so losses are of other music: %s", error)
+                    list_failure(self._failure_list, error)
+        raise AudioFileError(f"None of the {len(self._pieces)} validation crops can be read; the last: {last}")
+
+
+def list_failure(path: Path | None, error: AudioFileError) -> None:
+    """Adds a line to the list, if there is one. The training can go on, so it does, even on a full disk."""
+    if path is None:
+        return
+    line = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} process {os.getpid()}: {error}".replace("\n", " ")
+    # Short lines of several processes do not mix.
+    with suppress(OSError), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(line + "\n")
 
 
 def _rms(audio: Tensor) -> float:

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -32,6 +33,19 @@ class Crop:
     start_seconds: float
     gain_db: float = 0.0
     swap_channels: bool = False
+
+
+class Draws(Protocol):
+    """Where the crops of a training lie."""
+
+    @property
+    def track_indices(self) -> frozenset[int]:
+        """The tracks that crops are drawn from."""
+
+    def crop_for(
+        self, seed: int, step: int, slot: int, *, attempt: int = 0, without: AbstractSet[int] = frozenset()
+    ) -> Crop:
+        """The crop for `slot` of batch `step`; `attempt` counts redraws, `without` names tracks to leave out."""
 
 
 class RandomCrops:

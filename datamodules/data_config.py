@@ -11,6 +11,15 @@ from datamodules.splits import SPLITS
 from spectrostream.errors import UserError
 
 _SHORTEST_SECONDS = 0.01
+# Keys that are text or null, and what kind of text.
+_TEXTS = {
+    "shards": "a folder or an address",
+    "shard_cache": "a folder",
+    "s3_endpoint": "an address",
+    "keep": "a condition",
+    "balance": "a column",
+    "evaluation_segments": "a file",
+}
 
 
 class DataConfigError(UserError, ValueError):
@@ -49,6 +58,8 @@ class DataConfig:
     root: str | None = None
     # Tables of `spectrostream data scan` or `data prepare`, instead of a folder; several are put below each other.
     manifests: tuple[str, ...] = ()
+    # Folder or address (http://, s3://, ...) of what `spectrostream data prepare --format shards` wrote.
+    shards: str | None = None
     # Condition on the manifests' columns that a track must fulfil, for instance "bandwidth_hz > 18000".
     keep: str | None = None
     # Tracks more or less likely than others, for instance "2 where genre == 'Rock'"; all that apply are multiplied.
@@ -61,6 +72,15 @@ class DataConfig:
     batch_size: int = 8
     # Of the crops: same seed, same crops, whatever the number of workers or processes.
     seed: int = 0
+    # Training draws from so many shards at a time, and then from the next; 0 from all at once, for a local disk.
+    window_shards: int = 4
+    # How often the music of these is heard before the next ones come.
+    window_passes: float = 1.0
+    # Where this machine keeps shards that come over a network, and how much of them; None is ~/.cache/spectrostream.
+    shard_cache: str | None = None
+    shard_cache_gigabytes: float = 64.0
+    # Address of an S3-compatible server for s3:// shards; None is what AWS_ENDPOINT_URL says, or Amazon's.
+    s3_endpoint: str | None = None
     # Processes that read files; 0 reads in the training process, which is best with cache_audio.
     num_workers: int = 0
     # "end" holds out the last seconds of each track; "track" whole tracks or albums, chosen by a hash of their names;
@@ -95,17 +115,17 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         self._check("root", lambda v: v is None or (isinstance(v, str) and v != ""), "null or a folder")
-        texts = [
-            ("keep", "null or a condition"),
-            ("balance", "null or a column"),
-            ("evaluation_segments", "null or a file"),
-        ]
-        for key, allowed in texts:
-            self._check(key, lambda v: v is None or (isinstance(v, str) and v != ""), allowed)
+        for key, what in _TEXTS.items():
+            self._check(key, lambda v: v is None or (isinstance(v, str) and v != ""), f"null or {what}")
         self._check("manifests", lambda v: all(isinstance(name, str) and name for name in v), "a list of files")
-        if not self.manifests:
+        if not self.manifests and self.shards is None:
             for key in ("keep", "weights", "balance"):
                 self._check(key, lambda v: not v, "data.manifests=[FILE.parquet] beside it, whose columns it is about")
+        if self.shards is not None:
+            self._check("manifests", lambda v: not v, "either manifests or data.shards")
+            self._check("root", lambda v: v is None, "either data.root or data.shards")
+        for key in ("window_passes", "shard_cache_gigabytes"):
+            self._check(key, lambda v: _is_number(v) and v > 0, "a number above 0")
         for text in self.weights:
             Weight.of(text)
         self._check("normalize_lufs", lambda v: v is None or (_is_number(v) and -70 < v <= 0), "null or LUFS, -70 to 0")
@@ -115,7 +135,7 @@ class DataConfig:
         for key in ("held_out_seconds", "gap_seconds"):
             self._check(key, lambda v: _is_number(v) and v >= 0, "seconds, 0 or more")
         self._check("batch_size", lambda v: _is_integer(v) and v >= 1, "a whole number, 1 or more")
-        for key in ("seed", "num_workers", "validation_crops", "silence_redraws"):
+        for key in ("seed", "num_workers", "validation_crops", "silence_redraws", "window_shards"):
             self._check(key, lambda v: _is_integer(v) and v >= 0, "a whole number, 0 or more")
         self._check("split", lambda v: v is None or v in SPLITS, f"null or {' or '.join(SPLITS)}")
         self._check("held_out_fraction", lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1")
@@ -131,7 +151,7 @@ class DataConfig:
     @property
     def chosen_split(self) -> str:
         """How the corpus is divided."""
-        return self.split or ("official" if self.manifests else "end")
+        return self.split or ("official" if self.manifests or self.shards else "end")
 
     def _check(self, key: str, is_allowed: Callable[[Any], bool], allowed: str) -> None:
         value = getattr(self, key)

@@ -46,7 +46,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "silent_share": (REAL, "share of blocks of 100 ms whose RMS is below -60 dB re full scale"),
     "side_to_mid_db": (REAL, "energy of left minus right over left plus right; empty for mono files; -inf: mono twice"),
     "bandwidth_hz": (REAL, "highest frequency above -90 dB re full scale in the average spectrum"),
-    "content_hash": (TEXT, "of the decoded samples: equal for the same music in another lossless container"),
+    "content_hash": (TEXT, "of the samples as scanned: equal for the same music in another lossless container"),
     "duplicate_of": (TEXT, "first track with the same content, as corpus/name; empty for that one and all others"),
     "problem": (TEXT, "why the file cannot be used; empty for a good one"),
 }

@@ -44,6 +44,13 @@ def load_manifests(
     where = ", ".join(str(path) for path in paths)
     if root is not None:
         table = _moved(table, root)
+    return usable_corpus(where, table, keep=keep, minimum_seconds=minimum_seconds, channels=channels)
+
+
+def usable_corpus(
+    where: str, table: pandas.DataFrame, *, keep: str | None, minimum_seconds: float, channels: int
+) -> Corpus:
+    """The rows that can be trained on, see `load_manifests`; `where` is for people."""
     reasons = _reasons(table, minimum_seconds, channels)
     usable = reasons == ""
     unwanted = usable & ~condition(table, keep, "data.keep") if keep else usable & False

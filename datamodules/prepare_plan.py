@@ -56,7 +56,7 @@ def jobs_of(table: pandas.DataFrame, names: pandas.Series, settings: Settings) -
 
 
 def _track(row: Mapping[Any, Any], name: str) -> TrackToPrepare:
-    parts = tuple(row["parts"].splitlines())
+    parts = tuple(filter(None, row["parts"].split("\n")))
     return TrackToPrepare(
         name=name,
         root=row["root"],

@@ -11,8 +11,6 @@ import pandas
 from datamodules.manifest import table_name, typed
 from datamodules.prepare_jobs import Settings
 
-_INTEGER_BITS = {"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24}
-
 
 def prepared_table(
     table: pandas.DataFrame,
@@ -41,7 +39,10 @@ def prepared_table(
     result["loudness_lufs"] = before["loudness_lufs"] + result["gain_db"]
     if settings.as_shards:
         result["size_bytes"], result["modified_ns"] = result["member_bytes"], None
-    result["content_hash"] = before["content_hash"].where(_is_unchanged(before, result, settings), "")
+    # The pieces of a track stay on one side of a split. What the music is does not change with its encoding, and so
+    # its hash remains that of the samples that were scanned.
+    divided = result["name"] != result["prepared"]
+    result["group"] = result["group"].where(~divided | (result["group"] != ""), result["prepared"])
     result["duplicate_of"] = _renamed(before["duplicate_of"], table, names)
     return typed(result.drop(columns="prepared"))
 
@@ -49,14 +50,6 @@ def prepared_table(
 def _row_names(result: pandas.DataFrame) -> pandas.Series:
     is_divided = result.groupby("prepared")["piece"].transform("max") > 0
     return result["prepared"].where(~is_divided, result["prepared"] + "#" + result["piece"].astype("str"))
-
-
-def _is_unchanged(before: pandas.DataFrame, after: pandas.DataFrame, settings: Settings) -> pandas.Series:
-    """Where the samples are the very same, so that a hash of them is."""
-    bits = before["subtype"].map(_INTEGER_BITS).astype("float64")
-    fits = bits <= (settings.coding.bits or 24)
-    same_length = before["frames"] == after["frames"]
-    return fits & same_length & (before["sample_rate"] == after["sample_rate"]) & (after["gain_db"] == 0)
 
 
 def _renamed(duplicate_of: pandas.Series, table: pandas.DataFrame, names: pandas.Series) -> pandas.Series:

@@ -1,4 +1,4 @@
-"""The Lightning data module: manifests or a folder in, batches `[batch, channels, samples]` out, nothing else."""
+"""The Lightning data module: folders, manifests or shards in, batches `[batch, channels, samples]` out."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from torch.utils.data import DataLoader, Subset
 
 from datamodules.corpus import Corpus
 from datamodules.crop_dataset import CropDataset, Excerpt, HeldOutDataset, TrackReader
-from datamodules.crops import RandomCrops, StepSampler
+from datamodules.crops import Draws, RandomCrops, StepSampler
 from datamodules.data_config import DataConfig, DataConfigError
 from datamodules.folder_corpus import demo_corpus_root, scan_folder
-from datamodules.manifest_corpus import load_manifests, track_weights
+from datamodules.manifest_corpus import load_manifests, track_weights, usable_corpus
 from datamodules.segments import read_segments
+from datamodules.shards.reader import ShardReader
+from datamodules.shards.store import ShardStore
+from datamodules.shards.windows import WindowedCrops
 from datamodules.spans import Span, Spans
 from datamodules.splits import Split, split_spans
 
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 # A corpus below this is kept in memory unless the configuration says otherwise: half an hour is 0.7 GB.
 _CACHED_SECONDS = 30 * 60
+# A local corpus may have thousands of shards, a process only so many open files.
+_OPEN_SHARDS = 64
 # Metrics need some length: a shorter rest of a held-out span is not evaluated.
 _SHORTEST_EXCERPT_SECONDS = 2.0
 
@@ -41,7 +46,7 @@ class _Prepared:
     split: Split
     # Of the training spans, float64; None where all are equal.
     weights: np.ndarray | None
-    reader: TrackReader
+    reader: TrackReader | ShardReader
 
 
 class StereoMusicDataModule(lightning.LightningDataModule):
@@ -99,7 +104,7 @@ class StereoMusicDataModule(lightning.LightningDataModule):
 
     def describe(self) -> str:
         """One line: where, how many tracks, minutes trained on, seconds held out, files skipped."""
-        is_demo = self.config.root is None and not self.config.manifests
+        is_demo = self.config.root is None and not self.config.manifests and not self.config.shards
         where = "demo corpus" if is_demo else self.corpus.where
         duplicates = f", {len(self.split.duplicates)} duplicates unused" if self.split.duplicates else ""
         return (
@@ -127,24 +132,42 @@ class StereoMusicDataModule(lightning.LightningDataModule):
 
     def train_dataset(self) -> CropDataset:
         """The training crops by key `(batch_index, slot)`."""
-        config, prepared = self.config, self._prepare()
-        crops = RandomCrops(
-            prepared.split.train,
-            crop_seconds=config.crop_seconds,
-            sample_rate=self.sample_rate,
-            weights=prepared.weights,
-            gain_db_range=config.gain_db_range,
-            swap_channels_probability=config.swap_channels_probability,
-        )
+        config = self.config
         return CropDataset(
-            prepared.reader,
-            crops,
+            self._prepare().reader,
+            self._draws(),
             crop_seconds=config.crop_seconds,
             seed=config.seed,
             silence_threshold_db=config.silence_threshold_db,
             silence_redraws=config.silence_redraws,
             normalize_lufs=config.normalize_lufs,
             failure_list=self.failure_list,
+        )
+
+    def _draws(self) -> Draws:
+        config, prepared = self.config, self._prepare()
+        if isinstance(prepared.reader, ShardReader) and config.window_shards:
+            return WindowedCrops(
+                prepared.split.train,
+                prepared.reader.shard_of_track,
+                batch_size=config.batch_size,
+                world_size=self._rank_and_world_size()[1],
+                crop_seconds=config.crop_seconds,
+                sample_rate=self.sample_rate,
+                window_shards=config.window_shards,
+                passes=config.window_passes,
+                weights=prepared.weights,
+                gain_db_range=config.gain_db_range,
+                swap_channels_probability=config.swap_channels_probability,
+                announce=prepared.reader.prefetch,
+            )
+        return RandomCrops(
+            prepared.split.train,
+            crop_seconds=config.crop_seconds,
+            sample_rate=self.sample_rate,
+            weights=prepared.weights,
+            gain_db_range=config.gain_db_range,
+            swap_channels_probability=config.swap_channels_probability,
         )
 
     def val_dataloader(self) -> DataLoader[Tensor] | list[DataLoader[Tensor]]:
@@ -161,7 +184,7 @@ class StereoMusicDataModule(lightning.LightningDataModule):
             return []
         rank, world_size = self._rank_and_world_size()
         shard = [(position + rank) % len(pieces) for position in range(0, len(pieces), world_size)]
-        dataset = Subset(HeldOutDataset(self._prepare().reader, pieces), shard)
+        dataset = Subset(HeldOutDataset(self._prepare().reader, pieces, self.failure_list), shard)
         return DataLoader(
             dataset,
             batch_size=self.config.batch_size,
@@ -195,34 +218,54 @@ class StereoMusicDataModule(lightning.LightningDataModule):
 
     def _prepare(self) -> _Prepared:
         if self._prepared is None:
-            config = self.config
-            corpus = self._load()
-            split = _divided(corpus, config)
-            weights = track_weights(corpus, config.weights, config.balance)
-            cache = config.cache_audio
-            reader = TrackReader(
-                corpus,
-                sample_rate=self.sample_rate,
-                channels=self.channels,
-                cache_audio=corpus.duration_seconds < _CACHED_SECONDS if cache is None else cache,
-                timeout_seconds=config.read_timeout_seconds,
-            )
+            corpus, reader = self._from_shards() if self.config.shards else self._from_files()
+            split = _divided(corpus, self.config)
+            weights = track_weights(corpus, self.config.weights, self.config.balance)
             of_spans = None if weights is None else weights[split.train.tracks]
             self._prepared = _Prepared(corpus, split, of_spans, reader)
             logger.info("%s", self.describe())
         return self._prepared
 
-    def _load(self) -> Corpus:
+    def _from_files(self) -> tuple[Corpus, TrackReader]:
         config = self.config
-        if not config.manifests:
+        if config.manifests:
+            corpus = load_manifests(
+                config.manifests,
+                root=config.root,
+                keep=config.keep,
+                minimum_seconds=config.crop_seconds,
+                channels=self.channels,
+            )
+        else:
             root = demo_corpus_root() if config.root is None else Path(config.root)
-            return scan_folder(root, minimum_seconds=config.crop_seconds, channels=self.channels)
-        return load_manifests(
-            config.manifests,
-            root=config.root,
-            keep=config.keep,
-            minimum_seconds=config.crop_seconds,
+            corpus = scan_folder(root, minimum_seconds=config.crop_seconds, channels=self.channels)
+        reader = TrackReader(
+            corpus,
+            sample_rate=self.sample_rate,
             channels=self.channels,
+            cache_audio=_is_small(corpus) if config.cache_audio is None else config.cache_audio,
+            timeout_seconds=config.read_timeout_seconds,
+        )
+        return corpus, reader
+
+    def _from_shards(self) -> tuple[Corpus, ShardReader]:
+        config = self.config
+        assert config.shards
+        store = ShardStore(
+            config.shards,
+            cache_folder=config.shard_cache,
+            cache_bytes=round(config.shard_cache_gigabytes * 1e9),
+            timeout_seconds=config.read_timeout_seconds,
+            endpoint_url=config.s3_endpoint,
+        )
+        table = store.read_index()
+        corpus = usable_corpus(
+            config.shards, table, keep=config.keep, minimum_seconds=config.crop_seconds, channels=self.channels
+        )
+        # What a window has and what the validation reads may be open side by side.
+        open_shards = max(2 * config.window_shards, _OPEN_SHARDS)
+        return corpus, ShardReader(
+            corpus, store, sample_rate=self.sample_rate, channels=self.channels, open_shards=open_shards
         )
 
     def _rank_and_world_size(self) -> tuple[int, int]:
@@ -242,6 +285,10 @@ class StereoMusicDataModule(lightning.LightningDataModule):
     def _own_generator(self) -> torch.Generator:
         # Without one, a loader draws from torch's global generator and so disturbs the random numbers of the training.
         return torch.Generator().manual_seed(self.config.seed)
+
+
+def _is_small(corpus: Corpus) -> bool:
+    return corpus.duration_seconds < _CACHED_SECONDS
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:

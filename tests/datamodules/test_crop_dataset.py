@@ -145,15 +145,24 @@ def test_a_track_with_a_bad_spot_still_gives_its_good_parts(tmp_path: Path) -> N
             reader.read(0, 4.0, 1.28)
 
 
-def test_held_out_crops_are_never_replaced(music_folder: Path, tmp_path: Path) -> None:
+def test_a_held_out_crop_that_is_gone_is_replaced_by_the_next_one_and_told(
+    music_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     root = tmp_path / "music"
     shutil.copytree(music_folder, root)
-    dataset = HeldOutDataset(reader_of(root), Spans.of([Span(0, 4.0, 5.28), Span(1, 4.0, 5.28)]))
-    assert len(dataset) == 2
+    pieces = Spans.of([Span(0, 4.0, 5.28), Span(1, 4.0, 5.28), Span(1, 5.0, 6.28)])
+    dataset = HeldOutDataset(reader_of(root), pieces, tmp_path / "unreadable.txt")
+    assert len(dataset) == 3
     expected = read_audio(root / "a.flac", start_seconds=4.0, duration_seconds=1.28)
     assert torch.equal(dataset[0], expected)
     (root / "b.ogg").unlink()
-    with pytest.raises(AudioFileError, match=r"b\.ogg"):
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(dataset[1], expected)
+        assert torch.equal(dataset[2], expected)
+    assert len(caplog.records) == 1
+    assert (tmp_path / "unreadable.txt").read_text().count("b.ogg") == 1
+    (root / "a.flac").unlink()
+    with pytest.raises(AudioFileError, match="None of the 3 validation crops can be read"):
         dataset[1]
 
 

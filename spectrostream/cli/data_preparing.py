@@ -13,8 +13,8 @@ from spectrostream.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from datamodules.prepare_jobs import Job, Made, Settings
-    from datamodules.preparing import Prepared
+    from datamodules.preparing.jobs import Job, Made, Settings
+    from datamodules.preparing.prepare import Prepared
 
 # What --encoding makes of --format; the first is the default.
 _ENCODINGS = {
@@ -64,7 +64,7 @@ def _prepare(arguments: argparse.Namespace, console: Console) -> str:
     import time
 
     from datamodules.manifest import read_manifest
-    from datamodules.preparing import prepare
+    from datamodules.preparing.prepare import prepare
     from spectrostream.cli.progress import AudioProgress
 
     settings = _settings(arguments)
@@ -95,7 +95,7 @@ def _prepare(arguments: argparse.Namespace, console: Console) -> str:
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
-    from datamodules.prepare_jobs import Settings
+    from datamodules.preparing.jobs import Settings
 
     encodings = _ENCODINGS[arguments.format]
     encoding = arguments.encoding or next(iter(encodings))

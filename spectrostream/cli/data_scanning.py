@@ -15,7 +15,7 @@ from spectrostream.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from datamodules.scanning import ProgressReport, ScanProgress
+    from datamodules.scanning.scan import ProgressReport, ScanProgress
 
 _SHOWN_PROBLEMS = 3
 _LONGEST_SECTION = 12  # rows on the screen; all are in the file
@@ -67,7 +67,7 @@ def _positive(text: str) -> float:
 
 def _scan(arguments: argparse.Namespace, console: Console) -> str:
     from datamodules.manifest import require_format, write_manifest
-    from datamodules.scanning import layout_named, scan
+    from datamodules.scanning.scan import layout_named, scan
 
     layout_named(arguments.corpus)
     root = Path(arguments.path)
@@ -139,8 +139,8 @@ def _progress(console: Console, looking: str) -> Iterator[ProgressReport]:
 
 def _scanned(table: Any, out: Path, console: Console) -> str:
     """The last line, after what is to be known before it."""
-    from datamodules.corpus_statistics import usable
-    from datamodules.duplicates import count_duplicates
+    from datamodules.scanning.corpus_statistics import usable
+    from datamodules.scanning.duplicates import count_duplicates
 
     good, bad = usable(table), table[table["problem"] != ""]
     for name, problem in zip(bad["name"][:_SHOWN_PROBLEMS], bad["problem"], strict=False):
@@ -160,7 +160,7 @@ def _scanned(table: Any, out: Path, console: Console) -> str:
 
 
 def _stats(arguments: argparse.Namespace, console: Console) -> str:
-    from datamodules.corpus_statistics import corpus_statistics, read_manifests, usable
+    from datamodules.scanning.corpus_statistics import corpus_statistics, read_manifests, usable
 
     paths = [Path(name) for name in arguments.manifests]
     folder = Path(arguments.out) if arguments.out else paths[0].with_name(f"{paths[0].stem}-stats")

@@ -304,7 +304,10 @@ def test_the_signature_follows_every_key_that_counts(key: str) -> None:
     changed = OTHER.get(key, not value if isinstance(value, bool) else None)
     if key == "data.shards":
         config = compose(OmegaConf.create(MINUTE))
-    changes = {"data.manifests": [] if key == "data.shards" else ["m.parquet"], key: value + 1 if changed is None else changed}
+    changes = {
+        "data.manifests": [] if key == "data.shards" else ["m.parquet"],
+        key: value + 1 if changed is None else changed,
+    }
     other = compose(OmegaConf.create(MINUTE), keys_layer(changes))
     assert other != config
     is_left_out = any(key == one or key.startswith(f"{one}.") for one in NOT_IN_SIGNATURE)

@@ -6,8 +6,8 @@ import pytest
 from manifests import manifest_of
 from music_files import noisy_tones, write_raw
 
-from datamodules.prepare_jobs import Settings
-from datamodules.preparing import prepare
+from datamodules.preparing.jobs import Settings
+from datamodules.preparing.prepare import prepare
 
 SECONDS = (2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.measuring import Measurement
-from datamodules.scan_journal import Finished, ScanJournal, TrackKey, read_journal
+from datamodules.scanning.journal import Finished, ScanJournal, TrackKey, read_journal
+from datamodules.scanning.measuring import Measurement
 
 MEASUREMENT = Measurement(48000, 2, 480, 0.01, "FLAC", "PCM_16", -12.5, -0.1, 0.0, 0.5, -math.inf, None, "ab" * 16)
 ENTRIES = {

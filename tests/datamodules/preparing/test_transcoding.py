@@ -19,7 +19,7 @@ from typing_extensions import Buffer
 
 from datamodules.audio_files import AudioFileError, read_audio
 from datamodules.encodings import ENCODINGS, PieceWriter, samples_digest
-from datamodules.transcoding import ReadBackError, Source, Transcoded, even_lengths, transcode
+from datamodules.preparing.transcoding import ReadBackError, Source, Transcoded, even_lengths, transcode
 
 
 def transcoded(

@@ -15,11 +15,11 @@ from pathlib import Path
 import pandas
 
 from datamodules.manifest import typed, write_manifest
-from datamodules.prepare_jobs import Job, Made, Settings, is_as_made
-from datamodules.prepare_log import PrepareError, PrepareLog
-from datamodules.prepare_plan import jobs_of, prepared_names
-from datamodules.prepare_pool import run_jobs
-from datamodules.prepare_table import prepared_table
+from datamodules.preparing.jobs import Job, Made, Settings, is_as_made
+from datamodules.preparing.log import PrepareError, PrepareLog
+from datamodules.preparing.plan import jobs_of, prepared_names
+from datamodules.preparing.pool import run_jobs
+from datamodules.preparing.table import prepared_table
 from datamodules.shards.index import INDEX_NAME, write_index
 
 MANIFEST_NAME = "manifest.parquet"

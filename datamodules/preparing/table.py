@@ -9,7 +9,7 @@ from typing import Any
 import pandas
 
 from datamodules.manifest import table_name, typed
-from datamodules.prepare_jobs import Settings
+from datamodules.preparing.jobs import Settings
 
 
 def prepared_table(

@@ -22,7 +22,7 @@ import torch
 from pebble import ProcessExpired, ProcessPool
 
 from datamodules.audio_opening import AudioFileError
-from datamodules.measuring import Measurement, measure, measure_header
+from datamodules.scanning.measuring import Measurement, measure, measure_header
 from spectrostream.errors import UserError
 
 # Larger files may take longer than the timeout says, so that a day of radio is no slow disk.

@@ -13,12 +13,12 @@ import pandas
 from pandas.api.types import pandas_dtype
 
 from datamodules.audio_walk import SkippedFile
-from datamodules.duplicates import mark_duplicates
 from datamodules.layouts import LAYOUTS, Entry, Found, Layout, LayoutError
 from datamodules.manifest import COLUMNS, file_path, table_name, typed
-from datamodules.measuring import Measurement
-from datamodules.scan_journal import Finished, ScanJournal, TrackKey, read_journal
-from datamodules.scan_pool import Job, Outcome, ScanError, measured
+from datamodules.scanning.duplicates import mark_duplicates
+from datamodules.scanning.journal import Finished, ScanJournal, TrackKey, read_journal
+from datamodules.scanning.measuring import Measurement
+from datamodules.scanning.pool import Job, Outcome, ScanError, measured
 
 __all__ = ["ScanError", "ScanProgress", "layout_named", "scan"]
 

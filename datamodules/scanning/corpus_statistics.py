@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-from datamodules.duplicates import count_duplicates, mark_duplicates
 from datamodules.manifest import read_manifest
+from datamodules.scanning.duplicates import count_duplicates, mark_duplicates
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MONO_DB = -60.0

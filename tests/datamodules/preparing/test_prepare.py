@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from manifests import manifest_of
 from music_files import noisy_tones, write_raw
 
-from datamodules import prepare_pool
 from datamodules.audio_files import read_audio
 from datamodules.manifest import file_path, read_manifest, table_name, typed
-from datamodules.prepare_jobs import Job, Made, Settings, do_job
-from datamodules.prepare_log import PrepareError, PrepareLog
-from datamodules.prepare_plan import jobs_of, prepared_names
-from datamodules.preparing import MANIFEST_NAME, PASSED_OVER_NAME, prepare
+from datamodules.preparing import pool as prepare_pool
+from datamodules.preparing.jobs import Job, Made, Settings, do_job
+from datamodules.preparing.log import PrepareError, PrepareLog
+from datamodules.preparing.plan import jobs_of, prepared_names
+from datamodules.preparing.prepare import MANIFEST_NAME, PASSED_OVER_NAME, prepare
 from datamodules.shards.index import INDEX_NAME, read_index
 
 FLAC = Settings("flac24", as_shards=False)

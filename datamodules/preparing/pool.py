@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from pebble import ProcessExpired, ProcessPool
 
-from datamodules.prepare_jobs import Job, Made, do_job
-from datamodules.prepare_log import PrepareError
+from datamodules.preparing.jobs import Job, Made, do_job
+from datamodules.preparing.log import PrepareError
 
 # A job may take this long and as long as its music lasts; reading takes a few hundredths of that.
 _PATIENCE_SECONDS = 600.0
@@ -102,5 +102,5 @@ def _processes() -> multiprocessing.context.BaseContext:
         return multiprocessing.get_context("spawn")
     # Forked from a process without threads, and with the libraries imported once.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["datamodules.prepare_jobs"])
+    context.set_forkserver_preload(["datamodules.preparing.jobs"])
     return context

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from datamodules.file_locks import lock
-from datamodules.prepare_jobs import Job, Made, Settings
+from datamodules.preparing.jobs import Job, Made, Settings
 from spectrostream.errors import UserError
 
 _NAME = "prepared.jsonl"

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 from datamodules.audio_opening import AudioFileError
 from datamodules.encodings import ENCODINGS, Encoding
 from datamodules.manifest import file_path, table_name
+from datamodules.preparing.transcoding import Source, Transcoded, transcode
 from datamodules.shards.packing import PIECE_OVERHEAD_BYTES, ShardPacker
-from datamodules.transcoding import Source, Transcoded, transcode
 from spectrostream.unfinished import whole_file
 
 # Changes whenever the same input would give other bytes: what an older version made is then made again.

@@ -6,8 +6,8 @@ import pandas
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.duplicates import Duplicates, count_duplicates, mark_duplicates
 from datamodules.manifest import typed
+from datamodules.scanning.duplicates import Duplicates, count_duplicates, mark_duplicates
 
 
 def _table(*rows: tuple[str, str, str, str]) -> pandas.DataFrame:

@@ -15,14 +15,14 @@ import pytest
 import soundfile
 from music_files import noisy_tones, write_raw
 
-from datamodules import scan_pool
 from datamodules.audio_walk import SkippedFile
 from datamodules.folder_corpus import demo_corpus_root
 from datamodules.layouts import LAYOUTS, Entry, Found, LayoutError
 from datamodules.manifest import file_path, read_manifest, write_manifest
-from datamodules.measuring import measure
-from datamodules.scan_pool import Job, measured
-from datamodules.scanning import ScanError, ScanProgress, scan
+from datamodules.scanning import pool as scan_pool
+from datamodules.scanning.measuring import measure
+from datamodules.scanning.pool import Job, measured
+from datamodules.scanning.scan import ScanError, ScanProgress, scan
 
 DEMO = Path(scan_pool.__file__).parent / "demo_corpus"
 

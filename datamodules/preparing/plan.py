@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas
 
-from datamodules.prepare_jobs import Job, Settings, TrackToPrepare
+from datamodules.preparing.jobs import Job, Settings, TrackToPrepare
 from datamodules.shards.packing import END_BYTES
 
 # A name on a POSIX disk may have 255 bytes; what is longer than this is cut, with a hash in place of the rest.

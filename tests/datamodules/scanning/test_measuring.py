@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from music_files import noisy_tones, write_raw
 from scipy.signal import butter, firwin, lfilter, sosfilt
 
-from datamodules import measuring
 from datamodules.audio_opening import AudioFileError
 from datamodules.manifest import COLUMNS
-from datamodules.measuring import Measurement, measure, measure_header
+from datamodules.scanning import measuring
+from datamodules.scanning.measuring import Measurement, measure, measure_header
 
 DEMO = sorted(
-    path for path in (Path(measuring.__file__).parent / "demo_corpus").iterdir() if path.suffix in (".flac", ".ogg")
+    path for path in (demo_corpus_root()).iterdir() if path.suffix in (".flac", ".ogg")
 )
 
 

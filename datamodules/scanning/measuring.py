@@ -20,7 +20,7 @@ import torch
 from datamodules.audio_files import verify_ends
 from datamodules.audio_opening import AudioFileError, AudioInfo, audio_info, open_audio, require_finite
 from datamodules.loudness import LOWEST_RATE, BlockEnergies, LoudnessMeter
-from datamodules.signal_statistics import AverageSpectrum, ClippedRuns, StereoEnergies
+from datamodules.scanning.signal_statistics import AverageSpectrum, ClippedRuns, StereoEnergies
 
 # Samples of all channels together that are held at once: small enough for a processor's cache.
 _PIECE_SAMPLES = 2**17

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from datamodules.measuring import Measurement
+from datamodules.scanning.measuring import Measurement
 
 
 class TrackKey(NamedTuple):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from music_files import noisy_tones
 
-from datamodules.signal_statistics import AverageSpectrum, ClippedRuns, StereoEnergies
+from datamodules.scanning.signal_statistics import AverageSpectrum, ClippedRuns, StereoEnergies
 
 BIN = 48000 / 4096
 

@@ -1,0 +1,1 @@
+"""Transcoding a corpus once: from a manifest to FLAC files or shards."""

@@ -18,13 +18,12 @@ from music_files import noisy_tones, write_raw
 from scipy.signal import butter, firwin, lfilter, sosfilt
 
 from datamodules.audio_opening import AudioFileError
+from datamodules.folder_corpus import demo_corpus_root
 from datamodules.manifest import COLUMNS
 from datamodules.scanning import measuring
 from datamodules.scanning.measuring import Measurement, measure, measure_header
 
-DEMO = sorted(
-    path for path in (demo_corpus_root()).iterdir() if path.suffix in (".flac", ".ogg")
-)
+DEMO = sorted(path for path in demo_corpus_root().iterdir() if path.suffix in (".flac", ".ogg"))
 
 
 def _written(path: Path, frames: np.ndarray, rate: int = 48000, subtype: str = "FLOAT") -> Measurement:

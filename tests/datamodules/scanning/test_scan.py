@@ -24,7 +24,7 @@ from datamodules.scanning.measuring import measure
 from datamodules.scanning.pool import Job, measured
 from datamodules.scanning.scan import ScanError, ScanProgress, scan
 
-DEMO = Path(scan_pool.__file__).parent / "demo_corpus"
+DEMO = demo_corpus_root()
 
 
 def _music(path: Path, seed: int = 0, seconds: float = 0.5, rate: int = 44100, channels: int = 2) -> Path:

@@ -4,7 +4,7 @@ VENV ?= $(or $(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 OFFICIAL := .venv-official
 
-.PHONY: demo test lint bench bench-official bench-training interop official-environment fuzz drills clean
+.PHONY: demo test lint bench bench-official bench-training bench-data interop official-environment fuzz drills clean
 
 demo: $(VENV)/.spectrostream-demo
 	$(BIN)/spectrostream ablate study=demo out=runs/demo
@@ -28,6 +28,13 @@ bench-official: $(VENV)/.spectrostream-test official-environment
 bench-training: $(VENV)/.spectrostream-test
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.training --configs tiny --devices 1,2 --strategy averaging,find_unused --threads 1 --out runs/benchmarks/training-processes.json
+
+bench-data: $(VENV)/.spectrostream-test
+	$(BIN)/python -m benchmarks.reading
+	$(BIN)/spectrostream data scan datamodules/demo_corpus --out runs/benchmarks/demo.parquet
+	$(BIN)/spectrostream data prepare runs/benchmarks/demo.parquet --out runs/benchmarks/demo-shards --format shards --shard-megabytes 8
+	$(BIN)/python -m benchmarks.shard_engines runs/benchmarks/demo-shards
+	$(BIN)/python -m benchmarks.scanning
 
 interop: $(VENV)/.spectrostream-test official-environment
 	$(BIN)/python -m benchmarks.interop

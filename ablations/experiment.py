@@ -357,6 +357,7 @@ def signature(config: ExperimentConfig, data_fingerprint: str, start_fingerprint
         for section in sections:
             node = node[section]
         node.pop(last)
+    plain["data"]["split"] = config.data.chosen_split  # whether it was typed or not
     plain["data_fingerprint"] = data_fingerprint
     if start_fingerprint:
         plain["start_fingerprint"] = start_fingerprint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.checkpoints import latest_valid_checkpoint
 
 SIGNATURE = "signature.json"
+# A corpus may have a hundred thousand files of no use; its manifest lists them all.
+_LISTED = 100
 _ABSENT = object()
 Changes = dict[str, tuple[Any, Any]]
 """What differs, by key or in words: its value then and now."""
@@ -52,7 +55,8 @@ def describe(folder: Path, config: ExperimentConfig, data: StereoMusicDataModule
         "data": data.describe(),
         "data_fingerprint": data.fingerprint,
         "validation_shares_test_music": data.split.is_shared,
-        "skipped_files": {str(file.path): file.reason for file in data.corpus.skipped},
+        "skipped_files": {str(file.path): file.reason for file in data.corpus.skipped[:_LISTED]},
+        "skipped_by_reason": dict(Counter(file.reason for file in data.corpus.skipped).most_common(_LISTED)),
         "start": start,
         "training_version": TRAINING_VERSION,
         "changes": before.get("changes", []),

@@ -105,6 +105,18 @@ class Corpus:
         return _durations(self.table)
 
     @property
+    def sources(self) -> pandas.Series:
+        """What each track was called when it was scanned, whatever was made of it; pieces of one are called alike."""
+        return self.table["source_name"] if "source_name" in self.table else self.table["name"]
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where each begins in the track that was scanned, seconds: 0 but for the pieces of long ones in shards."""
+        if "piece_start_seconds" not in self.table:
+            return np.zeros(len(self.table))
+        return self.table["piece_start_seconds"].to_numpy(np.float64)
+
+    @property
     def duration_seconds(self) -> float:
         """Length of all tracks together, in seconds."""
         return float(self.durations.sum())

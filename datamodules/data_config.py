@@ -70,7 +70,7 @@ class DataConfig:
     crop_seconds: float = 1.28
     # Crops per process; the global batch is this times the number of processes.
     batch_size: int = 8
-    # Of the crops: same seed, same crops, whatever the number of workers or processes.
+    # Of the crops: same seed, same crops, whatever the number of workers and, but for shards, of processes.
     seed: int = 0
     # Training draws from so many shards at a time, and then from the next; 0 from all at once, for a local disk.
     window_shards: int = 4
@@ -117,7 +117,8 @@ class DataConfig:
         self._check("root", lambda v: v is None or (isinstance(v, str) and v != ""), "null or a folder")
         for key, what in _TEXTS.items():
             self._check(key, lambda v: v is None or (isinstance(v, str) and v != ""), f"null or {what}")
-        self._check("manifests", lambda v: all(isinstance(name, str) and name for name in v), "a list of files")
+        for key, what in (("manifests", "files"), ("weights", "texts")):
+            self._check(key, lambda v: not isinstance(v, str) and all(_is_text(one) for one in v), f"a list of {what}")
         if not self.manifests and self.shards is None:
             for key in ("keep", "weights", "balance"):
                 self._check(key, lambda v: not v, "data.manifests=[FILE.parquet] beside it, whose columns it is about")
@@ -157,6 +158,10 @@ class DataConfig:
         value = getattr(self, key)
         if not is_allowed(value):
             raise DataConfigError(f"data.{key}={value!r} is not allowed; type data.{key}=VALUE with {allowed}")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _is_integer(value: object) -> bool:

@@ -10,9 +10,10 @@ import numpy as np
 import pandas
 
 from datamodules.audio_walk import SkippedFile
+from datamodules.conditions import fulfilled
 from datamodules.corpus import Corpus, EmptyCorpusError
 from datamodules.data_config import DataConfigError, Weight
-from datamodules.manifest import COLUMNS, file_path, read_manifest
+from datamodules.manifest import COLUMNS, ManifestError, file_path, read_manifest, table_name
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def load_manifests(
         DataConfigError: `keep` is no condition on the columns.
         EmptyCorpusError: nothing is left.
     """
-    table = pandas.concat([read_manifest(Path(path).expanduser()) for path in paths], ignore_index=True)
+    table = pandas.concat([_manifest(Path(path).expanduser()) for path in paths], ignore_index=True)
     where = ", ".join(str(path) for path in paths)
     if root is not None:
         table = _moved(table, root)
@@ -53,7 +54,7 @@ def usable_corpus(
     """The rows that can be trained on, see `load_manifests`; `where` is for people."""
     reasons = _reasons(table, minimum_seconds, channels)
     usable = reasons == ""
-    unwanted = usable & ~condition(table, keep, "data.keep") if keep else usable & False
+    unwanted = usable & ~fulfilled(table, keep, "data.keep") if keep else usable & False
     reasons[unwanted] = f"does not fulfil data.keep={keep!r}"
     usable = reasons == ""
     if not usable.any():
@@ -86,29 +87,19 @@ def track_weights(corpus: Corpus, weights: Sequence[str], balance: str | None) -
         seconds = pandas.Series(corpus.durations).groupby(corpus.table[balance], dropna=False).transform("sum")
         result /= seconds.to_numpy()
     for weight in map(Weight.of, weights):
-        result[condition(corpus.table, weight.condition, "data.weights").to_numpy()] *= weight.factor
+        result[fulfilled(corpus.table, weight.condition, "data.weights").to_numpy()] *= weight.factor
     if not result.any():
         raise DataConfigError(f"data.weights={list(weights)} gives every track the weight 0")
     return result
 
 
-def condition(table: pandas.DataFrame, text: str, key: str) -> pandas.Series:
-    """For which rows the condition holds; DataConfigError, which names the `key`, if it is none."""
-    try:
-        # The plain engine, because numexpr need not be installed and knows no strings.
-        result = table.eval(text, engine="python")
-    except Exception as error:
-        raise _no_condition(key, text, str(error)) from error
-    if not (isinstance(result, pandas.Series) and pandas.api.types.is_bool_dtype(result.dtype)):
-        raise _no_condition(key, text, "it is neither true nor false for each track")
-    return result.fillna(False).astype(bool)
-
-
-def _no_condition(key: str, text: str, reason: str) -> DataConfigError:
-    return DataConfigError(
-        f"{key}: {text!r} is no condition on the columns of a manifest ({reason}); type for instance "
-        f"\"bandwidth_hz > 18000 and genre == 'Rock'\" with {', '.join(COLUMNS)}"
-    )
+def _manifest(path: Path) -> pandas.DataFrame:
+    table = read_manifest(path)
+    if "shard" in table:
+        raise ManifestError(
+            f"{str(path)!r} is the index of shards, which are read by their folder; type data.shards={path.parent}"
+        )
+    return table
 
 
 def _moved(table: pandas.DataFrame, root: str) -> pandas.DataFrame:
@@ -117,7 +108,7 @@ def _moved(table: pandas.DataFrame, root: str) -> pandas.DataFrame:
             f"data.root={root!r} cannot stand for the {table['root'].nunique()} folders of these manifests; leave it "
             "out, or scan the folders again where they lie now"
         )
-    return table.assign(root=str(Path(root).expanduser()))
+    return table.assign(root=table_name(Path(root).expanduser()))
 
 
 def _reasons(table: pandas.DataFrame, minimum_seconds: float, channels: int) -> pandas.Series:

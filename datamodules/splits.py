@@ -11,6 +11,7 @@ import pandas
 
 from datamodules.corpus import Corpus
 from datamodules.layouts.contract import SPLITS as SIDES
+from datamodules.manifest import ManifestError
 from datamodules.spans import Spans
 
 __all__ = ["SIDES", "SPLITS", "Split", "split_spans"]
@@ -26,7 +27,8 @@ class Split:
         `is_shared`: a corpus divided within its tracks, or with too few held-out tracks for two sides, has one
         held-out part for both.
     undivided: tracks too short to be divided, wholly in training.
-    duplicates: tracks that are used nowhere, because the same music stands on a side that is held out.
+    duplicates: tracks that are used nowhere, because the same music, or another rendition of the same group, stands on
+        a side that is held out.
     """
 
     train: Spans
@@ -96,10 +98,14 @@ def _divide_by_tracks(corpus: Corpus, held_out_fraction: float, *, official: boo
     is_test, is_validation = sides == "test", sides == "validation"
     # -1 where the content is not known.
     content = pandas.factorize(corpus.table["content_hash"].where(corpus.table["content_hash"] != ""))[0]
+    group = corpus.table["corpus"] + "/" + corpus.table["group"]
+    groups = pandas.factorize(group.where(corpus.table["group"] != ""))[0]
     # The nearer to the final judgement, the stronger the claim.
-    twice_in_validation = is_validation & _is_among(content, content[is_test])
-    twice_in_training = (sides == "train") & _is_among(content, content[is_test | is_validation])
-    unused = twice_in_validation | twice_in_training
+    is_held_out = is_test | is_validation
+    unused = np.zeros(len(sides), bool)
+    for numbers in (content, groups):
+        unused |= is_validation & _is_among(numbers, numbers[is_test])
+        unused |= ~is_held_out & _is_among(numbers, numbers[is_held_out])
     whole = Spans(np.arange(len(sides)), np.zeros(len(sides)), corpus.durations)
     validation, test = whole.at(is_validation & ~unused), whole.at(is_test)
     is_shared = not len(validation) or not len(test)
@@ -114,7 +120,7 @@ def _divide_by_tracks(corpus: Corpus, held_out_fraction: float, *, official: boo
 
 def _sides_by_hash(corpus: Corpus, held_out_fraction: float) -> np.ndarray:
     """The side of each track, by its group: test, validation and train from the smallest hashes to the largest."""
-    group = corpus.table["group"].where(corpus.table["group"] != "", corpus.table["name"])
+    group = corpus.table["group"].where(corpus.table["group"] != "", corpus.sources)
     numbers, groups = pandas.factorize(group)
     place = _in_unit_interval(groups.to_list())[numbers]
     choices = [place < held_out_fraction / 2, place < held_out_fraction]
@@ -124,6 +130,12 @@ def _sides_by_hash(corpus: Corpus, held_out_fraction: float) -> np.ndarray:
 def _with_official_sides(corpus: Corpus, by_hash: np.ndarray) -> np.ndarray:
     """The corpus' own sides; where a corpus names no side of one kind, that side comes from its training by hash."""
     named = corpus.table["split"]
+    unknown = sorted(set(named.unique()) - {*SIDES, ""})
+    if unknown:
+        raise ManifestError(
+            f"The column 'split' of {corpus.where} has {', '.join(map(repr, unknown))}; allowed are {', '.join(SIDES)} "
+            "and nothing, or type data.split=track"
+        )
     sides = named.where(named.isin(SIDES), "train").to_numpy(object)
     for rows in corpus.table.groupby("corpus").indices.values():
         named_here = set(sides[rows])

@@ -36,7 +36,8 @@ VALIDATION = frozenset(
 def musdb18hq(root: Path) -> Found:
     """The mixtures, of 150 songs where all are there; the stems are parts of them, and no tracks.
 
-    split: test, validation (the 14 songs of the `musdb` package) or train. group and artist: the name before " - ".
+    split: test, validation (the 14 songs of the `musdb` package) or train. artist: the name before " - "; no groups, because
+    the corpus' own division has some artists on both sides.
 
     Raises:
         LayoutError: no mixtures where they ought to lie.
@@ -63,4 +64,4 @@ def _entry(name: str) -> Entry:
     side, song, _ = name.split("/")
     artist, dash, _ = song.partition(" - ")
     split = "validation" if side == "train" and song in VALIDATION else side
-    return Entry(name, split=split, group=artist if dash else "", artist=artist if dash else "")
+    return Entry(name, split=split, artist=artist if dash else "")

@@ -338,3 +338,13 @@ def test_a_changed_default_changes_the_signature(monkeypatch: pytest.MonkeyPatch
     assert minute().training.accumulate == 2
     assert signature(minute(), "x") != before
     assert signature(minute("training.accumulate=1"), "x") == before
+
+
+def test_the_signature_knows_how_music_is_divided_whether_it_was_typed_or_not() -> None:
+    folder, typed, manifest, official = (
+        signature(minute(*words), "x")
+        for words in (["data=/music"], ["data=/music", "data.split=end"], ["data=m.csv"], ["data.split=official"])
+    )
+    assert folder == typed
+    assert manifest == official
+    assert folder != manifest

@@ -24,7 +24,7 @@ def test_segments_are_chosen_once_and_for_all(
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"segments: {out} (3 of 2 s at most, from 3 tracks)"
     table = pd.read_csv(out)
-    assert list(table.columns) == ["track", "start_seconds", "duration_seconds", "content_hash"]
+    assert list(table.columns) == ["corpus", "track", "start_seconds", "duration_seconds", "content_hash"]
     assert (table["duration_seconds"] == 2).all()
     before = out.read_bytes()
     assert main(words) == 0

@@ -22,7 +22,7 @@ SPLIT = split_spans(CORPUS, split="official")
 
 
 def table_of(path: Path, **changes: object) -> Path:
-    row = {"track": "0000.wav", "start_seconds": 1.0, "duration_seconds": 2.0, "content_hash": "x", **changes}
+    row = {"corpus": "folder", "track": "0000.wav", "start_seconds": 1.0, "duration_seconds": 2.0, "content_hash": "x", **changes}
     pd.DataFrame([row]).to_csv(path, index=False)
     return path
 
@@ -64,7 +64,7 @@ def test_segments_that_cannot_be_used(tmp_path: Path, changes: dict[str, object]
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "does not exist"), (b"track\nx\n", "no column start"), (b"\xff", "cannot be read")]
+    ("content", "message"), [(None, "does not exist"), (b"track\nx\n", "no column corpus, start"), (b"\xff", "cannot be read")]
 )
 def test_tables_that_are_none(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "s.csv"
@@ -86,3 +86,28 @@ def test_the_data_module_reads_the_listed_segments(music_folder: Path, tmp_path:
     path = music_folder / excerpt.track
     expected = read_audio(path, start_seconds=excerpt.start_seconds, duration_seconds=1.0)
     torch.testing.assert_close(excerpt.audio, expected, atol=1e-5, rtol=0)
+
+
+def test_a_table_also_holds_for_the_pieces_that_were_made_of_the_tracks(tmp_path: Path) -> None:
+    write_segments(tmp_path / "s.csv", CORPUS, Spans.of([Span(1, 6.0, 9.0), Span(0, 0.5, 2.5)]))
+    pieces = [
+        {
+            "name": f"folder/{index:04d}.wav.flac#{piece}",
+            "source_name": f"{index:04d}.wav",
+            "piece_start_seconds": 5.0 * piece,
+            "frames": 240000,
+            **row,
+        }
+        for index, row in enumerate(ROWS)
+        for piece in range(2)
+    ]
+    prepared = corpus_of_rows(pieces)
+    one, other = read_segments(tmp_path / "s.csv", prepared, split_spans(prepared, split="official"))
+    assert prepared.tracks[one.track_index].name == "folder/0001.wav.flac#1"
+    assert (one.start_seconds, one.end_seconds) == pytest.approx((1.0, 4.0))
+    assert prepared.tracks[other.track_index].name == "folder/0000.wav.flac#0"
+    write_segments(tmp_path / "again.csv", prepared, Spans.of([one, other]))
+    assert (tmp_path / "again.csv").read_text() == (tmp_path / "s.csv").read_text()
+    across = table_of(tmp_path / "across.csv", start_seconds=4.0)
+    with pytest.raises(SegmentsError, match="or of a piece of it"):
+        read_segments(across, prepared, split_spans(prepared, split="official"))

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.corpus import Corpus
+from datamodules.manifest import ManifestError
 from datamodules.spans import Span
 from datamodules.splits import SIDES, Split, split_spans
 
@@ -147,3 +148,33 @@ def test_a_copy_of_test_music_is_not_trained_on() -> None:
     split = split_spans(corpus_of_rows([*rows, {"split": "train"}]), split="official")
     assert split.duplicates == (0,)
     assert tracks(split.train) == [3]
+
+
+def test_a_rendition_of_what_is_held_out_is_not_trained_on() -> None:
+    rows = [{"split": "train", "group": "song"}, {"split": "test", "group": "song"}, {"split": "validation"}]
+    split = split_spans(corpus_of_rows([*rows, {"split": "train", "group": "other"}]), split="official")
+    assert split.duplicates == (0,)
+    assert tracks(split.train) == [3]
+    elsewhere = {"split": "train", "group": "song", "corpus": "another"}
+    assert split_spans(corpus_of_rows([*rows, elsewhere]), split="official").duplicates == (0,)
+
+
+def test_a_side_that_is_called_otherwise_is_refused() -> None:
+    corpus = corpus_of_rows([{"split": "valid"}, {"split": "testing"}, {"split": "train"}])
+    with pytest.raises(ManifestError, match=r"has 'testing', 'valid'; allowed are train, validation, test"):
+        split_spans(corpus, split="official")
+    assert len(split_spans(corpus, split="track").train)
+
+
+def test_what_was_prepared_is_divided_as_what_was_scanned() -> None:
+    scanned = [{"name": f"{index:04d}.mp3"} for index in range(200)]
+    pieces = [
+        {"name": f"folder/{index:04d}.mp3.flac#{piece}", "source_name": f"{index:04d}.mp3"}
+        for index in range(200)
+        for piece in range(3)
+    ]
+    one, other = (split_spans(corpus_of_rows(rows), split="track") for rows in (scanned, pieces))
+    for side in SIDES:
+        of_pieces = tracks(getattr(other, side))
+        assert {index // 3 for index in of_pieces} == set(tracks(getattr(one, side)))
+        assert len(of_pieces) == 3 * len(getattr(one, side))

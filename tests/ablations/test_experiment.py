@@ -302,12 +302,11 @@ def test_the_signature_follows_every_key_that_counts(key: str) -> None:
     for part in key.split("."):
         value = value[part]
     changed = OTHER.get(key, not value if isinstance(value, bool) else None)
+    given = {"data.manifests": ["m.parquet"]}
     if key == "data.shards":
-        config = compose(OmegaConf.create(MINUTE))
-    changes = {
-        "data.manifests": [] if key == "data.shards" else ["m.parquet"],
-        key: value + 1 if changed is None else changed,
-    }
+        given = {"data.split": "official"}  # as with manifests
+        config = compose(OmegaConf.create(MINUTE), keys_layer(given))
+    changes = given | {key: value + 1 if changed is None else changed}
     other = compose(OmegaConf.create(MINUTE), keys_layer(changes))
     assert other != config
     is_left_out = any(key == one or key.startswith(f"{one}.") for one in NOT_IN_SIGNATURE)

@@ -22,8 +22,8 @@ SPLIT = split_spans(CORPUS, split="official")
 
 
 def table_of(path: Path, **changes: object) -> Path:
-    row = {"corpus": "folder", "track": "0000.wav", "start_seconds": 1.0, "duration_seconds": 2.0, "content_hash": "x", **changes}
-    pd.DataFrame([row]).to_csv(path, index=False)
+    row = {"corpus": "folder", "track": "0000.wav", "start_seconds": 1.0, "duration_seconds": 2.0, "content_hash": "x"}
+    pd.DataFrame([row | changes]).to_csv(path, index=False)
     return path
 
 
@@ -64,7 +64,8 @@ def test_segments_that_cannot_be_used(tmp_path: Path, changes: dict[str, object]
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "does not exist"), (b"track\nx\n", "no column corpus, start"), (b"\xff", "cannot be read")]
+    ("content", "message"),
+    [(None, "does not exist"), (b"track\nx\n", "no column corpus, start"), (b"\xff", "cannot be read")],
 )
 def test_tables_that_are_none(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "s.csv"

@@ -14,7 +14,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from datamodules.audio_opening import AudioFileError, AudioInfo, audio_info, open_audio, require_finite
+from datamodules.audio_opening import AudioFileError, AudioInfo, audio_info, decode, open_audio, require_samples
 from datamodules.audio_pieces import AudioWriter
 from datamodules.seeking import read_frames
 
@@ -44,7 +44,7 @@ def verify_ends(path: str | Path) -> AudioInfo:
         try:
             # Where exactly a seek lands does not matter here, and Ogg files seek to their end badly.
             file.seek(0 if file.format == "OGG" else info.frames - 1)
-            decoded = len(file.read(1, dtype="float32"))
+            decoded = len(decode(file, 1))
         except soundfile.SoundFileError as error:
             raise info.broken(error) from error
     if not decoded:
@@ -74,8 +74,8 @@ def read_audio(
         duration_seconds: how much; None reads to the end.
 
     Raises:
-        AudioFileError: unreadable, cut short, empty, with NaN or infinite samples, with another number of channels than
-            1 or `channels`, or shorter than the part that is asked.
+        AudioFileError: unreadable, cut short, empty, with samples that are NaN, infinite or beyond 2**31, with another
+            number of channels than 1 or `channels`, or shorter than the part that is asked.
     """
     path = Path(path)
     with open_audio(path) as file:
@@ -141,7 +141,6 @@ def _read_frames(info: AudioInfo, file: soundfile.SoundFile, start: int, stop: i
         raise info.broken(error) from error
     except OSError as error:
         raise AudioFileError.of(path, f"cannot be opened: {error.strerror}") from error
-    info.require_frames(start + len(frames), stop)
-    audio = torch.from_numpy(np.ascontiguousarray(frames.T))
-    require_finite(path, audio)
+    audio = torch.from_numpy(np.ascontiguousarray(info.completed(frames, start, stop).T))
+    require_samples(path, audio)
     return audio

@@ -9,6 +9,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 from torch import Tensor
@@ -24,6 +25,18 @@ _UNKNOWN_SIZE = 0x7FFFF000
 # Bytes by which writers differ in what they count as the header.
 _SIZE_TOLERANCE = 16
 _LONGEST_TAG = 200
+
+LOWEST_RATE = 4000  # Hz; the shelf of the K-weighting lies at 1500 Hz and needs room below half the rate
+_HIGHEST_RATE = 768000
+# No codec puts more samples of a channel into a byte: FLAC needs about 11 bytes for 65535 constant ones, and MPEG audio
+# at its lowest bitrate has 24 in each. What promises more would fill memory that the file has no music for.
+_MOST_FRAMES_PER_BYTE = 8192
+_MOST_FRAMES_PER_BYTE_OF = {"MP3": 64}
+_LONGEST_VORBIS_BLOCK = 8192
+# Longer stretches are decoded in blocks: the header may promise what is not there.
+_BLOCK_FRAMES = 2**22
+# A 32-bit integer written as a float without being scaled. What lies beyond is damage, and its square overflows.
+_LARGEST_SAMPLE = 2.0**31
 
 
 class AudioFileError(UserError):
@@ -83,6 +96,20 @@ class AudioInfo:
             remedy = f"convert it first, for instance `ffmpeg -i IN -ar {sample_rate} OUT.flac`"
             raise AudioFileError.of(self.path, f"has an unusual sample rate: {error}; {remedy}") from error
 
+    def completed(self, content: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """The frames `[frames, channels]` that were decoded for `start` to `stop`, as many as that.
+
+        Vorbis streams of good encoders end up to a block before what their last page says; the rest is silence. More
+        that is missing is an AudioFileError.
+        """
+        missing = stop - start - len(content)
+        if missing <= 0:
+            return content
+        end = start + len(content)
+        if not (self.container == "OGG" and self.frames - end <= _LONGEST_VORBIS_BLOCK):
+            self.require_frames(end, stop)
+        return np.pad(content, ((0, missing), (0, 0)))
+
     def require_frames(self, end: int, promised: int) -> None:
         """AudioFileError if the file ends at frame `end`, before the one that was promised."""
         if end < promised:
@@ -115,7 +142,7 @@ def open_audio(path: Path) -> soundfile.SoundFile:
 
 
 def audio_info(path: Path, file: soundfile.SoundFile) -> AudioInfo:
-    """What an open file says of itself. Raises AudioFileError: cut short, or no frames."""
+    """What an open file says of itself. Raises AudioFileError: cut short, no frames, an impossible length or rate."""
     tags = (_tag(file, "artist"), _tag(file, "album"), _tag(file, "genre"))
     info = AudioInfo(path, file.samplerate, file.channels, file.frames, file.format, file.subtype, *tags)
     for declared, actual in _SIZE_MISMATCH.findall(file.extra_info):
@@ -124,12 +151,58 @@ def audio_info(path: Path, file: soundfile.SoundFile) -> AudioInfo:
             raise AudioFileError.of(path, reason)
     if info.frames <= 0:
         raise AudioFileError.of(path, "holds no audio (0 frames)")
+    if not LOWEST_RATE <= info.sample_rate <= _HIGHEST_RATE:
+        allowed = f"allowed are {LOWEST_RATE} Hz and more, up to {_HIGHEST_RATE} Hz"
+        raise AudioFileError.of(path, f"has a sample rate of {info.sample_rate} Hz; {allowed}")
+    _require_room_for(info)
     return info
+
+
+def _require_room_for(info: AudioInfo) -> None:
+    """AudioFileError where the file is too small for the frames that it promises."""
+    try:
+        size = info.path.stat().st_size
+    except OSError as error:
+        raise AudioFileError.of(info.path, f"cannot be opened: {error.strerror}") from error
+    if info.frames > size * _MOST_FRAMES_PER_BYTE_OF.get(info.container, _MOST_FRAMES_PER_BYTE):
+        reason = f"is broken: its header promises {info.frames} frames, which {size} bytes cannot hold; copy it again"
+        raise AudioFileError.of(info.path, reason)
 
 
 def _tag(file: soundfile.SoundFile, name: str) -> str:
     # Whatever bytes a tag holds, it becomes one line of a table.
     return " ".join(getattr(file, name).split())[:_LONGEST_TAG].replace("\0", "")
+
+
+def decode(file: soundfile.SoundFile, frames: int) -> np.ndarray:
+    """The next frames of an open file, float32 `[frames, channels]`; fewer where it ends. Raises SoundFileError.
+
+    Memory grows with what the file has, whatever its header promises.
+    """
+    blocks = [np.empty((0, file.channels), np.float32)]
+    while frames > 0:
+        # In a damaged MP3 file the position may lie beyond the end.
+        wanted = min(frames, _BLOCK_FRAMES, file.frames - file.tell())
+        if wanted <= 0:
+            break
+        blocks.append(file.read(wanted, dtype="float32", always_2d=True))
+        if len(blocks[-1]) < wanted:
+            break
+        frames -= wanted
+    return blocks[-1] if len(blocks) <= 2 else np.concatenate(blocks)
+
+
+def require_samples(path: Path, audio: Tensor) -> None:
+    """AudioFileError for NaN or infinite samples, and for such as no recording has."""
+    if not audio.numel():
+        return
+    lowest, highest = (float(value) for value in audio.aminmax())
+    if lowest >= -_LARGEST_SAMPLE and highest <= _LARGEST_SAMPLE:
+        return
+    require_finite(path, audio)
+    largest = max(-lowest, highest)
+    reason = f"has samples as large as {largest:.3g}, full scale is 1; it is damaged, or of another kind than it says"
+    raise AudioFileError.of(path, reason)
 
 
 def require_finite(path: Path, audio: Tensor) -> None:

@@ -16,10 +16,12 @@ from torch import Tensor
 from datamodules.audio_opening import (
     AudioFileError,
     audio_info,
+    decode,
     file_name,
     libsndfile_reason,
     open_audio,
     require_finite,
+    require_samples,
 )
 from spectrostream.unfinished import open_beside
 
@@ -85,19 +87,18 @@ class AudioReader:
     def _frames(self, start: int, stop: int) -> Tensor:
         """Frames `start` to `stop` of the file; neither may lie before the last call's."""
         read_so_far = self._held_from + self._held.shape[1]
-        more = self._read(max(stop - read_so_far, 0))
-        self.info.require_frames(read_so_far + more.shape[1], stop)
+        more = self._read(read_so_far, max(stop, read_so_far))
         self._held = torch.cat((self._held[:, start - self._held_from :], more), dim=1)
         self._held_from = start
         return self._held[:, : stop - start]
 
-    def _read(self, frames: int) -> Tensor:
+    def _read(self, start: int, stop: int) -> Tensor:
         try:
-            content = self._file.read(frames, dtype="float32", always_2d=True)
+            content = self.info.completed(decode(self._file, stop - start), start, stop)
         except soundfile.SoundFileError as error:
             raise self.info.broken(error) from error
         audio = torch.from_numpy(np.ascontiguousarray(content.T))
-        require_finite(self.info.path, audio)
+        require_samples(self.info.path, audio)
         return audio
 
 

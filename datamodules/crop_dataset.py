@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 # What `loudness_of` says of silence, and of all that is not louder than its absolute gate.
 _NOTHING_HEARD_LUFS = -70.0
+# A track whose read hung is not waited for again so soon.
+_HUNG_SECONDS = 600.0
+# So many tracks in a row are no accident: a disk is gone, and the rest of a million need not be tried.
+_MOST_FAILURES = 1000
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,8 @@ class TrackReader:
         self.channels = channels
         self.cache_audio = cache_audio
         self.timeout_seconds = timeout_seconds
+        # When each track was given up, which is not waited for again for a while.
+        self._hung: dict[int, float] = {}
         self._whole: dict[int, Tensor | None] = {}
 
     def read(self, track_index: int, start_seconds: float, duration_seconds: float) -> Tensor:
@@ -112,6 +119,8 @@ class TrackReader:
 
     def _read(self, track_index: int, start_seconds: float, duration_seconds: float | None) -> Tensor:
         track = self.tracks[track_index]
+        if time.monotonic() - self._hung.get(track_index, -math.inf) < _HUNG_SECONDS:
+            raise AudioFileError.of(track.path, "did not answer a while ago")
 
         def read() -> Tensor:
             return read_track(
@@ -125,6 +134,7 @@ class TrackReader:
         try:
             return within(self.timeout_seconds, read)
         except TimeoutError as error:
+            self._hung[track_index] = time.monotonic()
             reason = f"takes longer to read than data.read_timeout_seconds={self.timeout_seconds:g}"
             raise AudioFileError.of(track.path, reason) from error
 
@@ -133,12 +143,20 @@ class TrackReader:
         return {**self.__dict__, "_whole": {}}
 
 
+class NothingReadableError(AudioFileError):
+    """None of the music can be read any more; the message names the last reason."""
+
+    def __init__(self, message: str) -> None:
+        # torch hands on what a worker process raised as the text of a traceback, at whose end the message stands.
+        super().__init__(message.rpartition(f"{NothingReadableError.__name__}: ")[2].strip())
+
+
 class CropDataset(Dataset[Tensor]):
     """Training crops by key `(batch_index, slot)`: float32 `[channels, samples]`.
 
     A crop whose RMS lies below the threshold is drawn again, at most `silence_redraws` times; then the last one is
     taken as it is. A file that cannot be read is logged once per process, counted in `failures`, and replaced by a draw
-    from the other tracks. Both depend on key, seed and files alone.
+    from the other tracks; so are all tracks of a shard that cannot be had. Both depend on key, seed and files alone.
 
     Args:
         reader: of the corpus.
@@ -172,22 +190,26 @@ class CropDataset(Dataset[Tensor]):
         self._silence_threshold = 10 ** (silence_threshold_db / 20)
         self._silence_redraws = silence_redraws
         self.failures: Counter[str] = Counter()
+        self._told: set[int] = set()
 
     def __getitem__(self, key: CropKey) -> Tensor:
         batch_index, slot = key
         broken: set[int] = set()
-        redraws = 0
+        redraws = failures = 0
         for attempt in itertools.count():
             crop = self._crops.crop_for(self._seed, batch_index, slot, attempt=attempt, without=broken)
             try:
                 audio = self._reader.read(crop.track_index, crop.start_seconds, self._crop_seconds)
             except AudioFileError as error:
-                self._note_failure(crop.track_index, error)
-                broken |= self._reader.lost_with(crop.track_index)
+                lost = self._reader.lost_with(crop.track_index)
+                self._note_failure(crop.track_index, error, lost)
+                broken |= lost
+                failures += 1
                 if broken >= self._crops.track_indices:
-                    raise AudioFileError(
-                        f"None of the {len(broken)} training tracks can be read; the last: {error}"
-                    ) from error
+                    message = f"None of the {len(broken)} training tracks can be read; the last: {error}"
+                    raise NothingReadableError(message) from error
+                if failures == _MOST_FAILURES:
+                    raise NothingReadableError(f"{failures} reads in a row failed; the last: {error}") from error
                 continue
             if redraws == self._silence_redraws or _rms(audio) >= self._silence_threshold:
                 break
@@ -196,12 +218,13 @@ class CropDataset(Dataset[Tensor]):
             audio = _at_loudness(audio, self._reader.sample_rate, self._normalize_lufs)
         return _varied(audio, crop)
 
-    def _note_failure(self, track_index: int, error: AudioFileError) -> None:
-        name = self._reader.tracks[track_index].name
-        if name not in self.failures:
+    def _note_failure(self, track_index: int, error: AudioFileError, lost: frozenset[int]) -> None:
+        if track_index not in self._told:
             logger.warning("A training file is replaced by others from now on: %s", error)
             list_failure(self._failure_list, error)
-        self.failures[name] += 1
+        # A shard may hold thousands of tracks, for which one line is enough.
+        self._told |= lost
+        self.failures[self._reader.tracks[track_index].name] += 1
 
 
 class HeldOutDataset(Dataset[Tensor]):
@@ -228,10 +251,10 @@ class HeldOutDataset(Dataset[Tensor]):
             except AudioFileError as error:
                 last = error
                 if piece.track_index not in self._told:
-                    self._told.add(piece.track_index)
                     logger.warning("A validation crop is replaced by another, so losses are of other music: %s", error)
                     list_failure(self._failure_list, error)
-        raise AudioFileError(f"None of the {len(self._pieces)} validation crops can be read; the last: {last}")
+                self._told |= self._reader.lost_with(piece.track_index)
+        raise NothingReadableError(f"None of the {len(self._pieces)} validation crops can be read; the last: {last}")
 
 
 def list_failure(path: Path | None, error: AudioFileError) -> None:

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -91,7 +92,7 @@ class RandomCrops:
         self._mass = mass[usable]
         self._mass_until = np.cumsum(self._mass)
 
-    @property
+    @cached_property
     def track_indices(self) -> frozenset[int]:
         """The tracks that crops are drawn from."""
         return frozenset(self._tracks.tolist())

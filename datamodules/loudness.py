@@ -14,7 +14,8 @@ from pyloudnorm import IIRfilter
 from scipy.signal import sosfilt
 from torch import Tensor
 
-LOWEST_RATE = 4000  # Hz; the shelf of the K-weighting lies at 1500 Hz and needs room below half the rate
+from datamodules.audio_opening import LOWEST_RATE
+
 BLOCKS_PER_SECOND = 10
 _ABSOLUTE_GATE = -70.0  # LUFS
 _RELATIVE_GATE = -10.0  # LU

@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+import soundfile
+
 T = TypeVar("T")
 _Job = tuple[Callable[[], Any], "Future[Any]"]
 
@@ -61,4 +63,7 @@ def within(seconds: float | None, job: Callable[[], T]) -> T:
         return helper.do(job).result(timeout=seconds)
     except TimeoutError:
         _helpers.helper = None
+        # soundfile opens one file at a time, under a lock that a hanging open keeps: without a new one, every file of
+        # this process would hang from now on.
+        soundfile.SoundFile._sf_error_lock = threading.Lock()
         raise

@@ -19,8 +19,8 @@ ROLLOFF = 0.975
 KAISER_BETA = 10.0
 
 # The kernel has about (source / divisor) * (target / divisor) entries: a rate that has no divisor in common with the
-# target, such as 44101 Hz, would take gigabytes.
-_LARGEST_KERNEL = 2**25
+# target, such as 44101 Hz, would take gigabytes; at this size it takes a second, for each crop.
+_LARGEST_KERNEL = 2**23
 # Longer signals are resampled in pieces of this many output samples, which bounds the memory.
 _PIECE_SAMPLES = 2**20
 

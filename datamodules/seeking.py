@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from datamodules.audio_opening import decode
+
 _COMPRESSED = ("OGG", "MP3")
 # Where to compare, in seconds. An Ogg page holds up to 64 kB: below 10 s the test could lie within the first pages.
 _PLACES_SECONDS = (10.0, 11.5, 13.0)
@@ -59,20 +61,20 @@ def read_frames(
 
 def _read_after_seek(file: soundfile.SoundFile, start: int, stop: int, lead_in: int) -> np.ndarray:
     file.seek(start - lead_in)
-    return file.read(lead_in + stop - start, dtype="float32", always_2d=True)[lead_in:]
+    return decode(file, lead_in + stop - start)[lead_in:]
 
 
 def _read_from_start(file: soundfile.SoundFile, start: int, stop: int) -> np.ndarray:
     for skipped in range(0, start, _BLOCK_FRAMES):
-        file.read(min(_BLOCK_FRAMES, start - skipped), dtype="float32")
-    return file.read(stop - start, dtype="float32", always_2d=True)
+        decode(file, min(_BLOCK_FRAMES, start - skipped))
+    return decode(file, stop - start)
 
 
 def _lead_in_needed(open_file: Callable[[], soundfile.SoundFile]) -> int | None:
     """None also where it cannot be shown: in a file that is too short, silent at these places, or refuses to seek."""
     with open_file() as file:
         places = [round(seconds * file.samplerate) for seconds in _PLACES_SECONDS]
-        beginning = file.read(places[-1] + _COMPARED_FRAMES, dtype="float32", always_2d=True)
+        beginning = decode(file, places[-1] + _COMPARED_FRAMES)
     expected = [beginning[place : place + _COMPARED_FRAMES] for place in places]
     if any(len(part) < _COMPARED_FRAMES or np.abs(part).max() <= 2 * _TOLERANCE for part in expected):
         return None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from datamodules.corpus import Corpus
+from datamodules.corpus import Corpus, EmptyCorpusError
 from datamodules.crop_dataset import CropDataset, Excerpt, HeldOutDataset, TrackReader
 from datamodules.crops import Draws, RandomCrops, StepSampler
 from datamodules.data_config import DataConfig, DataConfigError
@@ -99,8 +99,12 @@ class StereoMusicDataModule(lightning.LightningDataModule):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the corpus' manifest, for the record of a run."""
-        return self.corpus.fingerprint()
+        """SHA-256 of the corpus' manifest, and of what is in one shard with what; for the record of a run."""
+        fingerprint, reader = self.corpus.fingerprint(), self._prepare().reader
+        if not isinstance(reader, ShardReader):
+            return fingerprint
+        # The same music in shards of another size comes in another order.
+        return hashlib.sha256(fingerprint.encode() + reader.shard_of_track.astype("<i8").tobytes()).hexdigest()
 
     def describe(self) -> str:
         """One line: where, how many tracks, minutes trained on, seconds held out, files skipped."""
@@ -259,14 +263,19 @@ class StereoMusicDataModule(lightning.LightningDataModule):
             endpoint_url=config.s3_endpoint,
         )
         table = store.read_index()
-        corpus = usable_corpus(
-            config.shards, table, keep=config.keep, minimum_seconds=config.crop_seconds, channels=self.channels
-        )
+        try:
+            corpus = usable_corpus(
+                config.shards, table, keep=config.keep, minimum_seconds=config.crop_seconds, channels=self.channels
+            )
+        except EmptyCorpusError as error:
+            raise EmptyCorpusError(f"data.shards={config.shards!r}: {error}") from error
         # What a window has and what the validation reads may be open side by side.
         open_shards = max(2 * config.window_shards, _OPEN_SHARDS)
-        return corpus, ShardReader(
+        reader = ShardReader(
             corpus, store, sample_rate=self.sample_rate, channels=self.channels, open_shards=open_shards
         )
+        store.require_cache_for(reader.shards)
+        return corpus, reader
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         if self.trainer is None:

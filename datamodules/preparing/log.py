@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from datamodules.file_locks import lock
-from datamodules.preparing.jobs import Job, Made, Settings
+from datamodules.preparing.jobs import Job, Made, MadeFile, Settings
 from spectrostream.errors import UserError
 
 _NAME = "prepared.jsonl"
@@ -58,12 +58,14 @@ class PrepareLog:
     def made(self, job: Job) -> Made | None:
         """What became of the job when it was done before; None if it was not."""
         line = self._lines.get(job.identity())
-        if line is None:
-            return None
-        try:
-            return Made.from_line(line)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            return None
+        return None if line is None else _made(line)
+
+    def files(self) -> Iterator[MadeFile]:
+        """All that was ever made in this folder, whether it is still there or not."""
+        for line in self._lines.values():
+            made = _made(line)
+            if made is not None:
+                yield from made.files
 
     def add(self, job: Job, made: Made) -> None:
         """The job is done."""
@@ -98,3 +100,10 @@ class PrepareLog:
             return
         changed = ", ".join(f"{key}={before.get(key)}, now {now[key]}" for key in now if before.get(key) != now[key])
         raise PrepareError(f"{str(self._out)!r} was prepared in another way ({changed}); type another --out")
+
+
+def _made(line: Mapping[str, Any]) -> Made | None:
+    try:
+        return Made.from_line(line)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None

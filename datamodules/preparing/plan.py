@@ -9,11 +9,13 @@ from typing import Any
 
 import pandas
 
+from datamodules.layouts.contract import SPLITS
 from datamodules.preparing.jobs import Job, Settings, TrackToPrepare
 from datamodules.shards.packing import END_BYTES
 
 # A name on a POSIX disk may have 255 bytes; what is longer than this is cut, with a hash in place of the rest.
 _LONGEST_NAME_BYTES = 200
+_LONGEST_SHARD_WORD = 40
 # Escaped dots, slashes and zero bytes, which `manifest.table_name` never writes.
 _LEADING_OUT = re.compile(r"\\x(?:00|2e|2f)")
 _NOTES = ("corpus", "split", "group", "artist", "genre")
@@ -51,8 +53,18 @@ def jobs_of(table: pandas.DataFrame, names: pandas.Series, settings: Settings) -
     for split in sorted({split for split, _ in tracks}):
         shuffled = sorted((track for side, track in tracks if side == split), key=_order)
         for number, together in enumerate(_shards(shuffled, settings)):
-            jobs.append(Job(f"{_file_safe(split) or 'all'}-{number:05d}", tuple(together), settings))
+            jobs.append(Job(f"{shard_word(split)}-{number:05d}", tuple(together), settings))
     return jobs
+
+
+def shard_word(split: str) -> str:
+    """What the names of a split's shards begin with: ASCII, short, and another word for every split."""
+    if split in SPLITS:
+        return split
+    if not split:
+        return "all"
+    readable = re.sub(r"[^A-Za-z0-9]+", "_", split)[:_LONGEST_SHARD_WORD]
+    return f"{readable}-{_short_hash(split.encode('utf-8', 'surrogateescape'))}"
 
 
 def _track(row: Mapping[Any, Any], name: str) -> TrackToPrepare:
@@ -95,7 +107,7 @@ def _folders(table: pandas.DataFrame) -> dict[tuple[str, str], str]:
     folders: dict[tuple[str, str], str] = {}
     count: dict[str, int] = {}
     for corpus, root in table[["corpus", "root"]].drop_duplicates().itertuples(index=False):
-        name = _file_safe(corpus) or "music"
+        name = _short_part(_file_safe(corpus)) or "music"
         count[name] = count.get(name, 0) + 1
         folders[corpus, root] = name if count[name] == 1 else f"{name}-{count[name]}"
     return folders
@@ -115,7 +127,11 @@ def _short_part(part: str) -> str:
     if len(content) <= _LONGEST_NAME_BYTES:
         return part
     kept = content[: _LONGEST_NAME_BYTES - 20].decode("utf-8", "ignore")
-    return f"{kept}-{hashlib.sha256(content).hexdigest()[:12]}"
+    return f"{kept}-{_short_hash(content)}"
+
+
+def _short_hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def _file_safe(word: str) -> str:

@@ -8,9 +8,10 @@ why, and `prepared.jsonl`, from which a run that was killed goes on.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas
 
@@ -19,6 +20,8 @@ from datamodules.preparing.jobs import Job, Made, Settings, is_as_made
 from datamodules.preparing.log import PrepareError, PrepareLog
 from datamodules.preparing.plan import jobs_of, prepared_names
 from datamodules.preparing.pool import run_jobs
+from datamodules.preparing.refusals import require_apart, require_known_splits, require_no_index, require_other_file
+from datamodules.preparing.stale_shards import remove_stale_shards
 from datamodules.preparing.table import prepared_table
 from datamodules.shards.index import INDEX_NAME, write_index
 
@@ -32,7 +35,7 @@ class Prepared:
 
     path: of the new manifest or index. tracks: how many are in it. seconds: of music. size_bytes: of all files.
     passed_over: how many tracks cannot be used. scaled: how many were made softer so as not to clip.
-    made, kept: how many jobs were done now, and how many before.
+    made, kept: how many jobs were done now, and how many before. removed: how many shards of an earlier manifest.
     """
 
     path: Path
@@ -43,6 +46,7 @@ class Prepared:
     scaled: int
     made: int
     kept: int
+    removed: int
 
 
 def prepare(
@@ -53,6 +57,7 @@ def prepare(
     workers: int = 1,
     verify: bool = False,
     retry: bool = False,
+    manifest: Path | None = None,
     done: Callable[[Job, Made], None] = lambda job, made: None,
 ) -> Prepared:
     """Prepares every usable track of a manifest; called again, it goes on and repairs.
@@ -64,29 +69,55 @@ def prepare(
         workers: processes.
         verify: what was made before is compared by SHA-256, also where its size and time are as they were.
         retry: tracks that could not be used before are tried again.
+        manifest: the file that the table was read from, if any; it is never overwritten.
         done: told of each job that is done, or was done before.
 
     Raises:
-        PrepareError: nothing to prepare, no room, another process at work, a folder that was prepared differently.
+        PrepareError: nothing to prepare, no room, another process at work, a folder that was prepared differently;
+            an index of shards, unknown splits, music or a manifest that could be overwritten.
         OSError: the folder cannot be written to.
     """
+    require_no_index(table, manifest)
     table = typed(table.reset_index(drop=True))
+    require_known_splits(table, manifest)
+    path = out / (INDEX_NAME if settings.as_shards else MANIFEST_NAME)
+    require_other_file(manifest, (path, out / PASSED_OVER_NAME))
+    require_apart(table, out)
     names = prepared_names(table, settings)
     jobs = jobs_of(table, names, settings)
     if not jobs:
         raise PrepareError(f"None of the {len(table)} tracks of the manifest can be used; column 'problem' says why")
     with PrepareLog(out, settings) as log:
-        finished = dict(_finished(jobs, log, out, verify, retry))
-        open_jobs = [job for job in jobs if job.name not in finished]
-        _require_room(open_jobs, out)
-        for job in jobs:
-            if job.name in finished:
-                done(job, finished[job.name])
-        for job, made in run_jobs(open_jobs, out, workers):
-            log.add(job, made)
-            finished[job.name] = made
-            done(job, made)
-        return _written(table, names, [finished[job.name] for job in jobs], out, settings, len(open_jobs))
+        before = dict(_finished(jobs, log, out, verify, retry))
+        results = _all_done(jobs, before, log, out, workers, done)
+        passed_over = _passed_over(table, names, results)
+        write_manifest(passed_over, out / PASSED_OVER_NAME)
+        new = prepared_table(table, names, _rows(results, out), out, settings)
+        write_index(new, path) if settings.as_shards else write_manifest(new, path)
+        removed = remove_stale_shards(out, log.files(), set(new["shard"])) if settings.as_shards else 0
+    return _summary(new, path, results, passed_over=len(passed_over), kept=len(before), removed=removed)
+
+
+def _all_done(
+    jobs: Sequence[Job],
+    before: Mapping[str, Made],
+    log: PrepareLog,
+    out: Path,
+    workers: int,
+    done: Callable[[Job, Made], None],
+) -> list[Made]:
+    """What became of each job, in their order; those that are not among `before` are done now."""
+    finished = dict(before)
+    open_jobs = [job for job in jobs if job.name not in finished]
+    _require_room(open_jobs, out)
+    for job in jobs:
+        if job.name in finished:
+            done(job, finished[job.name])
+    for job, made in run_jobs(open_jobs, out, workers):
+        log.add(job, made)
+        finished[job.name] = made
+        done(job, made)
+    return [finished[job.name] for job in jobs]
 
 
 def _finished(jobs: Sequence[Job], log: PrepareLog, out: Path, verify: bool, retry: bool) -> Iterator[tuple[str, Made]]:
@@ -108,32 +139,32 @@ def _require_room(jobs: Sequence[Job], out: Path) -> None:
         )
 
 
-def _written(
-    table: pandas.DataFrame,
-    names: pandas.Series,
-    results: Sequence[Made],
-    out: Path,
-    settings: Settings,
-    made: int,
-) -> Prepared:
+def _passed_over(table: pandas.DataFrame, names: pandas.Series, results: Sequence[Made]) -> pandas.DataFrame:
+    """The rows that cannot be used, each with its reason."""
     problems = {name: reason for result in results for name, reason in result.problems.items()}
-    passed_over = table.assign(problem=table["problem"].mask(names.isin(list(problems)), names.map(problems)))
-    passed_over = passed_over[passed_over["problem"] != ""]
-    write_manifest(passed_over, out / PASSED_OVER_NAME)
+    table = table.assign(problem=table["problem"].mask(names.isin(list(problems)), names.map(problems)))
+    return table[table["problem"] != ""]
+
+
+def _rows(results: Sequence[Made], out: Path) -> list[tuple[str, dict[str, Any]]]:
     rows = [row for result in results for row in result.rows]
     if not rows:
         raise PrepareError(f"None of the tracks can be used; {str(out / PASSED_OVER_NAME)!r} says why")
-    prepared = prepared_table(table, names, rows, out, settings)
-    path = out / (INDEX_NAME if settings.as_shards else MANIFEST_NAME)
-    write_index(prepared, path) if settings.as_shards else write_manifest(prepared, path)
-    tracks = {name: row["gain_db"] for name, row in rows}
+    return rows
+
+
+def _summary(
+    table: pandas.DataFrame, path: Path, results: Sequence[Made], *, passed_over: int, kept: int, removed: int
+) -> Prepared:
+    gains = {name: row["gain_db"] for result in results for name, row in result.rows}
     return Prepared(
         path=path,
-        tracks=len(tracks),
-        seconds=float(prepared["duration_seconds"].sum()),
+        tracks=len(gains),
+        seconds=float(table["duration_seconds"].sum()),
         size_bytes=sum(file.size_bytes for result in results for file in result.files),
-        passed_over=len(passed_over),
-        scaled=sum(gain < 0 for gain in tracks.values()),
-        made=made,
-        kept=len(results) - made,
+        passed_over=passed_over,
+        scaled=sum(gain < 0 for gain in gains.values()),
+        made=len(results) - kept,
+        kept=kept,
+        removed=removed,
     )

@@ -32,19 +32,25 @@ def prepared_table(
     before = table.assign(prepared=names).set_index("prepared").loc[new["prepared"]].reset_index()
     result = before.drop(columns=[column for column in new if column in before and column != "prepared"])
     result = pandas.concat([result, new.drop(columns="prepared")], axis=1)
-    result["source_name"] = before["name"]
+    result["source_name"] = _source_names(before)
     result["name"] = _row_names(result) if settings.as_shards else result["prepared"]
     result["root"] = "" if settings.as_shards else table_name(out.absolute())
     result["parts"] = ""
     result["loudness_lufs"] = before["loudness_lufs"] + result["gain_db"]
     if settings.as_shards:
         result["size_bytes"], result["modified_ns"] = result["member_bytes"], None
-    # The pieces of a track stay on one side of a split. What the music is does not change with its encoding, and so
-    # its hash remains that of the samples that were scanned.
-    divided = result["name"] != result["prepared"]
-    result["group"] = result["group"].where(~divided | (result["group"] != ""), result["prepared"])
+    # `group` stays as it was: the pieces of a track have one `source_name`, by which splits keep them together. The
+    # hash stays too: what the music is does not change with its encoding.
     result["duplicate_of"] = _renamed(before["duplicate_of"], table, names)
     return typed(result.drop(columns="prepared"))
+
+
+def _source_names(before: pandas.DataFrame) -> pandas.Series:
+    """The name that was scanned first, however often the track was prepared since."""
+    if "source_name" not in before:
+        return before["name"]
+    known = before["source_name"].fillna("").astype("str")
+    return known.where(known != "", before["name"])
 
 
 def _row_names(result: pandas.DataFrame) -> pandas.Series:

@@ -18,8 +18,8 @@ import soundfile
 import torch
 
 from datamodules.audio_files import verify_ends
-from datamodules.audio_opening import AudioFileError, AudioInfo, audio_info, open_audio, require_finite
-from datamodules.loudness import LOWEST_RATE, BlockEnergies, LoudnessMeter
+from datamodules.audio_opening import AudioFileError, AudioInfo, audio_info, decode, open_audio, require_samples
+from datamodules.loudness import BlockEnergies, LoudnessMeter
 from datamodules.scanning.signal_statistics import AverageSpectrum, ClippedRuns, StereoEnergies
 
 # Samples of all channels together that are held at once: small enough for a processor's cache.
@@ -61,8 +61,8 @@ def measure(paths: Sequence[Path]) -> Measurement:
     Shorter parts are summed as if silence followed, mono ones are repeated in each channel.
 
     Raises:
-        AudioFileError: a part is unreadable, cut short, empty, of a rate below 4000 Hz, has NaN or infinite samples, or
-            does not fit the first one in rate or channels; the message names the part.
+        AudioFileError: a part is unreadable, cut short, empty, of a rate below 4000 Hz, has samples that are NaN,
+            infinite or beyond 2**31, or does not fit the first one in rate or channels; the message names the part.
     """
     with ExitStack() as stack:
         parts = [stack.enter_context(_Part(path)) for path in paths]
@@ -105,14 +105,14 @@ class _Part:
 
     def read(self, frames: int, channels: int) -> np.ndarray:
         """The next frames, float32 `[frames, channels]`."""
-        wanted = min(frames, self.info.frames - self._position)
+        stop = min(self._position + frames, self.info.frames)
         try:
-            content = self._file.read(wanted, dtype="float32", always_2d=True)
+            content = decode(self._file, stop - self._position)
         except soundfile.SoundFileError as error:
             raise self.info.broken(error) from error
-        self._position += len(content)
-        self.info.require_frames(self._position, self._position + wanted - len(content))
-        require_finite(self.info.path, torch.from_numpy(content))
+        content = self.info.completed(content, self._position, stop)
+        self._position = stop
+        require_samples(self.info.path, torch.from_numpy(content))
         if len(content) < frames:
             content = np.pad(content, ((0, frames - len(content)), (0, 0)))
         return content if content.shape[1] == channels else np.repeat(content, channels, axis=1)
@@ -177,10 +177,6 @@ def _sum_of(infos: Sequence[AudioInfo]) -> AudioInfo:
     first = infos[0]
     channels = max(info.channels for info in infos)
     for info in infos:
-        if info.sample_rate < LOWEST_RATE:
-            raise AudioFileError.of(
-                info.path, f"has a sample rate of {info.sample_rate} Hz; allowed are {LOWEST_RATE} Hz and more"
-            )
         if info.sample_rate != first.sample_rate or info.channels not in (1, channels):
             raise AudioFileError.of(
                 info.path,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,10 +52,10 @@ class ShardCache:
         self._failure(shard).parent.mkdir(parents=True, exist_ok=True)
         self._failure(shard).touch()
 
-    def has_failed(self, shard: Shard, within_seconds: float) -> bool:
-        """Whether some process could not fetch it so recently."""
+    def has_failed(self, shard: Shard, since: float) -> bool:
+        """Whether some process could not fetch it after that time, in seconds since the epoch."""
         try:
-            return time.time() - self._failure(shard).stat().st_mtime < within_seconds
+            return self._failure(shard).stat().st_mtime > since
         except OSError:
             return False
 
@@ -113,7 +112,8 @@ class ShardCache:
             self._is_warned = True
             needed = (self.capacity_bytes + excess) / 1e9
             logger.warning(
-                "The cache of shards in %r grows beyond its %.1f GB, because all of it is in use; give it %.1f GB",
+                "The cache of shards in %r grows beyond its %.1f GB, because all of it is in use; "
+                "type data.shard_cache_gigabytes=%.1f",
                 str(self.folder),
                 self.capacity_bytes / 1e9,
                 needed,

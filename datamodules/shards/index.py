@@ -89,7 +89,7 @@ def read_index(content: bytes, where: str) -> pandas.DataFrame:
     return _readable(table, where)
 
 
-_REMEDY = "write it with `spectrostream data prepare MANIFEST --out FOLDER --format shards`"
+_REMEDY = "write it with `spectrostream data prepare MANIFEST --out FOLDER --format shards` and type data.shards=FOLDER"
 
 
 def shard_corpus(where: str, table: pandas.DataFrame) -> Corpus:

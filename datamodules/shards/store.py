@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlparse
@@ -63,6 +64,8 @@ class ShardStore:
         )
         # When each shard failed, and with what.
         self._failed: dict[str, tuple[float, str]] = {}
+        # When the server last gave the index: what failed before says nothing about now.
+        self._index_time = 0.0
 
     @property
     def is_local(self) -> bool:
@@ -76,10 +79,27 @@ class ShardStore:
         except (OSError, RemoteError) as error:
             reason = (error.strerror or error) if isinstance(error, OSError) else error
             raise ShardIndexError(
-                f"The index of the shards in {self.url!r} cannot be read: {reason}; give the folder that "
-                "`spectrostream data prepare --format shards` wrote, or its address"
+                f"data.shards={self.url!r}: its {INDEX_NAME} cannot be read: {reason}; type data.shards=FOLDER with "
+                "what `spectrostream data prepare --format shards` wrote, or with its address"
             ) from error
-        return read_index(content, f"{self.url}/{INDEX_NAME}")
+        except UserError as error:  # no engine for this kind of address
+            raise ShardIndexError(f"data.shards={error}") from error
+        table = read_index(content, f"data.shards={self.url!r}: its {INDEX_NAME}")
+        self._index_time = time.time()
+        return table
+
+    def require_cache_for(self, shards: Sequence[Shard]) -> None:
+        """Raises UserError where the cache of the machine cannot be written to, or is smaller than a shard."""
+        if self.is_local:
+            return
+        folder = str(self._cache.folder)
+        try:
+            self._cache.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(_unusable(folder, error.strerror or str(error))) from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(_unusable(folder, "no files may be written there"))
+        self._require_room(max(shards, key=lambda shard: shard.size_bytes))
 
     def hold(self, shard: Shard) -> IO[bytes]:
         """The shard, open for reading and safe from removal until it is closed.
@@ -108,16 +128,19 @@ class ShardStore:
     def _held(self, shard: Shard) -> IO[bytes]:
         if self._folder is not None:
             return _local(self._folder / shard.name, shard)
+        self._require_room(shard)
+        return self._cache.hold(shard, lambda file: self._download(shard, file))
+
+    def _require_room(self, shard: Shard) -> None:
         if shard.size_bytes > self._cache.capacity_bytes:
             raise UserError(
                 f"The shard {shard.name} has {shard.size_bytes} bytes, the cache of shards may have "
-                f"{self._cache.capacity_bytes}; give it some times as many"
+                f"{self._cache.capacity_bytes}; type data.shard_cache_gigabytes=NUMBER with some times as many"
             )
-        return self._cache.hold(shard, lambda file: self._download(shard, file))
 
     def _download(self, shard: Shard, file: IO[bytes]) -> None:
         # Asked only when it is not in the cache.
-        if self._cache.has_failed(shard, RETRY_AFTER_SECONDS):
+        if self._cache.has_failed(shard, max(self._index_time, time.time() - RETRY_AFTER_SECONDS)):
             raise RemoteError(f"{_TRIED_ELSEWHERE} and could not fetch it")
         try:
             self._remote.download(shard.name, file, shard.size_bytes, shard.sha256)
@@ -136,6 +159,11 @@ class ShardStore:
 
 
 _TRIED_ELSEWHERE = "another process has just tried"
+
+
+def _unusable(folder: str, reason: str) -> str:
+    remedy = "type data.shard_cache=FOLDER on a disk of this machine"
+    return f"data.shard_cache={folder!r} cannot keep shards ({reason}); {remedy}"
 
 
 def _local(path: Path, shard: Shard) -> IO[bytes]:

@@ -112,7 +112,9 @@ class Remote:
     def _open(self, url: str) -> Any:
         filesystem = self._connected()
         if self._protocol in ("http", "https"):
-            return filesystem.open(url, "rb", block_size=0)  # one request, no random access
+            # One request, no random access. With a size, which is not used then, fsspec does not ask for it first: it
+            # would take whatever goes wrong there, also a server that is down for a second, for a file that is gone.
+            return filesystem.open(url, "rb", block_size=0, size=1)
         return filesystem.open(url, "rb", block_size=_S3_BLOCK_BYTES, cache_type="readahead")
 
     def _connected(self) -> Any:
@@ -121,9 +123,14 @@ class Remote:
                 import fsspec
 
                 self._filesystem = fsspec.filesystem(self._protocol, **self._options())
-            except (ImportError, ValueError) as error:
+            except ImportError as error:
                 raise UserError(
-                    f"{self.url}: for {self._protocol}:// type pip install 'spectrostream[remote]' ({error})"
+                    f"{self.url!r}: for {self._protocol}:// type pip install 'spectrostream[remote]' ({error})"
+                ) from error
+            except ValueError as error:
+                raise UserError(
+                    f"{self.url!r}: {self._protocol}:// is not known; allowed are a folder, http://, https://, s3:// "
+                    "and what else fsspec knows after pip install 'spectrostream[remote]'"
                 ) from error
         return self._filesystem
 

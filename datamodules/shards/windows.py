@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -113,7 +114,7 @@ class WindowedCrops:
         self._rounds: OrderedDict[tuple[int, int, int], _Round] = OrderedDict()
         self._crops: OrderedDict[Window, RandomCrops] = OrderedDict()
 
-    @property
+    @cached_property
     def track_indices(self) -> frozenset[int]:
         """The tracks that crops are drawn from."""
         return frozenset(self._spans.tracks.tolist())

@@ -32,7 +32,9 @@ Every track is resampled once, stems are summed, and every file is read back and
 What lies beyond full scale (decoded Vorbis) is kept by float32; for the other encodings such a track is made softer as
 a whole, by the `gain_db` in the new manifest. Tracks that cannot be used are listed in OUT/passed-over.csv.
 Shards are tar files that WebDataset reads; tracks of more than 5 minutes are divided evenly, and a shard never holds
-tracks of two splits. The same music gives the same bytes.
+tracks of two splits. The same music gives the same bytes. Tracks stand in an order that looks random: one more track
+re-makes the shards that come after it in its split, and shards that the new index does not name are removed.
+DIR is a folder of its own, outside of the music.
 When it is stopped or killed, the same command goes on; typed once more it makes again what was lost, and with --verify
 what was damaged."""
 
@@ -70,7 +72,8 @@ def _prepare(arguments: argparse.Namespace, console: Console) -> str:
     settings = _settings(arguments)
     workers = _workers(arguments)
     out = _out(arguments)
-    table = read_manifest(Path(arguments.manifest))
+    manifest = Path(arguments.manifest)
+    table = read_manifest(manifest)
     begin = time.perf_counter()
     usable = table[table["problem"] == ""]
     seconds = float((usable["frames"] / usable["sample_rate"]).sum())
@@ -89,6 +92,7 @@ def _prepare(arguments: argparse.Namespace, console: Console) -> str:
             workers=workers,
             verify=arguments.verify,
             retry=arguments.retry,
+            manifest=manifest,
             done=done,
         )
     return _last_line(prepared, time.perf_counter() - begin)
@@ -145,6 +149,8 @@ def _last_line(prepared: Prepared, wall_seconds: float) -> str:
         notes.append(f"{prepared.seconds / max(wall_seconds, 1e-9):.0f} times as fast as real time")
     if prepared.scaled:
         notes.append(f"{prepared.scaled} made softer so as not to clip")
+    if prepared.removed:
+        notes.append(f"{prepared.removed} shards of an earlier manifest removed")
     if prepared.passed_over:
         notes.append(f"{prepared.passed_over} passed over, see {prepared.path.parent / 'passed-over.csv'}")
     return f"prepared: {prepared.path} ({'; '.join(notes)})"

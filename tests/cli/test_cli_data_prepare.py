@@ -71,6 +71,13 @@ def test_mistakes_with_files(manifest: Path, tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "file").write_text("")
     assert prepared(manifest, "--out", tmp_path / "file", "--format", "flac") == 1
     assert "is a file; type the name of a folder" in capsys.readouterr().err
+    within = tmp_path / "whole" / "manifest.parquet"
+    write_manifest(read_manifest(manifest), within)
+    before = within.read_bytes()
+    assert prepared(within, "--out", within.parent, "--format", "flac") == 1
+    assert "would be overwritten" in capsys.readouterr().err
+    assert [within.read_bytes()] == [path.read_bytes() for path in within.parent.iterdir()]
+    assert within.read_bytes() == before
     empty = tmp_path / "empty.csv"
     write_manifest(read_manifest(manifest).iloc[:0], empty)
     assert prepared(empty, "--out", tmp_path / "out", "--format", "flac") == 1
@@ -81,7 +88,20 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["data", "prepare", "--help"])
     assert stopped.value.code == 0
-    assert "spectrostream data prepare music.parquet --out shards --format shards" in capsys.readouterr().out
+    words = " ".join(capsys.readouterr().out.split())
+    assert "spectrostream data prepare music.parquet --out shards --format shards" in words
+    assert "one more track re-makes the shards that come after it in its split" in words
+
+
+def test_shards_that_are_removed_are_counted(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, out = read_manifest(manifest).iloc[:2].assign(split=["train", "test"]), tmp_path / "out"
+    for rows in (table, table.iloc[:1]):
+        write_manifest(rows, tmp_path / "music.parquet")
+        assert prepared(tmp_path / "music.parquet", "--out", out, "--format", "shards", "--workers", 1) == 0
+    assert "1 shards of an earlier manifest removed" in " ".join(capsys.readouterr().out.split())
+    assert [path.name for path in out.glob("*.tar")] == ["train-00000.tar"]
 
 
 @pytest.mark.slow

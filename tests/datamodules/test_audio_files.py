@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from damaged_audio import with_ogg_checksums
 from music_files import noisy_tones, write_raw
 
 from datamodules import resampling, seeking
 from datamodules.audio_files import AudioFileError, probe, read_audio, verify_ends, write_audio
+from datamodules.audio_pieces import AudioReader
 from datamodules.folder_corpus import demo_corpus_root
 
 
@@ -267,3 +269,32 @@ def test_silence_cannot_vouch_for_seeking(tmp_path: Path) -> None:
     part = read_audio(path, start_seconds=15.0, duration_seconds=0.5)
     torch.testing.assert_close(part, read_audio(path)[:, 720000:744000], atol=1e-5, rtol=0)
     assert [verdict for (name, *_), verdict in seeking._verdicts.items() if name == str(path)] == [None]
+
+
+def _with_last_granule(content: bytes, more: int) -> bytes:
+    """A Vorbis file whose last page promises so many frames more, as real files do."""
+    place = content.rindex(b"OggS") + 6
+    granule = int.from_bytes(content[place : place + 8], "little") + more
+    return with_ogg_checksums(content[:place] + granule.to_bytes(8, "little") + content[place + 8 :])
+
+
+@pytest.mark.parametrize("more", [1, 209, 8000])
+def test_a_vorbis_file_may_end_a_block_before_what_it_says(tmp_path: Path, more: int) -> None:
+    path = write_raw(tmp_path / "x.ogg", noisy_tones(1.0, 48000), 48000)
+    before = read_audio(path)
+    path.write_bytes(_with_last_granule(path.read_bytes(), more))
+    promised = probe(path).frames
+    assert promised > before.shape[1]
+    audio = read_audio(path)
+    assert audio.shape == (2, promised)
+    assert torch.equal(audio[:, :48000], before)
+    assert not audio[:, -1].any()
+    with AudioReader(path) as reader:
+        assert torch.equal(torch.cat(list(reader.pieces(1000)), dim=1), audio)
+
+
+def test_more_than_a_block_is_cut_short(tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "x.ogg", noisy_tones(1.0, 48000), 48000)
+    path.write_bytes(_with_last_granule(path.read_bytes(), 100000))
+    with pytest.raises(AudioFileError, match="cut short: its header promises"):
+        read_audio(path)

@@ -13,9 +13,10 @@ import torch
 from music_files import noisy_tones, write_raw
 from torch import Tensor
 
+from datamodules import crop_dataset
 from datamodules.audio_files import AudioFileError, read_audio
 from datamodules.corpus import Track
-from datamodules.crop_dataset import CropDataset, HeldOutDataset, TrackReader
+from datamodules.crop_dataset import CropDataset, HeldOutDataset, NothingReadableError, TrackReader
 from datamodules.crops import RandomCrops
 from datamodules.folder_corpus import scan_folder
 from datamodules.loudness import loudness_of
@@ -186,6 +187,9 @@ def test_a_read_that_hangs_is_replaced_like_a_broken_file(
     hanging.set()
     assert [crop.shape for crop in crops] == [(2, 61440)]
     assert dataset.failures == {"b.ogg": 1}
+    # It is not waited for again: the clock would tell, and so does the reason.
+    with pytest.raises(AudioFileError, match="did not answer a while ago"):
+        reader.read(1, 0.0, 1.0)
     assert "takes longer to read than data.read_timeout_seconds=0.2" in caplog.text
 
 
@@ -200,3 +204,13 @@ def test_crops_are_brought_to_a_loudness_and_silence_stays_silent(music_folder: 
     assert ratio.std() < 1e-3 * ratio.mean()
     write_raw(tmp_path / "nothing.wav", np.zeros((4 * 48000, 2)), 48000)
     assert not dataset_of(reader_of(tmp_path), normalize_lufs=-16.0)[0, 0].any()
+
+
+def test_a_disk_that_is_gone_ends_a_training_before_a_million_files_are_tried(
+    music_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crop_dataset, "_MOST_FAILURES", 3)
+    dataset = dataset_of(reader_of(music_folder))
+    monkeypatch.setattr(crop_dataset, "read_track", lambda track, **_: read_audio(track.path / "gone"))
+    with pytest.raises(NothingReadableError, match=r"3 reads in a row failed; the last: .*gone"):
+        dataset[0, 0]

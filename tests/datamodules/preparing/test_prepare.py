@@ -50,7 +50,7 @@ def music(music_folder: Path) -> pandas.DataFrame:
         music_folder,
         files,
         split=["train", "train", "test", "train"],
-        group="album",
+        group=["album", "album", "", ""],
         bandwidth_hz=[20000.0, 16000.0, 20000.0, 16000.0],
         loudness_lufs=-20.0,
         content_hash=["a", "b", "c", "d"],
@@ -106,6 +106,9 @@ def test_shards_never_mix_splits_and_tracks_are_divided_evenly(shards: Path, mus
         assert rows["duration_seconds"].max() <= 4
         assert rows["frames"].max() - rows["frames"].min() <= 1
         assert np.allclose(rows["piece_start_seconds"], [0, *rows["duration_seconds"].cumsum()[:-1]])
+        # The group is the corpus' word alone; a piece without one is known by its track.
+        assert set(rows["group"]) == {dict(zip(music["name"], music["group"], strict=True))[source]}
+        assert len(rows) > 1
     assert table["name"].is_unique
     for name, rows in table.groupby("shard"):
         content = (shards / name).read_bytes()
@@ -173,6 +176,19 @@ def test_what_is_there_is_kept_and_what_was_lost_or_damaged_is_made_again(
     assert prepare(music, tmp_path, SHARDS, verify=True).made == 1
     assert all_files(tmp_path) == content
     assert (first.made, first.kept) == (4, 0)
+
+
+def test_prepared_twice_a_track_has_the_name_that_was_scanned(
+    music: pandas.DataFrame, flac: Path, tmp_path: Path
+) -> None:
+    once = read_manifest(flac / MANIFEST_NAME)
+    assert list(once["source_name"]) == list(music["name"])
+    twice = read_index(prepare(once, tmp_path / "twice", SHARDS).path.read_bytes(), "here")
+    assert set(twice["source_name"]) == set(music["name"])
+    # Beside tracks that were never prepared, which have no such name.
+    mixed = pandas.concat([once.iloc[:1], music.iloc[1:]], ignore_index=True)
+    mixed = read_index(prepare(mixed, tmp_path / "mixed", SHARDS).path.read_bytes(), "here")
+    assert set(mixed["source_name"]) == set(music["name"])
 
 
 def test_a_log_that_was_cut_or_scribbled_on_costs_no_more_than_its_lines(

@@ -53,3 +53,30 @@ def test_one_of_each_content_is_left(hashes: list[str]) -> None:
         index = hashes.index(content)
         assert first == f"folder/{index:02}"
         assert index < int(name)
+
+
+def test_pieces_of_one_track_are_no_copies_of_each_other() -> None:
+    pieces = _table(
+        ("fma", "fma/a.wav#0", "1", "train"),
+        ("fma", "fma/a.wav#1", "1", "train"),
+        ("fma", "fma/b.wav#0", "1", "test"),
+        ("fma", "fma/b.wav#1", "1", "test"),
+        ("fma", "fma/c.wav", "2", "test"),
+    ).assign(source_name=["a.wav", "a.wav", "b.wav", "b.wav", "c.wav"])
+
+    assert count_duplicates(pieces) == Duplicates(copies=1, across_splits=2)
+    assert mark_duplicates(pieces)["duplicate_of"].tolist() == ["", "", "fma/fma/a.wav#0", "fma/fma/a.wav#0", ""]
+    assert count_duplicates(pieces.iloc[:2]) == Duplicates(copies=0, across_splits=0)
+
+
+def test_a_scanned_track_and_what_was_prepared_from_it_are_one() -> None:
+    prepared = _table(("fma", "fma/a.flac", "1", "")).assign(source_name=["a.wav"])
+    scanned = _table(("fma", "a.wav", "1", ""), ("fma", "copy.wav", "1", ""))
+
+    assert count_duplicates(pandas.concat([prepared, scanned])) == Duplicates(copies=1, across_splits=0)
+
+
+def test_another_corpus_has_other_tracks_by_the_same_name() -> None:
+    table = _table(("a", "x.wav", "1", "train"), ("b", "x.wav", "1", "test")).assign(source_name="x.wav")
+
+    assert count_duplicates(table) == Duplicates(copies=1, across_splits=2)

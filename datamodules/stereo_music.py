@@ -99,12 +99,16 @@ class StereoMusicDataModule(lightning.LightningDataModule):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the corpus' manifest, and of what is in one shard with what; for the record of a run."""
-        fingerprint, reader = self.corpus.fingerprint(), self._prepare().reader
-        if not isinstance(reader, ShardReader):
-            return fingerprint
-        # The same music in shards of another size comes in another order.
-        return hashlib.sha256(fingerprint.encode() + reader.shard_of_track.astype("<i8").tobytes()).hexdigest()
+        """SHA-256 of all that the crops of a run depend on beside its configuration."""
+        prepared = self._prepare()
+        digest = hashlib.sha256(prepared.corpus.fingerprint().encode())
+        if isinstance(prepared.reader, ShardReader):
+            # The same music in shards of another size comes in another order.
+            digest.update(prepared.reader.shard_of_track.astype("<i8").tobytes())
+        if prepared.weights is not None:
+            # They may come from columns of the user's own, which are no part of a corpus' identity.
+            digest.update(prepared.weights.astype("<f8").tobytes())
+        return digest.hexdigest()
 
     def describe(self) -> str:
         """One line: where, how many tracks, minutes trained on, seconds held out, files skipped."""
@@ -226,6 +230,11 @@ class StereoMusicDataModule(lightning.LightningDataModule):
             split = _divided(corpus, self.config)
             weights = track_weights(corpus, self.config.weights, self.config.balance)
             of_spans = None if weights is None else weights[split.train.tracks]
+            if of_spans is not None and not of_spans.any():
+                raise DataConfigError(
+                    f"data.weights={list(self.config.weights)} gives every training track the weight 0; type others, "
+                    "or another data.split"
+                )
             self._prepared = _Prepared(corpus, split, of_spans, reader)
             logger.info("%s", self.describe())
         return self._prepared
@@ -272,7 +281,12 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         # What a window has and what the validation reads may be open side by side.
         open_shards = max(2 * config.window_shards, _OPEN_SHARDS)
         reader = ShardReader(
-            corpus, store, sample_rate=self.sample_rate, channels=self.channels, open_shards=open_shards
+            corpus,
+            store,
+            sample_rate=self.sample_rate,
+            channels=self.channels,
+            open_shards=open_shards,
+            timeout_seconds=config.read_timeout_seconds,
         )
         store.require_cache_for(reader.shards)
         return corpus, reader

@@ -31,9 +31,7 @@ class Shape:
         lines += [detail] if detail else []
         for inner in matching(root, f"*/{self.pattern}")[:1]:
             lines.append(f"The folder {str(root / inner.relative_to(root).parts[0])!r} in it is; type that one.")
-        lines.append(
-            "With --corpus folder every audio file below is a track instead, and there is no official split."
-        )
+        lines.append("With --corpus folder every audio file below is a track instead, and there is no official split.")
         return LayoutError(" ".join(lines))
 
 

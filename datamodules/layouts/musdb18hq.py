@@ -36,8 +36,8 @@ VALIDATION = frozenset(
 def musdb18hq(root: Path) -> Found:
     """The mixtures, of 150 songs where all are there; the stems are parts of them, and no tracks.
 
-    split: test, validation (the 14 songs of the `musdb` package) or train. artist: the name before " - "; no groups, because
-    the corpus' own division has some artists on both sides.
+    split: test, validation (the 14 songs of the `musdb` package) or train. artist: the name before " - "; no groups,
+    because the corpus' own division has some artists on both sides.
 
     Raises:
         LayoutError: no mixtures where they ought to lie.

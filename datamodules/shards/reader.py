@@ -15,6 +15,7 @@ from torch import Tensor
 from datamodules.audio_opening import AudioFileError
 from datamodules.corpus import Corpus
 from datamodules.encodings import ENCODINGS
+from datamodules.patience import within
 from datamodules.resampling import PartResampler
 from datamodules.shards.index import shards_of
 from datamodules.shards.members import Member, read_member
@@ -36,6 +37,7 @@ class ShardReader:
         store: where the shards are.
         sample_rate: of the result, in Hz; other rates are resampled, which costs time at every crop.
         channels: of the result; mono is repeated in each.
+        timeout_seconds: for a read; a shard that takes longer is lost for a while. None waits for ever.
         open_shards: how many are kept open, and so safe from removal in the cache of the machine.
 
     corpus: as given; not there in a copy that was sent to another process.
@@ -44,7 +46,14 @@ class ShardReader:
     """
 
     def __init__(
-        self, corpus: Corpus, store: ShardStore, *, sample_rate: int = 48000, channels: int = 2, open_shards: int = 8
+        self,
+        corpus: Corpus,
+        store: ShardStore,
+        *,
+        sample_rate: int = 48000,
+        channels: int = 2,
+        open_shards: int = 8,
+        timeout_seconds: float | None = None,
     ) -> None:
         self.corpus = corpus
         self.tracks = corpus.tracks
@@ -52,6 +61,7 @@ class ShardReader:
         self.channels = channels
         self.shards, self.shard_of_track = shards_of(corpus.table)
         self._store = store
+        self._timeout_seconds = timeout_seconds
         self._members = corpus.table["member"].array
         self._encodings = corpus.table["encoding"].array
         self._places = {name: corpus.table[name].to_numpy(np.int64) for name in _PLACES}
@@ -80,8 +90,8 @@ class ShardReader:
         if not 0 <= start < stop <= total:
             reason = f"has {total} samples at {self.sample_rate} Hz; {start} to {stop} do not lie within it"
             raise AudioFileError.of(member.path, reason)
-        file = self._shard(int(self.shard_of_track[track_index]))
-        source = read_member(file, member, *resampler.source_range(start, stop, member.frames))
+        number = int(self.shard_of_track[track_index])
+        source = self._source(number, member, *resampler.source_range(start, stop, member.frames))
         audio = resampler.resample(source, start, stop, member.frames)
         return audio if len(audio) == self.channels else audio.repeat(self.channels, 1)
 
@@ -121,6 +131,22 @@ class ShardReader:
                 continue  # the log says so, and whoever needs it is told
             except UserError as error:
                 logger.warning("Shards are not fetched ahead: %s", error)
+
+    def _source(self, number: int, member: Member, start: int, stop: int) -> Tensor:
+        """Frames of a member; what could not be read is opened anew the next time, for it may have been repaired."""
+        # To fetch a shard takes what it takes; the store has limits of its own for that.
+        patience = self._timeout_seconds if self._store.is_local else None
+        try:
+            file = within(patience, lambda: self._shard(number))
+            return within(self._timeout_seconds, lambda: read_member(file, member, start, stop))
+        except TimeoutError as error:
+            self._open.pop(number, None)  # not closed, which would hang as well
+            reason = f"takes longer to read than data.read_timeout_seconds={self._timeout_seconds:g}"
+            raise self._store.given_up(self.shards[number], reason) from error
+        except AudioFileError:
+            if number in self._open:
+                self._open.pop(number).close()
+            raise
 
     def _resampler(self, member: Member) -> PartResampler:
         key = (member.sample_rate, member.channels)

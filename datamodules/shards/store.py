@@ -121,8 +121,14 @@ class ShardStore:
         self._failed.pop(shard.name, None)
         return file
 
+    def given_up(self, shard: Shard, reason: str) -> ShardError:
+        """The error of a shard that is held and cannot be read; it is not tried again for a while."""
+        logger.warning("The shard %s is left out for a while: %s", shard.name, reason)
+        self._failed[shard.name] = (time.monotonic(), reason)
+        return self._error(shard, reason)
+
     def has_failed(self, shard: Shard) -> bool:
-        """Whether the last `hold` of it failed in this process."""
+        """Whether it was lost the last time it was needed in this process."""
         return shard.name in self._failed
 
     def _held(self, shard: Shard) -> IO[bytes]:

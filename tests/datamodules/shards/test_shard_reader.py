@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 import shutil
+import threading
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -22,9 +23,9 @@ from datamodules.shards.reader import ShardReader
 from datamodules.shards.store import ShardError, ShardStore
 
 
-def reader_of(folder: Path, **options: int) -> ShardReader:
+def reader_of(folder: Path, **options: float) -> ShardReader:
     store = ShardStore(folder)
-    return ShardReader(shard_corpus(str(folder), store.read_index()), store, **options)
+    return ShardReader(shard_corpus(str(folder), store.read_index()), store, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=["shard_folder", "flac_shard_folder", "float_shard_folder"])
@@ -190,3 +191,40 @@ def test_an_index_survives_being_a_corpus_whose_rows_were_filtered(shard_folder:
     for shard in reader.shards:
         assert hashlib.sha256((shard_folder / shard.name).read_bytes()).hexdigest() == shard.sha256
     reader.close()
+
+
+def test_a_disk_that_hangs_costs_its_shard_and_no_more(shard_folder: Path) -> None:
+    reader = reader_of(shard_folder, timeout_seconds=0.3)
+    reader.read(0, 0.0, 0.1)
+    hung = int(reader.shard_of_track[0])
+    never = threading.Event()
+
+    class Hanging(io.BytesIO):
+        def readinto(self, buffer: object) -> int:
+            never.wait()
+            return 0
+
+    reader._open.pop(hung).close()
+    reader._open[hung] = Hanging()
+    with pytest.raises(ShardError, match=r"takes longer to read than data\.read_timeout_seconds=0\.3"):
+        reader.read(0, 0.0, 0.1)
+    assert reader.lost_with(0) == set(np.flatnonzero(reader.shard_of_track == hung).tolist())
+    others = set(range(len(reader.tracks))) - reader.lost_with(0)
+    assert all(reader.read(index, 0.0, 0.1).shape == (2, 4800) for index in others)
+    never.set()
+
+
+def test_a_shard_that_was_mended_is_read_again(shard_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    shutil.copytree(shard_folder, folder)
+    reader = reader_of(folder)
+    expected = reader.read(0, 0.0, 0.1)
+    path = folder / reader.shards[reader.shard_of_track[0]].name
+    content = path.read_bytes()
+    with path.open("r+b") as file:
+        file.truncate(600)
+    with pytest.raises(AudioFileError, match="cut short"):
+        reader.read(0, 0.0, 0.1)
+    path.with_suffix(".new").write_bytes(content)
+    path.with_suffix(".new").replace(path)
+    assert torch.equal(reader.read(0, 0.0, 0.1), expected)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import IO
 
-from spectrostream.unfinished import open_beside
+from spectrostream.unfinished import whole_file
 
 
 def copy_stream(source: IO[bytes], target: Path) -> int:
@@ -16,14 +15,6 @@ def copy_stream(source: IO[bytes], target: Path) -> int:
     Raises OSError: no room, no permission.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with open_beside(target) as file:
-        beside = Path(file.name)
-        try:
-            shutil.copyfileobj(source, file, 2**20)
-            file.flush()
-            os.fsync(file.fileno())
-            size = file.tell()
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
-    return size
+    with whole_file(target) as file:
+        shutil.copyfileobj(source, file, 2**20)
+        return file.tell()

@@ -6,13 +6,13 @@ import hashlib
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from datamodules.file_locks import lock
 from datamodules.recipes.contract import RecipeError, Report
 
 _HASHES = {"SHA256": "sha256", "SHA512": "sha512"}
@@ -122,8 +122,5 @@ def _last_line(said: bytes) -> str:
 def _locked(path: Path) -> Iterator[None]:
     """Until the end no other process of ours downloads into this cache; it waits."""
     with path.open("wb") as file:
-        if sys.platform != "win32":
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file)
         yield

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from datamodules.file_locks import lock
 from datamodules.recipes.contract import RecipeError
-from spectrostream.unfinished import open_beside
+from spectrostream.unfinished import whole_file
 
 _FILE = "recipe.json"
 _WORK = ".building"
@@ -70,13 +70,8 @@ class Ledger:
         """Nobody else builds here meanwhile. RecipeError: somebody does."""
         self.work.mkdir(parents=True, exist_ok=True)
         with (self.work / "lock").open("wb") as file:
-            if sys.platform != "win32":
-                import fcntl
-
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    raise RecipeError(f"Another process builds in {str(self.out)!r}; wait for it") from error
+            if not lock(file, wait=False):
+                raise RecipeError(f"Another process builds in {str(self.out)!r}; wait for it")
             yield
 
     def _read(self) -> None:
@@ -104,14 +99,8 @@ class Ledger:
 
     def _write(self, path: Path) -> None:
         record = {"asked": self._asked, "made_with": self._made_with, "pieces": dict(sorted(self.pieces.items()))}
-        with open_beside(path) as file:
-            beside = Path(file.name)
-            try:
-                file.write(json.dumps(record, indent=1).encode())
-                file.flush()
-                beside.replace(path)
-            finally:
-                beside.unlink(missing_ok=True)
+        with whole_file(path) as file:
+            file.write(json.dumps(record, indent=1).encode())
 
 
 def _said(record: dict[str, Any]) -> str:

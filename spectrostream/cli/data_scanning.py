@@ -216,13 +216,7 @@ def _number(value: float, digits: int) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    from spectrostream.unfinished import open_beside
+    from spectrostream.unfinished import whole_file
 
-    with open_beside(path) as file:
-        beside = Path(file.name)
-        try:
-            file.write(content)
-            file.flush()
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(content)

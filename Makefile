@@ -35,6 +35,7 @@ bench-data: $(VENV)/.spectrostream-test
 	$(BIN)/spectrostream data prepare runs/benchmarks/demo.parquet --out runs/benchmarks/demo-shards --format shards --shard-megabytes 8
 	$(BIN)/python -m benchmarks.shard_engines runs/benchmarks/demo-shards
 	$(BIN)/python -m benchmarks.scanning
+	$(BIN)/python -m benchmarks.large_manifest
 
 interop: $(VENV)/.spectrostream-test official-environment
 	$(BIN)/python -m benchmarks.interop

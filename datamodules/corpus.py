@@ -154,16 +154,22 @@ def _texts(column: pandas.Series) -> pyarrow.LargeStringArray:
 
 
 def _by_name(table: pandas.DataFrame) -> pandas.DataFrame:
-    track = table["name"]
-    if not track.is_unique:
-        track = table["corpus"] + "/" + track
-    table = table.assign(track=track)
-    if not track.is_monotonic_increasing:
-        table = table.sort_values("track", ignore_index=True)
-    twice = table.loc[table["track"] == table["track"].shift(), "track"]
+    named = _sorted(table.assign(track=table["name"]))
+    if _is_repeated(named).any():
+        named = _sorted(table.assign(track=table["corpus"] + "/" + table["name"]))
+    twice = named.loc[_is_repeated(named), "track"]
     if len(twice):
         raise UserError(
             f"{len(twice)} tracks are there twice, the first {twice.iloc[0]!r}; name each manifest once, and give "
             "corpora that were scanned from several folders different names in their column 'corpus'"
         )
-    return table.reset_index(drop=True)
+    return named.reset_index(drop=True)
+
+
+def _sorted(table: pandas.DataFrame) -> pandas.DataFrame:
+    return table if table["track"].is_monotonic_increasing else table.sort_values("track")
+
+
+def _is_repeated(table: pandas.DataFrame) -> pandas.Series:
+    # In a sorted table equal names are neighbours.
+    return table["track"] == table["track"].shift()

@@ -71,8 +71,8 @@ def typed(table: pandas.DataFrame) -> pandas.DataFrame:
     }
     others = {column: table[column] for column in table.columns if column not in COLUMNS}
     result = pandas.DataFrame({**columns, **others}, index=table.index)
-    texts = [column for column, (kind, _) in COLUMNS.items() if kind == TEXT]
-    result[texts] = result[texts].fillna("")
+    incomplete = [column for column, (kind, _) in COLUMNS.items() if kind == TEXT and result[column].hasnans]
+    result[incomplete] = result[incomplete].fillna("")
     return result
 
 

@@ -44,7 +44,7 @@ def verify_ends(path: str | Path) -> AudioInfo:
         try:
             # Where exactly a seek lands does not matter here, and Ogg files seek to their end badly.
             file.seek(0 if file.format == "OGG" else info.frames - 1)
-            decoded = len(decode(file, 1))
+            decoded = decode(file, 1).shape[1]
         except soundfile.SoundFileError as error:
             raise info.broken(error) from error
     if not decoded:
@@ -141,6 +141,6 @@ def _read_frames(info: AudioInfo, file: soundfile.SoundFile, start: int, stop: i
         raise info.broken(error) from error
     except OSError as error:
         raise AudioFileError.of(path, f"cannot be opened: {error.strerror}") from error
-    audio = torch.from_numpy(np.ascontiguousarray(info.completed(frames, start, stop).T))
+    audio = torch.from_numpy(np.ascontiguousarray(info.completed(frames, start, stop)))
     require_samples(path, audio)
     return audio

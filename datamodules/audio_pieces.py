@@ -8,7 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
 import soundfile
 import torch
 from torch import Tensor
@@ -97,7 +96,7 @@ class AudioReader:
             content = self.info.completed(decode(self._file, stop - start), start, stop)
         except soundfile.SoundFileError as error:
             raise self.info.broken(error) from error
-        audio = torch.from_numpy(np.ascontiguousarray(content.T))
+        audio = torch.from_numpy(content)
         require_samples(self.info.path, audio)
         return audio
 

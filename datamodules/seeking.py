@@ -36,7 +36,7 @@ def read_frames(
     start: int,
     stop: int,
 ) -> np.ndarray:
-    """Frames `start` to `stop` as decoded from the start, float32 `[frames, channels]`; fewer where the file ends.
+    """Frames `start` to `stop` as decoded from the start, float32 `[channels, frames]`; fewer where the file ends.
 
     Args:
         file: open, nothing read yet.
@@ -61,7 +61,7 @@ def read_frames(
 
 def _read_after_seek(file: soundfile.SoundFile, start: int, stop: int, lead_in: int) -> np.ndarray:
     file.seek(start - lead_in)
-    return decode(file, lead_in + stop - start)[lead_in:]
+    return decode(file, lead_in + stop - start)[:, lead_in:]
 
 
 def _read_from_start(file: soundfile.SoundFile, start: int, stop: int) -> np.ndarray:
@@ -75,8 +75,8 @@ def _lead_in_needed(open_file: Callable[[], soundfile.SoundFile]) -> int | None:
     with open_file() as file:
         places = [round(seconds * file.samplerate) for seconds in _PLACES_SECONDS]
         beginning = decode(file, places[-1] + _COMPARED_FRAMES)
-    expected = [beginning[place : place + _COMPARED_FRAMES] for place in places]
-    if any(len(part) < _COMPARED_FRAMES or np.abs(part).max() <= 2 * _TOLERANCE for part in expected):
+    expected = [beginning[:, place : place + _COMPARED_FRAMES] for place in places]
+    if any(part.shape[1] < _COMPARED_FRAMES or np.abs(part).max() <= 2 * _TOLERANCE for part in expected):
         return None
     for lead_in in _LEAD_INS:
         if all(_equals(open_file, place, part, lead_in) for place, part in zip(places, expected, strict=True)):

@@ -104,7 +104,7 @@ class _Part:
         self._file.close()
 
     def read(self, frames: int, channels: int) -> np.ndarray:
-        """The next frames, float32 `[frames, channels]`."""
+        """The next frames, float32 `[channels, frames]`."""
         stop = min(self._position + frames, self.info.frames)
         try:
             content = decode(self._file, stop - self._position)
@@ -113,13 +113,13 @@ class _Part:
         content = self.info.completed(content, self._position, stop)
         self._position = stop
         require_samples(self.info.path, torch.from_numpy(content))
-        if len(content) < frames:
-            content = np.pad(content, ((0, frames - len(content)), (0, 0)))
-        return content if content.shape[1] == channels else np.repeat(content, channels, axis=1)
+        if content.shape[1] < frames:
+            content = np.pad(content, ((0, 0), (0, frames - content.shape[1])))
+        return content if len(content) == channels else np.repeat(content, channels, axis=0)
 
 
 class _Meters:
-    """Everything that is measured, fed with pieces `[frames, channels]`."""
+    """Everything that is measured, fed with pieces `[channels, frames]`."""
 
     def __init__(self, info: AudioInfo) -> None:
         self._info = info
@@ -131,10 +131,9 @@ class _Meters:
         # The same numbers mean other music at another rate or with other channels.
         self._hash = blake2b(f"{info.sample_rate} {info.channels}\n".encode(), digest_size=_HASH_BYTES)
 
-    def add(self, frames: np.ndarray) -> None:
-        # Adding zero makes -0, which only floating-point files have, the 0 of all others.
-        self._hash.update((frames + np.float32(0)).astype("<f4", copy=False).data)
-        audio = np.ascontiguousarray(frames.T)
+    def add(self, audio: np.ndarray) -> None:
+        # Frame by frame. Adding zero makes -0, which only floating-point files have, the 0 of all others.
+        self._hash.update(np.add(audio.T, np.float32(0), order="C").astype("<f4", copy=False).data)
         self._loudness.add(audio)
         self._blocks.add(np.square(audio, dtype=np.float64).mean(axis=0))
         self._spectrum.add(audio)

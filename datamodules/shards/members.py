@@ -13,10 +13,8 @@ import soundfile
 import torch
 from torch import Tensor
 
-from datamodules.audio_opening import AudioFileError, AudioInfo, require_finite
+from datamodules.audio_opening import AudioFileError, AudioInfo, ForwardFile, decode, from_pcm16, require_finite
 from datamodules.encodings import Encoding
-
-_FULL_SCALE = {16: 2.0**-15}
 
 
 @dataclass(frozen=True)
@@ -50,13 +48,12 @@ def read_member(file: IO[bytes], member: Member, start: int, stop: int) -> Tenso
     """
     read = _plain if member.encoding.is_plain else _coded
     try:
-        frames = read(file, member, start, stop)
+        content = read(file, member, start, stop)
     except (OSError, soundfile.SoundFileError) as error:
         reason = f"cannot be read ({error}); run the same `spectrostream data prepare` with --verify again"
         raise AudioFileError.of(member.path, reason) from error
-    if start + len(frames) < stop:
-        member.info().require_frames(start + len(frames), stop)
-    audio = torch.from_numpy(np.ascontiguousarray(frames.T))
+    member.info().require_frames(start + content.shape[1], stop)
+    audio = torch.from_numpy(content)
     if not member.encoding.bits:  # whole numbers are finite
         require_finite(member.path, audio)
     return audio
@@ -79,17 +76,17 @@ def _plain(file: IO[bytes], member: Member, start: int, stop: int) -> np.ndarray
             break
         done += count
     frames = frames[: done // (member.channels * encoding.sample_bytes)]
-    return frames * np.float32(_FULL_SCALE[encoding.bits]) if encoding.bits else frames.astype(np.float32, copy=False)
+    return from_pcm16(frames) if encoding.bits else np.ascontiguousarray(frames.T, dtype=np.float32)
 
 
 def _coded(file: IO[bytes], member: Member, start: int, stop: int) -> np.ndarray:
-    with soundfile.SoundFile(_Slice(file, member.offset, member.size_bytes)) as coded:
+    with ForwardFile(_Slice(file, member.offset, member.size_bytes)) as coded:
         found = (coded.format, coded.samplerate, coded.channels, coded.frames)
         expected = (member.encoding.container, member.sample_rate, member.channels, member.frames)
         if found != expected:
             raise OSError(f"{found} instead of {expected}")
         coded.seek(start)
-        return coded.read(stop - start, dtype="float32", always_2d=True)
+        return decode(coded, stop - start)
 
 
 class _Slice(io.RawIOBase):

@@ -13,6 +13,7 @@ from music_files import noisy_tones, write_raw
 
 from datamodules import resampling, seeking
 from datamodules.audio_files import AudioFileError, probe, read_audio, verify_ends, write_audio
+from datamodules.audio_opening import decode, open_audio
 from datamodules.audio_pieces import AudioReader
 from datamodules.folder_corpus import demo_corpus_root
 
@@ -91,6 +92,31 @@ def test_every_sample_format_becomes_float32(tmp_path: Path, subtype: str, step:
     audio = read_audio(write_raw(tmp_path / "x.wav", frames, 48000, subtype=subtype))
     assert audio.dtype == torch.float32
     torch.testing.assert_close(audio.double(), torch.from_numpy(frames.T.copy()), atol=step, rtol=0)
+
+
+@pytest.mark.parametrize("extension", ["wav", "flac", "aiff", "caf", "w64", "au"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_all_integers_of_16_bits_are_the_floats_that_libsndfile_makes(
+    tmp_path: Path, extension: str, channels: int
+) -> None:
+    frames = np.arange(-(2**15), 2**15, dtype=np.int16).reshape(-1, channels)
+    path = write_raw(tmp_path / f"x.{extension}", frames, 48000, subtype="PCM_16")
+    expected = torch.from_numpy(soundfile.read(path, dtype="float32", always_2d=True)[0].T)
+    assert torch.equal(read_audio(path, channels=channels), expected)
+    assert torch.equal(
+        read_audio(path, channels=channels, start_seconds=0.25, duration_seconds=0.4), expected[:, 12000:31200]
+    )
+
+
+def test_reads_that_follow_each_other_join(tmp_path: Path) -> None:
+    """Without the seeks that soundfile does after each read."""
+    for extension in ("wav", "flac", "ogg", "mp3", "opus"):
+        path = write_as(tmp_path / f"x.{extension}", noisy_tones(2.0, 48000), 48000)
+        whole = soundfile.read(path, dtype="float32", always_2d=True)[0].T
+        with open_audio(path) as file:
+            parts = [decode(file, frames) for frames in (1, 1000, 40000, 7, 100_000)]
+            assert file.tell() == file.frames
+        assert np.array_equal(np.concatenate(parts, axis=1), whole)
 
 
 def test_values_beyond_full_scale_are_kept(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from datamodules.shards.packing import END_BYTES
 # A name on a POSIX disk may have 255 bytes; what is longer than this is cut, with a hash in place of the rest.
 _LONGEST_NAME_BYTES = 200
 _LONGEST_SHARD_WORD = 40
+_PLACES = 2**32
 # Escaped dots, slashes and zero bytes, which `manifest.table_name` never writes.
 _LEADING_OUT = re.compile(r"\\x(?:00|2e|2f)")
 _NOTES = ("corpus", "split", "group", "artist", "genre")
@@ -51,9 +53,9 @@ def jobs_of(table: pandas.DataFrame, names: pandas.Series, settings: Settings) -
         return [Job(track.name, (track,), settings) for _, track in tracks]
     jobs = []
     for split in sorted({split for split, _ in tracks}):
-        shuffled = sorted((track for side, track in tracks if side == split), key=_order)
-        for number, together in enumerate(_shards(shuffled, settings)):
-            jobs.append(Job(f"{shard_word(split)}-{number:05d}", tuple(together), settings))
+        placed = sorted((_place(track), track.name, track) for side, track in tracks if side == split)
+        for first, together in _shards([(place, track) for place, _, track in placed], 0, _PLACES, settings):
+            jobs.append(Job(f"{shard_word(split)}-{first:08x}", together, settings))
     return jobs
 
 
@@ -82,25 +84,31 @@ def _track(row: Mapping[Any, Any], name: str) -> TrackToPrepare:
     )
 
 
-def _shards(tracks: Sequence[TrackToPrepare], settings: Settings) -> Iterator[list[TrackToPrepare]]:
-    """Runs of tracks that fill a shard; one that is larger by itself has shards of its own."""
-    together: list[TrackToPrepare] = []
-    size = 0
-    for track in tracks:
-        expected = track.expected_bytes(settings)
-        if together and size + expected + END_BYTES > settings.shard_bytes:
-            yield together
-            together, size = [], 0
-        together.append(track)
-        size += expected
-    if together:
-        yield together
+def _shards(
+    placed: Sequence[tuple[int, TrackToPrepare]], first: int, stop: int, settings: Settings
+) -> Iterator[tuple[int, tuple[TrackToPrepare, ...]]]:
+    """The tracks with places from `first` on and before `stop`, by place, as shards, each with its first place.
+
+    What does not fit into one shard is halved by place, so that one more track changes its own shard and no other.
+    Shards are half full to full where tracks are small; a track that is larger by itself has shards of its own.
+    """
+    if not placed:
+        return
+    size = END_BYTES + sum(track.expected_bytes(settings) for _, track in placed)
+    if size <= settings.shard_bytes or len(placed) == 1 or stop - first == 1:
+        yield first, tuple(track for _, track in placed)
+        return
+    middle = (first + stop) // 2
+    cut = bisect_left(placed, middle, key=lambda item: item[0])
+    yield from _shards(placed[:cut], first, middle, settings)
+    yield from _shards(placed[cut:], middle, stop, settings)
 
 
-def _order(track: TrackToPrepare) -> str:
+def _place(track: TrackToPrepare) -> int:
     # Shuffled, so that the few shards that are open at a time hold more than one album; by name, so that it is always
     # the same.
-    return hashlib.sha256(track.name.encode("utf-8", "surrogateescape")).hexdigest()
+    digest = hashlib.sha256(track.name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:4], "big")
 
 
 def _folders(table: pandas.DataFrame) -> dict[tuple[str, str], str]:

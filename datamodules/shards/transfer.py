@@ -55,6 +55,8 @@ class Remote:
         self._endpoint_url = endpoint_url
         self._anonymous = anonymous
         self._filesystem: Any = None
+        # Whether the last try got no answer in time.
+        self._is_silent = False
         self._protocol = url.split("://")[0]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -84,17 +86,25 @@ class Remote:
         self._again_and_again(name, attempt)
 
     def _again_and_again(self, name: str, attempt: Callable[[], T]) -> T:
-        for tries in range(self._retries + 1):
+        # A server that was silent to the end is asked once for each file from then on, until it answers: with hundreds
+        # of files every try takes the whole time-out.
+        retries = 0 if self._is_silent else self._retries
+        for tries in range(retries + 1):
+            begin = time.monotonic()
             try:
-                return attempt()
+                content = attempt()
             except UserError:
                 raise
             except Exception as error:  # engines raise whatever their libraries do
                 last = error
-                if isinstance(error, FileNotFoundError | PermissionError) or tries == self._retries:
+                self._is_silent = time.monotonic() - begin >= self._timeout
+                if isinstance(error, FileNotFoundError | PermissionError) or tries == retries:
                     break
                 # At random, so that the processes of a cluster do not all come back at once.
                 time.sleep(min(0.25 * 2**tries * (1 + random.random()), _LONGEST_PAUSE_SECONDS))
+            else:
+                self._is_silent = False
+                return content
         raise RemoteError(f"{self.url}/{name} cannot be fetched: {_reason(last)}") from last
 
     def _blocks(self, name: str, largest: int) -> Iterator[bytes]:

@@ -32,8 +32,8 @@ Every track is resampled once, stems are summed, and every file is read back and
 What lies beyond full scale (decoded Vorbis) is kept by float32; for the other encodings such a track is made softer as
 a whole, by the `gain_db` in the new manifest. Tracks that cannot be used are listed in OUT/passed-over.csv.
 Shards are tar files that WebDataset reads; tracks of more than 5 minutes are divided evenly, and a shard never holds
-tracks of two splits. The same music gives the same bytes. Tracks stand in an order that looks random: one more track
-re-makes the shards that come after it in its split, and shards that the new index does not name are removed.
+tracks of two splits. The same music gives the same bytes. Which tracks share a shard depends on a hash of their names:
+one more track re-makes its own shard alone, and shards that the new index does not name are removed.
 DIR is a folder of its own, outside of the music.
 When it is stopped or killed, the same command goes on; typed once more it makes again what was lost, and with --verify
 what was damaged."""

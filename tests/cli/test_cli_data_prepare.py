@@ -90,7 +90,7 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert stopped.value.code == 0
     words = " ".join(capsys.readouterr().out.split())
     assert "spectrostream data prepare music.parquet --out shards --format shards" in words
-    assert "one more track re-makes the shards that come after it in its split" in words
+    assert "one more track re-makes its own shard alone" in words
 
 
 def test_shards_that_are_removed_are_counted(
@@ -101,7 +101,7 @@ def test_shards_that_are_removed_are_counted(
         write_manifest(rows, tmp_path / "music.parquet")
         assert prepared(tmp_path / "music.parquet", "--out", out, "--format", "shards", "--workers", 1) == 0
     assert "1 shards of an earlier manifest removed" in " ".join(capsys.readouterr().out.split())
-    assert [path.name for path in out.glob("*.tar")] == ["train-00000.tar"]
+    assert [path.name for path in out.glob("*.tar")] == ["train-00000000.tar"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What shards are called, and which of them one more track changes."""
+"""What shards are called, how full they are, and which of them one more track changes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from datamodules.preparing.jobs import Job, Settings
 from datamodules.preparing.plan import jobs_of, prepared_names, shard_word
 
 SHARDS = Settings("pcm16", as_shards=True, shard_bytes=5_000_000)
+LARGE_SHARDS = Settings("pcm16", as_shards=True, shard_bytes=250_000_000)
 
 any_text = st.text(st.characters(blacklist_categories=["Cs"]), max_size=300)
 
@@ -50,12 +51,42 @@ def jobs(count: int) -> list[Job]:
 
 @given(count=st.integers(4, 60))
 @settings(max_examples=30)
-def test_one_more_track_changes_the_shards_that_come_after_it(count: int) -> None:
+def test_one_more_track_changes_its_own_shard_alone(count: int) -> None:
     before, after = jobs(count), jobs(count + 1)
-    (place,) = [
-        number for number, job in enumerate(after) if any(track.name.endswith(f"/{count}.wav") for track in job.tracks)
-    ]
-    same = [old.identity() == new.identity() for old, new in zip(before, after, strict=False)]
-    # Where it begins a shard, the shard before it is as it was.
-    assert all(same[:place])
-    assert not any(same[place:])
+    was_there = {job.identity() for job in before}
+    remade = [job for job in after if job.identity() not in was_there]
+    names = {track.name for job in remade for track in job.tracks}
+    assert f"folder/{count}.wav" in names
+    # All others in it were together before: it is one shard, or one that is halved because it became too large.
+    together = [{track.name for track in job.tracks} for job in before if names & {track.name for track in job.tracks}]
+    assert len(together) <= 1
+    assert names == set().union(*together) | {f"folder/{count}.wav"}
+
+
+@given(count=st.integers(1, 60))
+@settings(max_examples=30)
+def test_every_track_is_in_one_shard_with_a_name_of_its_own(count: int) -> None:
+    planned = jobs(count)
+    assert sorted(track.name for job in planned for track in job.tracks) == sorted(
+        f"folder/{number}.wav" for number in range(count)
+    )
+    assert len({job.name for job in planned}) == len(planned)
+    assert [job.name for job in planned] == sorted(job.name for job in planned)
+    assert all(re.fullmatch(r"train-[0-9a-f]{8}", job.name) for job in planned)
+
+
+def test_shards_are_as_large_as_asked_where_tracks_are_small() -> None:
+    planned = jobs(2000)
+    sizes = [sum(track.expected_bytes(SHARDS) for track in job.tracks) for job in planned]
+    large = jobs_of(tracks(2000), prepared_names(tracks(2000), SHARDS), LARGE_SHARDS)
+    fill = [sum(track.expected_bytes(LARGE_SHARDS) for track in job.tracks) / LARGE_SHARDS.shard_bytes for job in large]
+    assert max(sizes) <= SHARDS.shard_bytes
+    assert 0.4 < min(fill) <= max(fill) <= 1
+
+
+def test_a_track_that_is_larger_than_a_shard_is_alone() -> None:
+    table = tracks(20)
+    table.loc[7, "frames"] = 48_000_000
+    planned = jobs_of(table, prepared_names(table, SHARDS), SHARDS)
+    (large,) = [job for job in planned if any(track.name == "folder/7.wav" for track in job.tracks)]
+    assert len(large.tracks) == 1

@@ -6,10 +6,11 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 
 import boto3
 from moto.server import ThreadedMotoServer
@@ -84,11 +85,11 @@ class FolderServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def served(folder: Path, **faults: Fault) -> Iterator[FolderServer]:
-    """faults: by file name with `_` for `-` and without extension."""
+def served(folder: Path, faults: Mapping[str, Fault] = MappingProxyType({})) -> Iterator[FolderServer]:
+    """faults: by file name."""
     server = FolderServer(("127.0.0.1", 0), Handler)
     server.folder, server.asked, server.counting = folder, Counter(), threading.Lock()
-    server.faults = {f"{name.replace('_', '-')}.tar": fault for name, fault in faults.items()}
+    server.faults = dict(faults)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:

@@ -57,6 +57,10 @@ def held_digest(store: ShardStore, shard: Shard) -> str:
         return hashlib.sha256(file.read()).hexdigest()
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.tar"))
+
+
 def left_overs(tmp_path: Path) -> list[str]:
     return [path.name for path in (tmp_path / "cache").glob(".*")]
 
@@ -81,7 +85,7 @@ def test_local_folders_are_read_in_place(shard_folder: Path, tmp_path: Path, add
 
 
 def test_a_server_that_is_busy_is_asked_again(shard_folder: Path, tmp_path: Path) -> None:
-    with served(shard_folder, all_00001=unavailable(2)) as server:
+    with served(shard_folder, {names_in(shard_folder)[1]: unavailable(2)}) as server:
         store = store_of(server.url, tmp_path, retries=2)
         shard = all_shards(store)[1]
         assert held_digest(store, shard) == shard.sha256
@@ -103,7 +107,8 @@ def test_a_shard_that_does_not_come_is_left_out_and_named_once(
     shard_folder: Path, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     fault, reason = FAULTS[name]
-    with served(shard_folder, all_00001=fault) as server:
+    second = names_in(shard_folder)[1]
+    with served(shard_folder, {second: fault}) as server:
         store = store_of(server.url, tmp_path)
         reader = ShardReader(shard_corpus("here", store.read_index()), store)
         begin = time.monotonic()
@@ -116,13 +121,26 @@ def test_a_shard_that_does_not_come_is_left_out_and_named_once(
                     else:
                         reader.read(track, 0.0, 0.5)
         assert time.monotonic() - begin < 8
-        assert server.asked["all-00001.tar"] == 2, "one retry, then it is left alone"
+        assert server.asked[second] == 2, "one retry, then it is left alone"
         assert [record.getMessage() for record in caplog.records if "left out" in record.getMessage()] == [
-            message for message in caplog.messages if "all-00001.tar" in message
+            message for message in caplog.messages if second in message
         ]
         assert len(caplog.records) == 1
         reader.close()
     assert not left_overs(tmp_path)
+
+
+def test_a_server_that_hangs_costs_its_time_out_once_for_each_shard(shard_folder: Path, tmp_path: Path) -> None:
+    first, second, _, fourth, *_ = names_in(shard_folder)
+    with served(shard_folder, {first: is_silent, second: is_silent, fourth: unavailable(2)}) as server:
+        store = store_of(server.url, tmp_path, retries=2)
+        for shard in all_shards(store)[:2]:
+            with pytest.raises(ShardError, match="too long"):
+                store.hold(shard)
+        assert (server.asked[first], server.asked[second]) == (3, 1)
+        # It answers again, and is asked again.
+        assert [held_digest(store, shard) for shard in all_shards(store)[2:4]]
+        assert server.asked[fourth] == 3
 
 
 def test_a_missing_shard_is_not_asked_for_again(server: FolderServer, tmp_path: Path) -> None:
@@ -141,7 +159,7 @@ def test_a_missing_shard_is_not_asked_for_again(server: FolderServer, tmp_path: 
 def test_a_shard_is_asked_for_again_after_a_while(
     shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with served(shard_folder, all_00000=unavailable(1)) as server:
+    with served(shard_folder, {names_in(shard_folder)[0]: unavailable(1)}) as server:
         store = store_of(server.url, tmp_path, retries=0)
         shard = all_shards(store)[0]
         with pytest.raises(ShardError):
@@ -236,7 +254,7 @@ def test_a_process_killed_in_the_middle_of_a_download_blocks_nobody(shard_folder
         store = ShardStore(sys.argv[1], cache_folder=sys.argv[2], timeout_seconds=30, retries=0)
         store.hold(shards_of(store.read_index())[0][1])
     """
-    with served(shard_folder, all_00001=half) as server:
+    with served(shard_folder, {names_in(shard_folder)[1]: half}) as server:
         command = [sys.executable, "-c", textwrap.dedent(program), server.url, str(tmp_path / "cache")]
         with subprocess.Popen(command, stderr=subprocess.PIPE) as victim:
             deadline = time.monotonic() + 60

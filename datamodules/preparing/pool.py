@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from pebble import ProcessExpired, ProcessPool
 
 from datamodules.preparing.jobs import Job, Made, do_job
 from datamodules.preparing.log import PrepareError
+from datamodules.worker_processes import worker_processes
 
 # A job may take this long and as long as its music lasts; reading takes a few hundredths of that.
 _PATIENCE_SECONDS = 600.0
@@ -29,16 +25,13 @@ def run_jobs(jobs: Sequence[Job], out: Path, workers: int) -> Iterator[tuple[Job
 
     Raises:
         PrepareError: a worker ended and nobody knows why.
+        WorkersError: the workers cannot start.
         OSError: no room, no permission, in `out`.
     """
     if not jobs:
         return
-    with ProcessPool(max_workers=workers, initializer=_begin_worker, context=_processes()) as pool:
-        try:
-            yield from _run(pool, jobs, out, workers)
-        except BaseException:
-            pool.stop()
-            raise
+    with worker_processes(workers, "datamodules.preparing.jobs") as pool:
+        yield from _run(pool, jobs, out, workers)
 
 
 def _run(pool: ProcessPool, jobs: Sequence[Job], out: Path, workers: int) -> Iterator[tuple[Job, Made]]:
@@ -89,18 +82,3 @@ def _reason(job: Job, error: Exception) -> str:
     if isinstance(error, ProcessExpired):
         return f"ended the process that read it (exit code {error.exitcode}); copy it again or remove it"
     return f"takes longer than {_PATIENCE_SECONDS + job.seconds:.0f} s to read; copy it to a faster disk"
-
-
-def _begin_worker() -> None:
-    torch.set_num_threads(1)
-    # Ctrl-C goes to all processes at once; the first one tells the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _processes() -> multiprocessing.context.BaseContext:
-    if sys.platform == "win32" or not hasattr(os, "fork"):
-        return multiprocessing.get_context("spawn")
-    # Forked from a process without threads, and with the libraries imported once.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["datamodules.preparing.jobs"])
-    return context

@@ -1,29 +1,18 @@
-"""Files measured in processes of their own: one that hangs is given up, one that brings its process down is reported.
-
-libsndfile is C code that meets damaged files here, and a read from a network disk may never return. Neither a thread
-nor an exception helps against those; a process can be killed.
-"""
+"""Files measured in other processes: one that hangs is given up, one that brings its process down is reported."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.context import BaseContext
 from pathlib import Path
 
-import torch
 from pebble import ProcessExpired, ProcessPool
 
 from datamodules.audio_opening import AudioFileError
 from datamodules.scanning.measuring import Measurement, measure, measure_header
-from spectrostream.errors import UserError
+from datamodules.worker_processes import worker_processes
 
 # Larger files may take longer than the timeout says, so that a day of radio is no slow disk.
 _TIMEOUT_BYTES = 64 * 10**6
@@ -33,10 +22,6 @@ _BATCHES_PER_WORKER = 8  # at least, so that all end at about the same time
 _QUEUED_PER_WORKER = 3
 
 Outcome = Measurement | str  # a string says why the track cannot be used
-
-
-class ScanError(UserError):
-    """A scan that cannot start or cannot go on; the message says what to type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +48,11 @@ def measured(
         headers_only: nothing but the header and the last sample is decoded.
 
     Raises:
-        ScanError: the processes cannot even start, or end again and again.
+        WorkersError: the processes cannot even start, or end again and again.
     """
     waiting = deque(_batches(jobs, workers, headers_only))
     running: dict[Future[list[Outcome]], Batch] = {}
-    pool = ProcessPool(max_workers=workers, initializer=_start_worker, context=_context())
-    try:
+    with worker_processes(workers, __name__) as pool:
         while waiting or running:
             while waiting and len(running) < workers * _QUEUED_PER_WORKER:
                 batch = waiting.popleft()
@@ -81,14 +65,6 @@ def measured(
                     waiting.extendleft((job,) for job in reversed(batch))
                 else:
                     yield list(zip(batch, outcomes, strict=True))
-    except BrokenProcessPool as error:
-        raise ScanError(
-            f"The processes that measure end before they begin ({error}); is there enough memory? "
-            "What was measured is kept: type the same again, with fewer --workers"
-        ) from error
-    finally:
-        pool.stop()
-        pool.join()
 
 
 def _batches(jobs: Sequence[Job], workers: int, headers_only: bool) -> Iterator[Batch]:
@@ -134,32 +110,6 @@ def _outcomes(future: Future[list[Outcome]], batch: Batch, timeout: float) -> li
 
 
 # ---- in the processes
-
-
-def _context() -> BaseContext:
-    """Processes that start in milliseconds, from one that has imported everything, where there is such a thing."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
-
-
-def _start_worker() -> None:
-    # Ctrl-C goes to all processes of a terminal; the first one ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    # The MP3 decoder writes notes about damaged files there, through the progress bar.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A process that was killed cannot end its helpers; one that hangs in a read would stay for ever."""
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
 
 
 def _outcomes_of(tracks: Sequence[tuple[Path, ...]], headers_only: bool) -> list[Outcome]:

@@ -18,9 +18,8 @@ from datamodules.manifest import COLUMNS, file_path, table_name, typed
 from datamodules.scanning.duplicates import mark_duplicates
 from datamodules.scanning.journal import Finished, ScanJournal, TrackKey, read_journal
 from datamodules.scanning.measuring import Measurement
-from datamodules.scanning.pool import Job, Outcome, ScanError, measured
-
-__all__ = ["ScanError", "ScanProgress", "layout_named", "scan"]
+from datamodules.scanning.pool import Job, Outcome, measured
+from spectrostream.errors import UserError
 
 _MEASURED = tuple(field.name for field in fields(Measurement))
 _STAT_THREADS = 16  # on a network disk each call waits for the server
@@ -29,6 +28,10 @@ _OF_ENTRIES = ("name", "split", "group", "artist", "genre")
 # What a file's tags tell where the corpus does not.
 _FROM_TAGS = {"group": "album", "artist": "artist", "genre": "genre"}
 _OF_FILES = ("size_bytes", "modified_ns", "problem")
+
+
+class ScanError(UserError):
+    """A folder that cannot be scanned; the message says what to type."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ def scan(
 
     Raises:
         LayoutError: no such corpus, or a folder that is not laid out like it.
-        ScanError: `root` is not a folder, nothing that could be music is in it, processes that cannot start.
+        ScanError: `root` is not a folder, nothing that could be music is in it.
+        WorkersError: the processes that measure cannot start.
         OSError: the journal cannot be written.
     """
     root = _require_folder(root)

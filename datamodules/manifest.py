@@ -47,6 +47,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "side_to_mid_db": (REAL, "energy of left minus right over left plus right; empty for mono files; -inf: mono twice"),
     "bandwidth_hz": (REAL, "highest frequency above -90 dB re full scale in the average spectrum"),
     "content_hash": (TEXT, "of the samples as scanned: equal for the same music in another lossless container"),
+    "measurement_version": (WHOLE, "of the code that measured; what another version measured is measured again"),
     "duplicate_of": (TEXT, "first track with the same content, as corpus/name; empty for that one and all others"),
     "problem": (TEXT, "why the file cannot be used; empty for a good one"),
 }

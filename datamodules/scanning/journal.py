@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from datamodules.scanning.measuring import Measurement
+from datamodules.scanning.measuring import VERSION, Measurement
 
 
 class TrackKey(NamedTuple):
@@ -37,8 +37,9 @@ class Finished:
         return self.measurement is None or bool(self.measurement.content_hash)
 
     def is_about(self, size_bytes: int, modified_ns: int) -> bool:
-        """Whether the files have not changed since."""
-        return (self.size_bytes, self.modified_ns) == (size_bytes, modified_ns)
+        """Whether the files have not changed since, and would be measured in the same way today."""
+        is_current = self.measurement is None or self.measurement.measurement_version == VERSION
+        return is_current and (self.size_bytes, self.modified_ns) == (size_bytes, modified_ns)
 
 
 class ScanJournal:

@@ -24,6 +24,8 @@ from datamodules.scanning.signal_statistics import AverageSpectrum, ClippedRuns,
 
 # Samples of all channels together that are held at once: small enough for a processor's cache.
 _PIECE_SAMPLES = 2**17
+# Changes whenever the same file would give other numbers: what an older version measured is then measured again.
+VERSION = 1
 _SILENCE_DBFS = -60.0
 _BANDWIDTH_FLOOR_DB = -90.0
 _HASH_BYTES = 16
@@ -53,6 +55,7 @@ class Measurement:
     side_to_mid_db: float | None = None
     bandwidth_hz: float | None = None
     content_hash: str = ""
+    measurement_version: int | None = VERSION
 
 
 def measure(paths: Sequence[Path]) -> Measurement:

@@ -16,6 +16,7 @@ from datamodules.audio_walk import SkippedFile
 from datamodules.layouts import LAYOUTS, Entry, Found, Layout, LayoutError
 from datamodules.manifest import COLUMNS, file_path, table_name, typed
 from datamodules.scanning.duplicates import mark_duplicates
+from datamodules.scanning.earlier import known_rows, with_additions
 from datamodules.scanning.journal import Finished, ScanJournal, TrackKey, read_journal
 from datamodules.scanning.measuring import Measurement
 from datamodules.scanning.pool import Job, Outcome, measured
@@ -81,8 +82,8 @@ def scan(
         workers: processes that measure.
         timeout_seconds: for one track, see `scan_pool.measured`.
         headers_only: loudness, bandwidth, hash and so on stay empty.
-        known: an older manifest; what has the same size and time of change there is not measured again, except
-            files that could not be used.
+        known: an earlier manifest; what has the same size and time of change there is not measured again, except
+            files that could not be used, and what another version measured. What was added to it is kept.
         progress: called now and then, from this thread.
 
     Raises:
@@ -97,7 +98,7 @@ def scan(
         raise ScanError(f"There is no music in {str(root)!r}; type the folder that it lies in")
     with ThreadPoolExecutor(_STAT_THREADS) as pool:
         tracks = list(pool.map(lambda entry: _tracked(root, entry), found.entries))
-    done = _remembered(tracks, _known_rows(known) | read_journal(journal), headers_only)
+    done = _remembered(tracks, known_rows(known) | read_journal(journal), headers_only)
     # Names that are one file on disk (hard links) are measured once.
     waiting = list({track.identity: track for track in tracks if track.identity not in done}.values())
     jobs = [Job(number, track.paths, track.size_bytes) for number, track in enumerate(waiting)]
@@ -109,7 +110,7 @@ def scan(
                 done[track.identity] = finished = _finished(track, outcome)
                 written.add(track.key, finished)
     rows = [(track.entry, done[track.identity]) for track in tracks]
-    return _table(corpus, root, rows + _skipped_rows(root, found))
+    return with_additions(_table(corpus, root, rows + _skipped_rows(root, found)), known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,17 +179,6 @@ def _finished(track: _Track, outcome: Outcome) -> Finished:
     # A reason may quote a name that is no text.
     problem = outcome.encode("utf-8", "backslashreplace").decode()
     return Finished(track.size_bytes, track.modified_ns, None, problem)
-
-
-def _known_rows(known: pandas.DataFrame | None) -> dict[TrackKey, Finished]:
-    """Good rows of an older manifest."""
-    if known is None:
-        return {}
-    rows = known[(known["problem"] == "") & known["frames"].notna()]
-    plain = rows.astype(object).where(rows.notna(), None)
-    keys = map(TrackKey, plain["root"], plain["name"], plain["parts"])
-    measurements = (Measurement(*values) for values in plain[list(_MEASURED)].itertuples(index=False, name=None))
-    return dict(zip(keys, map(Finished, plain["size_bytes"], plain["modified_ns"], measurements), strict=True))
 
 
 def _skipped_rows(root: Path, found: Found) -> list[tuple[Entry, Finished]]:

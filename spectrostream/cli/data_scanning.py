@@ -25,7 +25,8 @@ _SCAN = """  spectrostream data scan /music
   spectrostream data scan /music --headers-only --out music.csv
 
 Each track is decoded once, at its own rate: loudness, peak, clipping, silence, stereo width, bandwidth, a hash of its
-samples. Typed again, only what is new or changed is measured, and a scan that was stopped goes on. Files that cannot be
+samples. Typed again, only what is new or changed is measured, and a scan that was stopped goes on; columns of your own
+in the manifest stay, and so do splits, groups and genres that you wrote where the corpus has none. Files that cannot be
 used stand in the manifest with the reason."""
 _STATS = """  spectrostream data stats runs/data/music.parquet
   spectrostream data stats runs/data/musdb.parquet runs/data/fma.parquet --out runs/data/both

@@ -16,11 +16,12 @@ import soundfile
 from music_files import noisy_tones, write_raw
 
 from datamodules.audio_walk import SkippedFile
+from datamodules.conditions import fulfilled
 from datamodules.folder_corpus import demo_corpus_root
 from datamodules.layouts import LAYOUTS, Entry, Found, LayoutError
 from datamodules.manifest import file_path, read_manifest, write_manifest
 from datamodules.scanning import pool as scan_pool
-from datamodules.scanning.measuring import measure
+from datamodules.scanning.measuring import VERSION, measure
 from datamodules.scanning.pool import Job, measured
 from datamodules.scanning.scan import ScanError, ScanProgress, scan
 
@@ -252,6 +253,57 @@ def test_a_second_scan_measures_what_is_new_or_changed(scanner: _Scanner) -> Non
     assert scanner.measured == 3
     assert set(later["name"]) == {f"{number}.flac" for number in (0, 1, 2, 4, 5, 6)}
     assert _by_name(later)["1.flac"]["content_hash"] == measure([scanner.root / "1.flac"]).content_hash
+
+
+def test_what_was_added_to_a_manifest_by_hand_is_kept(scanner: _Scanner, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        _music(scanner.root / f"{name}.flac", ord(name))
+    table = scanner()
+    table["mood"], table["rating"], table["is_live"] = ["calm", "", "wild"], [3, 5, 1], [True, False, True]
+    table["split"], table["genre"] = ["train", "test", ""], ["", "jazz", ""]
+    for extension in (".csv", ".parquet"):
+        path = tmp_path / f"manifest{extension}"
+        write_manifest(table, path)
+        (scanner.root / "a.flac").unlink(missing_ok=True)
+        _music(scanner.root / "d.flac", 9)
+
+        again = scanner(known=read_manifest(path))
+
+        rows = _by_name(again)
+        assert list(rows) == ["b.flac", "c.flac", "d.flac"]
+        assert list(again["rating"].astype("Int64").fillna(-1)) == [5, 1, -1]
+        assert list(again["is_live"].astype("boolean").fillna(False)) == [False, True, False]
+        assert list(again["mood"].fillna("")) == ["", "wild", ""]
+        assert list(again["split"]) == ["test", "", ""]
+        assert list(again["genre"]) == ["jazz", "", ""]
+        # They are columns as any others, also where a new file has no value.
+        assert list(fulfilled(again, "rating > 2 and not is_live", "data.keep")) == [True, False, False]
+        write_manifest(again, path)
+        pandas.testing.assert_frame_equal(scanner(known=read_manifest(path)), again, check_dtype=False)
+
+
+def test_what_the_corpus_says_is_stronger_than_what_was_added(
+    scanner: _Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _music(scanner.root / "song.flac")
+    entry = Entry("song.flac", split="test", genre="rock")
+    monkeypatch.setitem(LAYOUTS, "own", lambda root: Found((entry,), ()))  # type: ignore[arg-type]
+    table = scanner("own").assign(split="train", genre="jazz", artist="somebody")
+    (row,) = _by_name(scanner("own", known=table)).values()
+    assert (row["split"], row["genre"], row["artist"]) == ("test", "rock", "somebody")
+
+
+@pytest.mark.parametrize("version", [None, VERSION - 1, VERSION + 1])
+def test_what_another_version_measured_is_measured_again(scanner: _Scanner, version: int | None) -> None:
+    for number in range(2):
+        _music(scanner.root / f"{number}.flac", number)
+    first = scanner()
+    assert list(first["measurement_version"]) == [VERSION] * 2
+    other = first.assign(bandwidth_hz=1.0)
+    other.loc[1, "measurement_version"] = version
+    again = scanner(known=other)
+    assert scanner.measured == 1
+    assert list(again["bandwidth_hz"] == 1.0) == [True, False]
 
 
 def test_headers_are_no_measurement_but_a_measurement_has_headers(scanner: _Scanner) -> None:

@@ -56,7 +56,7 @@ _RECIPES = (
     ),
     Recipe(
         name="0ad",
-        summary="orchestral and world music, Vorbis; this recipe was not tried",
+        summary="orchestral and world music, Vorbis",
         package="0ad-data",
         music=ZippedAudio("usr/share/games/0ad/mods/public/public.zip", "audio/music"),
         credits=Stated("Wildfire Games", "CC-BY-SA-3.0"),

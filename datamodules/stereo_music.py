@@ -27,6 +27,7 @@ from datamodules.shards.store import ShardStore
 from datamodules.shards.windows import WindowedCrops
 from datamodules.spans import Span, Spans
 from datamodules.splits import Split, split_spans
+from datamodules.worker_processes import end_with_parent, worker_context
 
 __all__ = ["DataConfig", "DataConfigError", "Excerpt", "StereoMusicDataModule"]
 
@@ -131,9 +132,8 @@ class StereoMusicDataModule(lightning.LightningDataModule):
             batch_sampler=sampler,
             num_workers=config.num_workers,
             persistent_workers=has_workers,
-            # Forked workers can hang beside the threads of a process group.
-            multiprocessing_context="forkserver" if has_workers else None,
-            worker_init_fn=_leave_signals_to_the_trainer if has_workers else None,
+            multiprocessing_context=worker_context("datamodules.crop_dataset") if has_workers else None,
+            worker_init_fn=_begin_worker if has_workers else None,
             pin_memory=torch.cuda.is_available(),
             generator=self._own_generator(),
         )
@@ -314,7 +314,8 @@ def _is_small(corpus: Corpus) -> bool:
     return corpus.duration_seconds < _CACHED_SECONDS
 
 
-def _leave_signals_to_the_trainer(_worker: int) -> None:
+def _begin_worker(_worker: int) -> None:
+    end_with_parent()
     # A batch system tells every process of a job to make room; a worker that obeyed would be missed by the trainer,
     # which still has an update to finish.
     for number in (signal.SIGTERM, signal.SIGUSR1):

@@ -33,7 +33,7 @@ def worker_processes(workers: int, module: str) -> Iterator[ProcessPool]:
     Raises:
         WorkersError: they end before they begin.
     """
-    pool = ProcessPool(max_workers=workers, initializer=_begin, context=_context(module))
+    pool = ProcessPool(max_workers=workers, initializer=_begin, context=worker_context(module))
     try:
         yield pool
     except BrokenProcessPool as error:
@@ -46,8 +46,11 @@ def worker_processes(workers: int, module: str) -> Iterator[ProcessPool]:
         pool.join()
 
 
-def _context(module: str) -> BaseContext:
-    """Processes that start in milliseconds, from one that has imported everything, where there is such a thing."""
+def worker_context(module: str) -> BaseContext:
+    """Processes that start in milliseconds, from one that has imported `module`, where there is such a thing.
+
+    None is a copy of this process, whose threads and locks a copy would find in any state.
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -61,11 +64,19 @@ def _begin() -> None:
     torch.set_num_threads(1)
     # The MP3 decoder writes notes about damaged files there, through the progress bar.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
-    """A process that was killed cannot end its helpers; one that hangs in a read would stay for ever."""
+def end_with_parent() -> None:
+    """From now on this process ends when the one that started it does.
+
+    A process that was killed cannot end its helpers: one that hangs in a read or waits for its next job would stay for
+    ever. Those of a fork server cannot see it by themselves, since their parent in the system's eyes is the server.
+    """
+    threading.Thread(target=_wait_for_parent, name="end-with-parent", daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()

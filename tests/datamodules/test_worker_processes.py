@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -44,26 +43,39 @@ def test_processes_that_end_before_they_begin_are_an_error(monkeypatch: pytest.M
         pool.schedule(os.getpid).result(timeout=60)
 
 
-def test_a_worker_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    program = """
-        import os, sys, time
-        from pathlib import Path
+# Each prints the numbers of its helpers and stays.
+PARENTS = {
+    "a pool": """
+        import os, time
         from datamodules.worker_processes import worker_processes
         if __name__ == "__main__":
             with worker_processes(1, "datamodules.worker_processes") as pool:
-                Path(sys.argv[1]).write_text(str(pool.schedule(os.getpid).result()))
+                print(pool.schedule(os.getpid).result(), flush=True)
                 pool.schedule(time.sleep, [600])
                 time.sleep(600)
-    """
-    script, note = tmp_path / "program.py", tmp_path / "worker"
-    script.write_text(textwrap.dedent(program))
-    with subprocess.Popen([sys.executable, str(script), str(note)]) as parent:
-        deadline = time.monotonic() + 60
-        while not (note.exists() and note.read_text()):
-            assert parent.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        parent.send_signal(signal.SIGKILL)
-    while _is_there(int(note.read_text())):
+    """,
+    "a training": """
+        import time
+        from datamodules.stereo_music import DataConfig, StereoMusicDataModule
+        if __name__ == "__main__":
+            batches = iter(StereoMusicDataModule(DataConfig(num_workers=2)).train_dataloader())
+            next(batches)
+            print(*(worker.pid for worker in batches._workers), flush=True)
+            time.sleep(600)
+    """,
+}
+
+
+@pytest.mark.parametrize("kind", list(PARENTS))
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path, kind: str) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(textwrap.dedent(PARENTS[kind]))
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout
+        workers = [int(word) for word in parent.stdout.readline().split()]
+        parent.kill()
+    assert workers
+    deadline = time.monotonic() + 30
+    while any(map(_is_there, workers)):
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -7,6 +7,7 @@ import logging
 import re
 import signal
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import lightning
@@ -27,7 +28,7 @@ from datamodules.shards.store import ShardStore
 from datamodules.shards.windows import WindowedCrops
 from datamodules.spans import Span, Spans
 from datamodules.splits import Split, split_spans
-from datamodules.worker_processes import end_with_parent, worker_context
+from datamodules.worker_processes import Lifeline, end_with, worker_context
 
 __all__ = ["DataConfig", "DataConfigError", "Excerpt", "StereoMusicDataModule"]
 
@@ -127,13 +128,14 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         rank, world_size = self._rank_and_world_size()
         sampler = StepSampler(config.batch_size, rank=rank, world_size=world_size, start_batch=self._next_batch)
         has_workers = config.num_workers > 0
+        context = worker_context("datamodules.crop_dataset") if has_workers else None
         return DataLoader(
             self.train_dataset(),
             batch_sampler=sampler,
             num_workers=config.num_workers,
             persistent_workers=has_workers,
-            multiprocessing_context=worker_context("datamodules.crop_dataset") if has_workers else None,
-            worker_init_fn=_begin_worker if has_workers else None,
+            multiprocessing_context=context,
+            worker_init_fn=None if context is None else _WorkerStart(Lifeline(context)),
             pin_memory=torch.cuda.is_available(),
             generator=self._own_generator(),
         )
@@ -314,12 +316,22 @@ def _is_small(corpus: Corpus) -> bool:
     return corpus.duration_seconds < _CACHED_SECONDS
 
 
-def _begin_worker(_worker: int) -> None:
-    end_with_parent()
-    # A batch system tells every process of a job to make room; a worker that obeyed would be missed by the trainer,
-    # which still has an update to finish.
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+class _WorkerStart:
+    """What a loader's worker does first. The loader has it, and with it the lifeline; a worker gets the other end."""
+
+    def __init__(self, lifeline: Lifeline) -> None:
+        self._lifeline = lifeline
+        self._end = lifeline.end
+
+    def __getstate__(self) -> dict[str, Connection]:
+        return {"_end": self._end}
+
+    def __call__(self, _worker: int) -> None:
+        end_with(self._end)
+        # A batch system tells every process of a job to make room; a worker that obeyed would be missed by the trainer,
+        # which still has an update to finish.
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _divided(corpus: Corpus, config: DataConfig) -> Split:

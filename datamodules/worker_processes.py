@@ -11,7 +11,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing import util
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 
 import torch
@@ -33,7 +35,9 @@ def worker_processes(workers: int, module: str) -> Iterator[ProcessPool]:
     Raises:
         WorkersError: they end before they begin.
     """
-    pool = ProcessPool(max_workers=workers, initializer=_begin, context=worker_context(module))
+    context = worker_context(module)
+    lifeline = Lifeline(context)
+    pool = ProcessPool(max_workers=workers, initializer=_begin, initargs=[lifeline.end], context=context)
     try:
         yield pool
     except BrokenProcessPool as error:
@@ -44,6 +48,7 @@ def worker_processes(workers: int, module: str) -> Iterator[ProcessPool]:
     finally:
         pool.stop()
         pool.join()
+        lifeline.let_go()
 
 
 def worker_context(module: str) -> BaseContext:
@@ -58,26 +63,34 @@ def worker_context(module: str) -> BaseContext:
     return context
 
 
-def _begin() -> None:
+class Lifeline:
+    """As long as this process has it, those may live that hold its other `end`: see `end_with`.
+
+    It is let go of before the processes that are left at this one's end are waited for, and by a kill as well. The
+    system itself tells none of those that a fork server started: their parent, to it, is the server.
+    """
+
+    def __init__(self, context: BaseContext) -> None:
+        self.end, ours = context.Pipe(duplex=False)
+        # multiprocessing's own: what is registered with a priority comes before it waits for its processes.
+        self.let_go = util.Finalize(self, ours.close, exitpriority=0)
+
+
+def end_with(lifeline: Connection) -> None:
+    """From now on this process ends when the lifeline does, whatever it is doing."""
+
+    def wait() -> None:
+        with suppress(EOFError, OSError):
+            lifeline.recv_bytes()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def _begin(lifeline: Connection) -> None:
     # Ctrl-C goes to all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     # The MP3 decoder writes notes about damaged files there, through the progress bar.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    end_with_parent()
-
-
-def end_with_parent() -> None:
-    """From now on this process ends when the one that started it does.
-
-    A process that was killed cannot end its helpers: one that hangs in a read or waits for its next job would stay for
-    ever. Those of a fork server cannot see it by themselves, since their parent in the system's eyes is the server.
-    """
-    threading.Thread(target=_wait_for_parent, name="end-with-parent", daemon=True).start()
-
-
-def _wait_for_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
+    end_with(lifeline)

@@ -66,6 +66,17 @@ PARENTS = {
 }
 
 
+def test_a_program_that_ends_with_a_loader_at_work_ends(tmp_path: Path) -> None:
+    """At the end of a program multiprocessing tells its processes to end, which they ignore, and waits for them."""
+    script = tmp_path / "program.py"
+    script.write_text(textwrap.dedent(PARENTS["a training"]).replace("time.sleep(600)", "pass"))
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stderr == ""
+    workers = [int(word) for word in ended.stdout.split()]
+    assert len(workers) == 2
+    assert not any(map(_is_there, workers))
+
+
 @pytest.mark.parametrize("kind", list(PARENTS))
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path, kind: str) -> None:
     script = tmp_path / "program.py"

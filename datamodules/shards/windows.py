@@ -8,7 +8,8 @@ there are ranks; in each epoch of the round the ranks have the hands in turn, ea
 epoch no two ranks have the same shard and together they have all, and in a round every rank has all of them, which
 makes rounds equally long for all ranks: where a batch lies can be computed without knowing what came before it.
 
-A rank goes from window to window when it has drawn its share, not when the others have: hands are not equally long.
+A rank goes from window to window when it has drawn its share, not when the others have: hands are not equally long. So
+near the end of an epoch two ranks may hold the same shard for a while, which costs traffic; their crops differ.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ from spectrostream.judges import build_discriminator
 from spectrostream.registry import Codec, build_codec
 from spectrostream.weights import load_codec
 
+_SEGMENTS_WITHOUT_TABLE = 50
+
 
 def initial_codec(config: ExperimentConfig) -> Codec:
     """The codec as it is before its first step: a function of the configuration and training.seed alone."""
@@ -71,9 +73,17 @@ def evaluation_protocol(config: ExperimentConfig) -> EvaluationProtocol:
     table = config.data.evaluation_segments
     if table is None:
         return protocol(config.data.evaluation_segment_seconds)
-    return protocol(None, segments_fingerprint(Path(table).expanduser()))
+    return protocol(None, segments_fingerprint(Path(table).expanduser(), segment_limit(config)))
 
 
-def evaluation_segments(data: StereoMusicDataModule, limit: int) -> list[Segment]:
-    """At most `limit` held-out excerpts, as reports know them."""
-    return [Segment(excerpt.track, excerpt.name, excerpt.audio) for excerpt in data.held_out_excerpts(limit)]
+def segment_limit(config: ExperimentConfig) -> int | None:
+    """How many held-out excerpts an evaluation takes at most; None is all that the table of segments lists."""
+    if config.evaluation.segments is None and config.data.evaluation_segments is None:
+        return _SEGMENTS_WITHOUT_TABLE
+    return config.evaluation.segments
+
+
+def evaluation_segments(config: ExperimentConfig, data: StereoMusicDataModule) -> list[Segment]:
+    """The held-out excerpts that an evaluation takes, as reports know them."""
+    excerpts = data.held_out_excerpts(segment_limit(config))
+    return [Segment(excerpt.track, excerpt.name, excerpt.audio) for excerpt in excerpts]

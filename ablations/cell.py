@@ -25,6 +25,7 @@ from ablations.assembly import (
     evaluation_segments,
     initial_codec,
     network_parameters,
+    segment_limit,
     training_module,
 )
 from ablations.experiment import ExperimentConfig, signature
@@ -78,6 +79,8 @@ def evaluation_identity(cell: Cell) -> str:
     """Hash of how a codec is evaluated: operating points, metrics, segments; not of how many processes do it."""
     plain = dataclasses.asdict(cell.config.evaluation)
     plain.pop("workers")
+    # Of a table the protocol says how many.
+    plain["segments"] = None if cell.config.data.evaluation_segments else segment_limit(cell.config)
     plain["protocol"] = evaluation_protocol(cell.config).hash
     if cell.variant.role == BASELINE:  # its learning checks are made there
         plain["compared_at"] = cell.compared_at
@@ -137,7 +140,7 @@ def _evaluate(
     cell: Cell, folder: Path, data: StereoMusicDataModule, result: FitResult
 ) -> tuple[pd.DataFrame, list[SystemCard]]:
     config = cell.config
-    segments = evaluation_segments(data, config.evaluation.segments)
+    segments = evaluation_segments(config, data)
     codec = deployed_codec(folder / "codec.safetensors")
     shutil.rmtree(folder / "audio", ignore_errors=True)  # of an evaluation at other levels or of other segments
     audio = folder / "audio" if config.evaluation.keep_audio else None

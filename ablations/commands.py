@@ -23,6 +23,7 @@ from ablations.preflight import (
     require_devices,
     require_music,
     require_room,
+    require_segments,
     require_writable,
     usable_cores,
 )
@@ -49,6 +50,7 @@ def train(config: str, overrides: Sequence[str], out: Path, console: Console, *,
     data = data_module(experiment)
     console.print(data.describe(), markup=False, highlight=False, soft_wrap=True)
     require_music(experiment, data.split.train_seconds)
+    require_segments(data)
     start = starts.fingerprint(experiment.training.start_from, experiment.model.kind)
     require_same_run(out, experiment, data.fingerprint, start, accept_changes=accept_changes)
     if not (out / "trained.json").exists():
@@ -101,10 +103,11 @@ def _report(study: Study, tasks: Sequence[Task], failures: dict[str, str], out: 
 def study_tasks(study: Study, overrides: Sequence[str], out: Path, *, to_train: bool = False) -> list[Task]:
     """Every cell with its folder; each corpus is scanned once.
 
-    to_train: the runs must be possible on this machine and with this music (ConfigError otherwise), and the folder
-    remembers the weights they start from.
+    to_train: the runs must be possible on this machine and with this music (ConfigError otherwise), which has what
+    they are to be evaluated on (SegmentsError otherwise), and the folder remembers the weights they start from.
     """
     corpora: dict[object, StereoMusicDataModule] = {}
+    checked: set[StereoMusicDataModule] = set()
     starts = Starts(out)
     tasks = []
     for cell in study.cells(overrides, starts=starts):
@@ -115,6 +118,9 @@ def study_tasks(study: Study, overrides: Sequence[str], out: Path, *, to_train: 
         if to_train:
             require_devices(cell.config.trainer)
             require_music(cell.config, data.split.train_seconds)
+            if data not in checked:
+                require_segments(data)
+                checked.add(data)
         tasks.append(Task(cell, cell_folder(out / "cells", cell, data.fingerprint)))
     if to_train:
         starts.remember()

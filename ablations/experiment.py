@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ablations.starting import LEARNING_KEYS, Start, Starts
 from datamodules.data_config import DataConfig
-from datamodules.manifest import FORMATS
+from datamodules.manifest import FORMATS, MANIFEST_NAME
 from datamodules.shards.index import INDEX_NAME
 from lightning_modules.trainer_config import TrainerConfig
 from lightning_modules.training_config import TrainingConfig
@@ -39,13 +39,14 @@ class EvaluationConfig:
     """How a trained codec is judged.
 
     levels: operating points, numbers of quantizer levels. visqol: False skips the slowest metric.
-    segments: held-out excerpts at most, spread evenly over all. workers: ViSQOL processes. keep_audio: writes every
-    decoded segment for the report's player and pictures.
+    segments: held-out excerpts at most, spread evenly over all; None is the whole table of data.evaluation_segments, or
+    50 without one. workers: ViSQOL processes. keep_audio: writes every decoded segment for the report's player and
+    pictures.
     """
 
     levels: tuple[int, ...] = (64,)
     visqol: bool = True
-    segments: int = 50
+    segments: int | None = None
     workers: int = 2
     keep_audio: bool = True
 
@@ -54,9 +55,10 @@ class EvaluationConfig:
         if not self.levels or min(self.levels) < 1 or len(set(self.levels)) < len(self.levels):
             given = f"evaluation.levels = {list(self.levels)}"
             raise ValueError(f"{given} is not possible; allowed: one or more different numbers >= 1")
-        for key in ("segments", "workers"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"evaluation.{key} = {getattr(self, key)} is not possible; allowed: 1 or more")
+        if self.segments is not None and self.segments < 1:
+            raise ValueError(f"evaluation.segments = {self.segments} is not possible; allowed: null, or 1 or more")
+        if self.workers < 1:
+            raise ValueError(f"evaluation.workers = {self.workers} is not possible; allowed: 1 or more")
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ _SECTIONS = {f.name: f for f in dataclasses.fields(ExperimentConfig)}
 # The sections whose schema is chosen by their `kind`, and the kinds; the first one is the default.
 _KINDS: dict[str, Mapping[str, type]] = {"model": CONFIGS, "discriminator": DISCRIMINATORS}
 # Raised with every change of the code that changes what a training computes: finished runs are then run again.
-TRAINING_VERSION = 2
+TRAINING_VERSION = 3
 # What does not change the result of training: how fast it runs, what is written about it, how it is judged afterwards.
 NOT_IN_SIGNATURE = (
     "evaluation",
@@ -148,14 +150,17 @@ def load_layer(path: Path) -> DictConfig:
 
 
 def overrides_layer(overrides: Sequence[str]) -> DictConfig:
-    """`key=value` words as one layer; `data=..` is short for `data.root` (a folder), manifests or shards."""
+    """`key=value` words as one layer; `data=..` is short for `data.root` (a folder), manifests or shards.
+
+    A folder that `data prepare` made is known by the manifest or the index in it.
+    """
     layer = OmegaConf.create({})
     for word in overrides:
         key, equals, value = word.partition("=")
         if not equals or not key or not value:
             raise ConfigError(f"{word!r} is not an override; type key=value, for instance training.max_steps=1000")
         try:
-            layer.merge_with_dotlist([_data_word(value) if key == "data" else word])
+            layer.merge_with_dotlist(_data_words(value) if key == "data" else [word])
         except Exception as error:  # YAML's own errors have no common base with OmegaConf's
             raise ConfigError(
                 f"{word!r} cannot be read as YAML; put double quotes around the value, inside the shell's single ones"
@@ -163,13 +168,17 @@ def overrides_layer(overrides: Sequence[str]) -> DictConfig:
     return layer
 
 
-def _data_word(value: str) -> str:
+def _data_words(value: str) -> list[str]:
     names = value.removeprefix("[").removesuffix("]").split(",")
-    if all(name.strip().endswith(FORMATS) for name in names):
-        return f"data.manifests=[{','.join(names)}]"
     if "://" in value or (Path(value) / INDEX_NAME).is_file():
-        return f"data.shards={value}"
-    return f"data.root={value}"
+        return [f"data.shards={value}"]
+    if all(name.strip().endswith(FORMATS) for name in names):
+        return [f"data.manifests=[{','.join(names)}]"]
+    manifest = Path(value) / MANIFEST_NAME
+    if manifest.is_file():
+        # Without it what was divided officially would be divided anew, and the music for the test trained on.
+        return [f"data.manifests=[{manifest}]", f"data.root={value}"]
+    return [f"data.root={value}"]
 
 
 def keys_layer(changes: Mapping[str, Any]) -> DictConfig:

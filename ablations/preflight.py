@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ablations.experiment import ConfigError, ExperimentConfig
+from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.codec_training import CodecTraining
 from lightning_modules.trainer_config import TrainerConfig
 from spectrostream.errors import UserError
@@ -97,6 +98,11 @@ def require_music(config: ExperimentConfig, train_seconds: float) -> None:
         f"{product} crops of {crop:g} s are {needed:.1f} s of music in one update, and the corpus has "
         f"{train_seconds:.1f} s to train on; type {remedy}, or give more music with data.root=FOLDER"
     )
+
+
+def require_segments(data: StereoMusicDataModule) -> None:
+    """Raises SegmentsError for a table of evaluation segments that this music has not, or trains on; reads no audio."""
+    data.excerpt_places(limit=1)
 
 
 def require_room(out: Path, module: CodecTraining, keep: int) -> None:

@@ -7,6 +7,7 @@ exceed 1), nothing is mixed down, nothing is trimmed: what cannot be given exact
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,8 @@ def probe(path: str | Path) -> AudioInfo:
 def verify_ends(path: str | Path) -> AudioInfo:
     """Like `probe`, and decode the last sample, which shows most files that were cut short.
 
-    Not so in Ogg files, whose header names no length: one that was cut short is a shorter file.
+    Not so in Ogg files, and MP3 files without a number of frames, whose headers name no length: one that was cut short
+    is a shorter file.
     """
     path = Path(path)
     with open_audio(path) as file:
@@ -60,6 +62,7 @@ def read_audio(
     channels: int = 2,
     start_seconds: float = 0.0,
     duration_seconds: float | None = None,
+    silent_after_end: bool = False,
 ) -> Tensor:
     """Read a file, or a part of it, as float32 `[channels, samples]` at `sample_rate` Hz, full scale 1, not clipped.
 
@@ -72,6 +75,7 @@ def read_audio(
         channels: of the result.
         start_seconds: where to begin, from the start of the file.
         duration_seconds: how much; None reads to the end.
+        silent_after_end: what is asked beyond the end of the file is silence, else an error.
 
     Raises:
         AudioFileError: unreadable, cut short, empty, with samples that are NaN, infinite or beyond 2**31, with another
@@ -83,10 +87,15 @@ def read_audio(
         info.require_channels(channels)
         resampler = info.resampler(sample_rate)
         total = resampler.length(info.frames)
-        start, stop = _sample_range(info, total, sample_rate, start_seconds, duration_seconds)
-        source = _read_frames(info, file, *resampler.source_range(start, stop, info.frames))
-    audio = resampler.resample(source, start, stop, info.frames)
-    return audio.repeat(channels, 1) if info.channels < channels else audio
+        limit = math.inf if silent_after_end else total
+        start, stop = _sample_range(info, total, limit, sample_rate, start_seconds, duration_seconds)
+        end = min(stop, total)
+        if start >= end:
+            return torch.zeros(channels, stop - start)
+        source = _read_frames(info, file, *resampler.source_range(start, end, info.frames))
+    audio = resampler.resample(source, start, end, info.frames)
+    audio = audio.repeat(channels, 1) if info.channels < channels else audio
+    return torch.nn.functional.pad(audio, (0, stop - end)) if end < stop else audio
 
 
 def write_audio(path: str | Path, audio: Tensor, sample_rate: int, subtype: str | None = None) -> int:
@@ -118,12 +127,12 @@ def write_audio(path: str | Path, audio: Tensor, sample_rate: int, subtype: str 
 
 
 def _sample_range(
-    info: AudioInfo, total: int, sample_rate: int, start: float, duration: float | None
+    info: AudioInfo, total: int, limit: float, sample_rate: int, start: float, duration: float | None
 ) -> tuple[int, int]:
-    """First and one past the last sample at `sample_rate`, of `total`."""
+    """First and one past the last sample at `sample_rate`, of `total`; AudioFileError beyond `limit`."""
     first = round(start * sample_rate)
     last = total if duration is None else first + round(duration * sample_rate)
-    if not 0 <= first < last <= total:
+    if not 0 <= first < last <= limit:
         raise AudioFileError.of(
             info.path,
             f"is {total} samples long at {sample_rate} Hz ({info.duration_seconds:.3f} s): samples {first} to {last} "

@@ -14,6 +14,8 @@ import soundfile
 import torch
 from torch import Tensor
 
+from datamodules.file_memory import FileMemory
+from datamodules.mp3_length import Uncounted, open_counted, uncounted
 from datamodules.resampling import PartResampler
 from spectrostream.errors import UserError
 
@@ -37,6 +39,8 @@ _LONGEST_VORBIS_BLOCK = 8192
 _BLOCK_FRAMES = 2**22
 # A 32-bit integer written as a float without being scaled. What lies beyond is damage, and its square overflows.
 _LARGEST_SAMPLE = 2.0**31
+
+_uncounted: FileMemory[Uncounted | None] = FileMemory()
 
 
 class AudioFileError(UserError):
@@ -129,11 +133,24 @@ class ForwardFile(soundfile.SoundFile):
     """
 
     def seekable(self) -> bool:
-        """False, which only says that reads need not seek; `seek` and `tell` work."""
+        """False, which only says that reads need not seek; `seek` and `tell` work, unless `is_sequential`."""
         return False
 
+    @property
+    def is_sequential(self) -> bool:
+        """Whether libsndfile reads this encoding only from its start on."""
+        return not super().seekable()
 
-def open_audio(path: Path) -> soundfile.SoundFile:
+
+class _OwningFile(ForwardFile):
+    """A file that closes with it the stream that it was made of."""
+
+    def close(self) -> None:
+        super().close()
+        self.name.close()
+
+
+def open_audio(path: Path) -> ForwardFile:
     """The file, open for reading. Raises AudioFileError: missing, no regular file, empty, not audio."""
     try:
         status = path.stat()
@@ -145,21 +162,44 @@ def open_audio(path: Path) -> soundfile.SoundFile:
     if status.st_size == 0:
         raise AudioFileError.of(path, "is empty (0 bytes)")
     try:
-        return ForwardFile(file_name(path))
+        file = ForwardFile(file_name(path))
+        return file if file.format != "MP3" else _counted(file, path, status)
+    except OSError as error:
+        raise AudioFileError.of(path, f"cannot be opened: {error.strerror}") from error
     except (soundfile.SoundFileError, TypeError) as error:
         allowed = "Allowed is what libsndfile reads: WAV, FLAC, Ogg, MP3, ..."
         reason = f"cannot be read as audio, {libsndfile_reason(error)} {allowed}"
         raise AudioFileError.of(path, reason) from error
 
 
-def audio_info(path: Path, file: soundfile.SoundFile) -> AudioInfo:
-    """What an open file says of itself. Raises AudioFileError: cut short, no frames, an impossible length or rate."""
+def _counted(file: ForwardFile, path: Path, status: os.stat_result) -> ForwardFile:
+    """The open MP3 file, or the same one with the length that its header lacks."""
+    try:
+        found = _uncounted.value(path, status, lambda: uncounted(path))
+    except OSError:
+        file.close()
+        raise
+    if found is None:
+        return file
+    file.close()
+    return _OwningFile(open_counted(path, found))
+
+
+def audio_info(path: Path, file: ForwardFile) -> AudioInfo:
+    """What an open file says of itself.
+
+    Raises AudioFileError: cut short, no frames, an impossible length or rate, an encoding without seeks.
+    """
     tags = (_tag(file, "artist"), _tag(file, "album"), _tag(file, "genre"))
     info = AudioInfo(path, file.samplerate, file.channels, file.frames, file.format, file.subtype, *tags)
     for declared, actual in _SIZE_MISMATCH.findall(file.extra_info):
         if int(actual) + _SIZE_TOLERANCE < int(declared) < _UNKNOWN_SIZE:
             reason = f"is cut short: its header promises {declared} bytes, it has {actual}; copy it again"
             raise AudioFileError.of(path, reason)
+    if file.is_sequential:
+        remedy = "convert it, for instance `ffmpeg -i IN OUT.flac`"
+        reason = f"is coded as {info.subtype}, of which no part can be read by itself; {remedy}"
+        raise AudioFileError.of(path, reason)
     if info.frames <= 0:
         raise AudioFileError.of(path, "holds no audio (0 frames)")
     if not LOWEST_RATE <= info.sample_rate <= _HIGHEST_RATE:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +50,9 @@ _FOREIGN_EXTENSIONS = frozenset(
 )
 
 
-_LEADS_OUT = "is a link that leads out of the corpus' folder"
+_LEADS_OUT = (
+    "is a link that leads out of the corpus' folder; only links to folders directly in that are followed: copy it here"
+)
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,12 @@ def audio_below(root: Path, *, inside_only: bool = False) -> FoundAudio:
     """Every file below `root` that is audio by its name.
 
     Links are followed, each folder and file counts once, hidden names are passed over. With `inside_only` a link that
-    leads out of `root` is skipped instead.
+    leads out of `root` is skipped instead, unless it stands directly in it and leads to a folder, as to another disk.
     """
     skipped: list[SkippedFile] = []
     seen = 0
     candidates: dict[str, Path] = {}
-    top = os.path.realpath(root)
+    insides = _insides(root) if inside_only else ()
     real_folders: dict[Path, str] = {}
     for path in files_below(root, skipped, inside_only=inside_only):
         seen += 1
@@ -89,7 +92,7 @@ def audio_below(root: Path, *, inside_only: bool = False) -> FoundAudio:
             )
         elif extension in AUDIO_EXTENSIONS:
             identity = _identity(path, real_folders)
-            if inside_only and not _lies_below(identity, top):
+            if inside_only and not _lies_in(identity, insides):
                 skipped.append(SkippedFile(path, _LEADS_OUT))
             elif identity in candidates:
                 # A link to a track would let the same music stand in training and in the held-out part.
@@ -102,21 +105,21 @@ def audio_below(root: Path, *, inside_only: bool = False) -> FoundAudio:
 def files_below(root: Path, skipped: list[SkippedFile], *, inside_only: bool = False) -> Iterator[Path]:
     """Every visible file in sorted order; a folder that was met before, through a link, is not entered again.
 
-    With `inside_only` neither is a folder outside of `root`, which a link in it leads to.
+    With `inside_only` neither is a folder outside of `root`, which a link deeper in it leads to.
     """
 
     def unreadable(error: OSError) -> None:
         skipped.append(SkippedFile(Path(error.filename), f"folder cannot be read: {error.strerror}"))
 
-    top = os.path.realpath(root)
-    visited = {top}
+    insides = _insides(root) if inside_only else ()
+    visited = {os.path.realpath(root)}
     for folder, folder_names, file_names in os.walk(root, onerror=unreadable, followlinks=True):
         entered = []
         for name in sorted(folder_names):
             identity = os.path.realpath(Path(folder) / name)
             if name.startswith(".") or identity in visited:
                 continue
-            if inside_only and not _lies_below(identity, top):
+            if inside_only and not _lies_in(identity, insides):
                 skipped.append(SkippedFile(Path(folder) / name, _LEADS_OUT))
             else:
                 visited.add(identity)
@@ -138,6 +141,18 @@ def _identity(path: Path, real_folders: dict[Path, str]) -> str:
     return os.path.join(real_folders[folder], path.name)  # noqa: PTH118  names are text here
 
 
-def _lies_below(path: str, folder: str) -> bool:
-    """Of two resolved names."""
-    return path.startswith(os.path.join(folder, ""))  # noqa: PTH118  with its last slash
+def _insides(root: Path) -> tuple[str, ...]:
+    """The folder, and those that links directly in it lead to, as resolved names."""
+    top = os.path.realpath(root)
+    linked = []
+    with suppress(OSError), os.scandir(root) as entries:
+        links = [entry.path for entry in entries if entry.is_symlink()]
+        # DirEntry.is_dir raises for a link to itself.
+        linked = [os.path.realpath(link) for link in links if os.path.isdir(link)]  # noqa: PTH112
+    # A link upwards leads to no other disk, but to everything beside the corpus.
+    return (top, *(folder for folder in linked if not _lies_in(top, (folder,))))
+
+
+def _lies_in(path: str, folders: Sequence[str]) -> bool:
+    """Whether it is one of the folders or lies below one; all resolved names."""
+    return any(path == folder or path.startswith(os.path.join(folder, "")) for folder in folders)  # noqa: PTH118

@@ -12,9 +12,10 @@ from typing import overload
 import numpy as np
 import pandas
 import pyarrow
+import pyarrow.compute
 
 from datamodules.audio_walk import SkippedFile
-from datamodules.manifest import file_path, typed
+from datamodules.manifest import file_path, source_names, table_name, typed
 from spectrostream.errors import UserError
 
 # What the choice of crops may depend on: where a corpus lies, and when it was copied there, makes no other corpus.
@@ -23,6 +24,7 @@ _IDENTITY = (
     *("loudness_lufs", "peak_dbfs", "clipped_share", "silent_share", "side_to_mid_db", "bandwidth_hz"),
     *("content_hash", "duplicate_of"),
 )
+_UNKNOWN_SIZE = -1
 
 
 class EmptyCorpusError(UserError):
@@ -36,7 +38,7 @@ class Track:
     path: of its file, or of the folder of its parts.
     name: its path below the corpus' folder with forward slashes, unique and stable; see `manifest.table_name`.
     duration_seconds, sample_rate, channels: as the header says.
-    size_bytes: of all its files.
+    size_bytes: of all its files; None where a manifest does not say.
     parts: files whose sum is the track; () where `path` is the file.
     """
 
@@ -45,7 +47,7 @@ class Track:
     duration_seconds: float
     sample_rate: int
     channels: int
-    size_bytes: int
+    size_bytes: int | None
     parts: tuple[Path, ...] = ()
 
 
@@ -56,7 +58,9 @@ class Tracks(Sequence[Track]):
         self._columns = {name: _texts(table[name]) for name in ("root", "name", "track", "parts")}
         # A few folders stand in a million rows, and all this is sent to every process that reads.
         self._columns["root"] = self._columns["root"].dictionary_encode()
-        self._numbers = {name: table[name].to_numpy() for name in ("sample_rate", "channels", "size_bytes")}
+        self._numbers = {name: table[name].to_numpy(np.int64) for name in ("sample_rate", "channels")}
+        # A column with empty values would be sent to the reading processes as floats or as objects.
+        self._numbers["size_bytes"] = table["size_bytes"].to_numpy(np.int64, na_value=_UNKNOWN_SIZE)
         self._seconds = _durations(table)
 
     def __len__(self) -> int:
@@ -70,18 +74,38 @@ class Tracks(Sequence[Track]):
         if isinstance(index, slice):
             return [self[one] for one in range(*index.indices(len(self)))]
         root, name, track, parts = (self._columns[key][index].as_py() for key in ("root", "name", "track", "parts"))
+        size = int(self._numbers["size_bytes"][index])
         return Track(
             path=file_path(root, name),
             name=track,
             duration_seconds=float(self._seconds[index]),
             sample_rate=int(self._numbers["sample_rate"][index]),
             channels=int(self._numbers["channels"][index]),
-            size_bytes=int(self._numbers["size_bytes"][index]),
+            size_bytes=None if size == _UNKNOWN_SIZE else size,
             parts=tuple(file_path(root, part) for part in parts.split("\n") if part),
         )
 
     def __iter__(self) -> Iterator[Track]:
         return (self[index] for index in range(len(self)))
+
+    def root_of(self, index: int) -> Path:
+        """The folder of the corpus that a track is of."""
+        return file_path(self._columns["root"][index].as_py(), "")
+
+    def below(self, folder: Path) -> np.ndarray:
+        """Numbers of all tracks that lie below a folder by their names, int64 `[tracks below]`."""
+        roots = self._columns["root"]
+        is_below = np.zeros(len(self), bool)
+        for number, text in enumerate(roots.dictionary.to_pylist()):
+            root = file_path(text, "")
+            of_root = roots.indices.to_numpy() == number
+            if root.is_relative_to(folder):
+                is_below |= of_root
+            elif folder.is_relative_to(root):
+                start = f"{table_name(folder.relative_to(root))}/"
+                starts = pyarrow.compute.starts_with(self._columns["name"], start)
+                is_below |= of_root & starts.to_numpy(zero_copy_only=False)
+        return np.flatnonzero(is_below)
 
 
 class Corpus:
@@ -96,7 +120,8 @@ class Corpus:
     def __init__(self, where: str, table: pandas.DataFrame, skipped: Sequence[SkippedFile] = ()) -> None:
         self.where = where
         self.table = _by_name(typed(table))
-        self.skipped = tuple(skipped)
+        # What is no list may make its files only when they are looked at.
+        self.skipped = tuple(skipped) if isinstance(skipped, list) else skipped
         self.tracks = Tracks(self.table)
 
     @cached_property
@@ -106,15 +131,15 @@ class Corpus:
 
     @property
     def sources(self) -> pandas.Series:
-        """What each track was called when it was scanned, whatever was made of it; pieces of one are called alike."""
-        return self.table["source_name"] if "source_name" in self.table else self.table["name"]
+        """What each track was called when it was scanned, see `manifest.source_names`."""
+        return source_names(self.table)
 
     @property
     def starts(self) -> np.ndarray:
         """Where each begins in the track that was scanned, seconds: 0 but for the pieces of long ones in shards."""
         if "piece_start_seconds" not in self.table:
             return np.zeros(len(self.table))
-        return self.table["piece_start_seconds"].to_numpy(np.float64)
+        return self.table["piece_start_seconds"].fillna(0.0).to_numpy(np.float64)
 
     @property
     def duration_seconds(self) -> float:
@@ -160,8 +185,9 @@ def _by_name(table: pandas.DataFrame) -> pandas.DataFrame:
     twice = named.loc[_is_repeated(named), "track"]
     if len(twice):
         raise UserError(
-            f"{len(twice)} tracks are there twice, the first {twice.iloc[0]!r}; name each manifest once, and give "
-            "corpora that were scanned from several folders different names in their column 'corpus'"
+            f"{len(twice)} tracks are there twice, the first {twice.iloc[0]!r}; name each manifest once; where "
+            "several folders were scanned, type for each `spectrostream data scan FOLDER --name NAME --out MANIFEST` "
+            "again, with a name of its own, and prepare again what was prepared"
         )
     return named.reset_index(drop=True)
 

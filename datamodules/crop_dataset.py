@@ -6,9 +6,9 @@ import itertools
 import logging
 import math
 import os
-import time
 from collections import Counter
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from datamodules.audio_files import AudioFileError
 from datamodules.corpus import Corpus, Track
 from datamodules.crops import Crop, CropKey, Draws
 from datamodules.loudness import loudness_of
-from datamodules.patience import within
+from datamodules.patience import HangingMusic, within
 from datamodules.spans import Spans
 from datamodules.track_audio import read_track
 
@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 # What `loudness_of` says of silence, and of all that is not louder than its absolute gate.
 _NOTHING_HEARD_LUFS = -70.0
-# A track whose read hung is not waited for again so soon.
-_HUNG_SECONDS = 600.0
 # So many tracks in a row are no accident: a disk is gone, and the rest of a million need not be tried.
 _MOST_FAILURES = 1000
 
@@ -74,7 +72,8 @@ class TrackReader:
     With `cache_audio` each track is decoded and resampled once, as a whole, and kept: 23 MB a minute at 48 kHz stereo.
     Parts are the same either way. A worker process fills a memory of its own, so caching goes best with no workers.
 
-    timeout_seconds: a read that takes longer is an `AudioFileError`; None waits for ever.
+    timeout_seconds: a read that takes longer is an `AudioFileError`, and its track, or the folder where several hang,
+        is not asked for a while; None waits for ever.
     """
 
     def __init__(
@@ -91,8 +90,7 @@ class TrackReader:
         self.channels = channels
         self.cache_audio = cache_audio
         self.timeout_seconds = timeout_seconds
-        # When each track was given up, which is not waited for again for a while.
-        self._hung: dict[int, float] = {}
+        self._hanging = HangingMusic(corpus.tracks)
         self._whole: dict[int, Tensor | None] = {}
 
     def read(self, track_index: int, start_seconds: float, duration_seconds: float) -> Tensor:
@@ -105,8 +103,8 @@ class TrackReader:
         return self._read(track_index, start_seconds, duration_seconds)
 
     def lost_with(self, track_index: int) -> frozenset[int]:
-        """The track itself: each has files of its own."""
-        return frozenset({track_index})
+        """The track itself, or all below a folder that does not answer."""
+        return self._hanging.lost_with(track_index)
 
     def _whole_track(self, track_index: int) -> Tensor | None:
         """The decoded track, or None where only parts of the file are good: these are then read one by one."""
@@ -119,8 +117,10 @@ class TrackReader:
 
     def _read(self, track_index: int, start_seconds: float, duration_seconds: float | None) -> Tensor:
         track = self.tracks[track_index]
-        if time.monotonic() - self._hung.get(track_index, -math.inf) < _HUNG_SECONDS:
-            raise AudioFileError.of(track.path, "did not answer a while ago")
+        lost = self._hanging.lost_place(track_index)
+        if lost is not None:
+            where = "" if lost == track.path else f"lies below {str(lost)!r}, which "
+            raise AudioFileError.of(track.path, f"{where}did not answer a while ago")
 
         def read() -> Tensor:
             return read_track(
@@ -132,11 +132,23 @@ class TrackReader:
             )
 
         try:
-            return within(self.timeout_seconds, read)
+            audio = within(self.timeout_seconds, read)
         except TimeoutError as error:
-            self._hung[track_index] = time.monotonic()
-            reason = f"takes longer to read than data.read_timeout_seconds={self.timeout_seconds:g}"
-            raise AudioFileError.of(track.path, reason) from error
+            raise AudioFileError.of(track.path, self._hung(track_index)) from error
+        except AudioFileError:
+            self._hanging.note_answer(track_index)
+            raise
+        self._hanging.note_answer(track_index)
+        return audio
+
+    def _hung(self, track_index: int) -> str:
+        """Why a track is lost whose read takes too long."""
+        reason = f"takes longer to read than data.read_timeout_seconds={self.timeout_seconds:g}"
+        lost = self._hanging.note_hang(track_index)
+        if lost == self.tracks[track_index].path:
+            return reason
+        count = len(self._hanging.lost_with(track_index))
+        return f"{reason}, as others below {str(lost)!r} do, so its {count} tracks are not asked for a while"
 
     def __getstate__(self) -> dict[str, Any]:
         # Decoded music is not sent to worker processes.
@@ -166,7 +178,7 @@ class CropDataset(Dataset[Tensor]):
         silence_threshold_db: RMS over all channels, in dB re full scale 1.
         silence_redraws: 0 takes every first draw.
         failure_list: file to which each process adds a line for each file that it cannot read.
-        normalize_lufs: loudness that each crop is brought to before its gain; None leaves it as it is.
+        normalize_lufs: loudness that each crop is brought to before its gain, but for silent ones; None leaves it.
     """
 
     def __init__(
@@ -194,7 +206,7 @@ class CropDataset(Dataset[Tensor]):
 
     def __getitem__(self, key: CropKey) -> Tensor:
         batch_index, slot = key
-        broken: set[int] = set()
+        broken: AbstractSet[int] = frozenset()
         redraws = failures = 0
         for attempt in itertools.count():
             crop = self._crops.crop_for(self._seed, batch_index, slot, attempt=attempt, without=broken)
@@ -203,7 +215,8 @@ class CropDataset(Dataset[Tensor]):
             except AudioFileError as error:
                 lost = self._reader.lost_with(crop.track_index)
                 self._note_failure(crop.track_index, error, lost)
-                broken |= lost
+                # A mount may hold a million tracks, which are not copied for each crop.
+                broken = broken | lost if broken else lost
                 failures += 1
                 if broken >= self._crops.track_indices:
                     message = f"None of the {len(broken)} training tracks can be read; the last: {error}"
@@ -211,10 +224,12 @@ class CropDataset(Dataset[Tensor]):
                 if failures == _MOST_FAILURES:
                     raise NothingReadableError(f"{failures} reads in a row failed; the last: {error}") from error
                 continue
-            if redraws == self._silence_redraws or _rms(audio) >= self._silence_threshold:
+            is_silent = _rms(audio) < self._silence_threshold
+            if redraws == self._silence_redraws or not is_silent:
                 break
             redraws += 1
-        if self._normalize_lufs is not None:
+        # To make silence as loud as music would be to train on the noise in it.
+        if self._normalize_lufs is not None and not is_silent:
             audio = _at_loudness(audio, self._reader.sample_rate, self._normalize_lufs)
         return _varied(audio, crop)
 
@@ -222,8 +237,8 @@ class CropDataset(Dataset[Tensor]):
         if track_index not in self._told:
             logger.warning("A training file is replaced by others from now on: %s", error)
             list_failure(self._failure_list, error)
-        # A shard may hold thousands of tracks, for which one line is enough.
-        self._told |= lost
+            # A shard or a mount may hold thousands of tracks, for which one line is enough.
+            self._told |= lost
         self.failures[self._reader.tracks[track_index].name] += 1
 
 
@@ -253,7 +268,7 @@ class HeldOutDataset(Dataset[Tensor]):
                 if piece.track_index not in self._told:
                     logger.warning("A validation crop is replaced by another, so losses are of other music: %s", error)
                     list_failure(self._failure_list, error)
-                self._told |= self._reader.lost_with(piece.track_index)
+                    self._told |= self._reader.lost_with(piece.track_index)
         raise NothingReadableError(f"None of the {len(self._pieces)} validation crops can be read; the last: {last}")
 
 
@@ -273,7 +288,7 @@ def _rms(audio: Tensor) -> float:
 
 def _at_loudness(audio: Tensor, sample_rate: int, target_lufs: float) -> Tensor:
     loudness = loudness_of(audio, sample_rate)
-    # At its lowest value nothing was heard: to make that loud would be to train on noise.
+    # At its lowest value nothing was heard, as of rumble below all that is weighted.
     return audio if loudness <= _NOTHING_HEARD_LUFS else audio * 10 ** ((target_lufs - loudness) / 20)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from datamodules.spans import Spans
 # (batch index since the start of the run, slot within the batch of all ranks)
 CropKey = tuple[int, int]
 
-# A million tracks of ten minutes at 48 kHz are 2**45 places to start at: their weighted sum stays below 2**63.
-_WEIGHT_BITS = 16
+# Of the mass of all spans: one that is a millionth of the others, beside a million of them, still has a share to 1e-6.
+_MASS_BITS = 60
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,10 @@ class RandomCrops:
         gain_db_range: tuple[float, float] = (0.0, 0.0),
         swap_channels_probability: float = 0.0,
     ) -> None:
-        first, last = spans.sample_ranges(sample_rate)
-        starts = last - first - round(crop_seconds * sample_rate) + 1
-        mass = starts if weights is None else _whole_numbers(starts, weights)
-        usable = (starts > 0) & (mass > 0)
+        first, _ = spans.sample_ranges(sample_rate)
+        starts = spans.start_counts(crop_seconds, sample_rate)
+        mass = span_mass(starts, weights)
+        usable = mass > 0
         if not usable.any():
             raise ValueError(
                 f"none of {len(spans)} training spans holds a crop of {crop_seconds:g} s; lower data.crop_seconds"
@@ -120,10 +121,17 @@ class RandomCrops:
         )
 
 
-def _whole_numbers(starts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """How likely each span is, so that draws are exact on every machine; fine enough for weights of 1 : 65536."""
-    relative = np.where(starts > 0, starts, 0) * (weights / max(weights.max(), np.finfo(float).tiny))
-    return np.round(relative * 2**_WEIGHT_BITS).astype(np.int64)
+def span_mass(starts: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """How likely each span is, int64 `[spans]`: whole numbers, so that draws are exact on every machine.
+
+    starts: see `Spans.start_counts`. weights: second for second; None is one for all.
+    """
+    if weights is None:
+        return starts
+    mass = starts * weights
+    # By a power of two, so that nothing but the last rounding changes the numbers; together they stay below 2**61.
+    _, exponent = math.frexp(math.fsum(mass))
+    return np.rint(np.ldexp(mass, _MASS_BITS - exponent)).astype(np.int64)
 
 
 def _uniform_numbers(key: str) -> tuple[int, int, int]:

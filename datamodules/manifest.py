@@ -19,11 +19,13 @@ from spectrostream.errors import UserError
 from spectrostream.unfinished import whole_file
 
 FORMATS = (".parquet", ".csv")
+# In a folder whose music it describes, and which stands for it then.
+MANIFEST_NAME = "manifest.parquet"
 
 TEXT, WHOLE, REAL = "str", "Int64", "float64"
 # Every column in its order, its type, and what it says.
 COLUMNS: Mapping[str, tuple[str, str]] = {
-    "corpus": (TEXT, "which layout: folder, musdb18hq, fma, ..."),
+    "corpus": (TEXT, "which layout: folder, musdb18hq, fma, ...; or as `data scan --name` called it"),
     "root": (TEXT, "absolute path of the corpus' folder"),
     "name": (TEXT, "path of the track below it, with forward slashes; unique within the corpus"),
     "parts": (TEXT, "files below root whose sum is the track, one a line; empty where name is the file"),
@@ -75,6 +77,17 @@ def typed(table: pandas.DataFrame) -> pandas.DataFrame:
     incomplete = [column for column, (kind, _) in COLUMNS.items() if kind == TEXT and result[column].hasnans]
     result[incomplete] = result[incomplete].fillna("")
     return result
+
+
+def source_names(table: pandas.DataFrame) -> pandas.Series:
+    """What each track was called when it was scanned, however often it was prepared since; the same for its pieces.
+
+    Scanned and prepared rows may stand below each other: a scanned one has no `source_name`, it is called by its name.
+    """
+    if "source_name" not in table:
+        return table["name"]
+    known = table["source_name"].fillna("").astype("str")
+    return known.where(known != "", table["name"])
 
 
 def write_manifest(table: pandas.DataFrame, path: Path) -> None:

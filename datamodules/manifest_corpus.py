@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import pandas
@@ -12,8 +13,9 @@ import pandas
 from datamodules.audio_walk import SkippedFile
 from datamodules.conditions import fulfilled
 from datamodules.corpus import Corpus, EmptyCorpusError
-from datamodules.data_config import DataConfigError, Weight
+from datamodules.data_config import DataConfig, DataConfigError, Weight
 from datamodules.manifest import COLUMNS, ManifestError, file_path, read_manifest, table_name
+from datamodules.spans import Spans
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ def load_manifests(
     Args:
         paths: .parquet or .csv files of `spectrostream data scan`.
         root: where the music lies now, if not where it was scanned; for one corpus only.
-        keep: a condition on the columns, for instance "bandwidth_hz > 18000 and side_to_mid_db > -40"; an empty value
+        keep: a condition on the columns, for instance "bandwidth_hz > 18000 and side_to_mid_db > -40"; an empty number
             fulfils none. None keeps all.
         minimum_seconds: shorter tracks are skipped.
         channels: tracks with another number than this or 1 are skipped.
@@ -65,32 +67,63 @@ def usable_corpus(
         )
     # What was not asked for is not skipped.
     broken = ~(usable | unwanted)
-    names = zip(table.loc[broken, "root"], table.loc[broken, "name"], reasons[broken], strict=True)
-    skipped = [SkippedFile(file_path(folder, name), reason) for folder, name, reason in names]
-    return Corpus(where, table[usable], skipped)
+    skipped = _SkippedRows(table.loc[broken, "root"], table.loc[broken, "name"], reasons[broken])
+    return Corpus(where, table[usable], skipped if len(skipped) else ())
 
 
-def track_weights(corpus: Corpus, weights: Sequence[str], balance: str | None) -> np.ndarray | None:
-    """How much more likely a second of each track is than others, float64 `[tracks]`; None where all are equal.
+class _SkippedRows(Sequence[SkippedFile]):
+    """Rows of a manifest as skipped files, each made when it is asked for: 300000 paths take seconds."""
 
-    weights: as in `DataConfig`, "FACTOR where CONDITION"; each multiplies the tracks that fulfil its condition.
-    balance: a column; each of its values gets the same share before the weights are applied. An empty one is a value.
+    def __init__(self, roots: pandas.Series, names: pandas.Series, reasons: pandas.Series) -> None:
+        self._columns = tuple(column.to_numpy(object) for column in (roots, names, reasons))
 
-    Raises DataConfigError: a condition or column that is not possible, or nothing with a weight above 0.
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    @overload
+    def __getitem__(self, index: int) -> SkippedFile: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[SkippedFile]: ...
+    def __getitem__(self, index: int | slice) -> SkippedFile | list[SkippedFile]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        root, name, reason = (column[index] for column in self._columns)
+        return SkippedFile(file_path(root, name), reason)
+
+
+def span_weights(corpus: Corpus, spans: Spans, config: DataConfig, *, sample_rate: int) -> np.ndarray | None:
+    """How much more likely than others each training span is, second for second, float64 `[spans]`; None: all equal.
+
+    `data.weights` multiply the spans of the tracks that fulfil their conditions. Before that, `data.balance` gives the
+    values of a column equal shares of the crops, of which there is one at each of a span's samples where a whole one
+    fits; an empty value is one too.
+
+    Raises DataConfigError: a condition or column that is not possible, or no span has a weight above 0.
     """
-    if not weights and balance is None:
+    if not config.weights and config.balance is None:
         return None
-    result = np.ones(len(corpus.table))
-    if balance is not None:
-        if balance not in corpus.table:
-            raise DataConfigError(f"data.balance={balance!r} is no column; allowed are {', '.join(COLUMNS)}")
-        seconds = pandas.Series(corpus.durations).groupby(corpus.table[balance], dropna=False).transform("sum")
-        result /= seconds.to_numpy()
-    for weight in map(Weight.of, weights):
-        result[fulfilled(corpus.table, weight.condition, "data.weights").to_numpy()] *= weight.factor
+    factors = np.ones(len(corpus.table))
+    for weight in map(Weight.of, config.weights):
+        factors[fulfilled(corpus.table, weight.condition, "data.weights").to_numpy()] *= weight.factor
+    result = factors[spans.tracks]
     if not result.any():
-        raise DataConfigError(f"data.weights={list(weights)} gives every track the weight 0")
+        raise DataConfigError(
+            f"data.weights={list(config.weights)} gives every training track the weight 0; type others, or another "
+            "data.split"
+        )
+    if config.balance is not None:
+        result /= _crops_of_value(corpus, spans, config.balance, spans.start_counts(config.crop_seconds, sample_rate))
     return result
+
+
+def _crops_of_value(corpus: Corpus, spans: Spans, column: str, crops: np.ndarray) -> np.ndarray:
+    """For each span, of how many crops all spans with the same value in the column are; infinite where of none."""
+    if column not in corpus.table:
+        raise DataConfigError(f"data.balance={column!r} is no column; allowed are {', '.join(COLUMNS)}")
+    values = pandas.factorize(corpus.table[column], use_na_sentinel=False)[0][spans.tracks]
+    # Exact, as crops of a million tracks are no more than 2**45.
+    together = np.bincount(values, weights=crops)[values]
+    return np.where(together > 0, together, np.inf)
 
 
 def _manifest(path: Path) -> pandas.DataFrame:

@@ -3,6 +3,9 @@
 libsndfile 1.2.2 misplaces the position in an Ogg stream that was cut out of a longer one without re-encoding: after a
 seek, everything beyond the first pages lies thousands of samples off (see also libsndfile issue 885). No header shows
 it, so each compressed file is put to the test once per process: three places are read after a seek and compared.
+
+What a decoder must have seen before a place so that it is settled there is another matter. In MP3 it depends on the
+place, and three of them show nothing: it is calculated for the worst one.
 """
 
 from __future__ import annotations
@@ -14,19 +17,20 @@ import numpy as np
 import soundfile
 
 from datamodules.audio_opening import decode
+from datamodules.file_memory import FileMemory
+from datamodules.mp3_length import samples_to_decode_before
 
 _COMPRESSED = ("OGG", "MP3")
 # Where to compare, in seconds. An Ogg page holds up to 64 kB: below 10 s the test could lie within the first pages.
 _PLACES_SECONDS = (10.0, 11.5, 13.0)
 _COMPARED_FRAMES = 4096
 _TOLERANCE = 1e-5
-# Source frames decoded before the wanted ones, so that a lossy decoder has settled after a seek: most need none.
-_LEAD_INS = (0, 8192)
+# Source frames decoded before the wanted ones, so that a decoder of Ogg has settled after a seek: most need none.
+_OGG_LEAD_INS = (0, 8192)
 _BLOCK_FRAMES = 2**16
 
-# Per process, how many frames a file needs before the wanted ones, or None where no number helps; a file that changes
-# gets a new verdict.
-_verdicts: dict[tuple[str, int, int], int | None] = {}
+# How many frames a file needs before the wanted ones, or None where no number helps.
+_verdicts: FileMemory[int | None] = FileMemory()
 
 
 def read_frames(
@@ -47,13 +51,10 @@ def read_frames(
     """
     if file.format not in _COMPRESSED:
         return _read_after_seek(file, start, stop, 0)
-    if start <= max(_LEAD_INS):
+    lead_ins = _OGG_LEAD_INS if file.format == "OGG" else (samples_to_decode_before(file.samplerate, file.channels),)
+    if start <= max(lead_ins):
         return _read_from_start(file, start, stop)
-    status = path.stat()
-    identity = (str(path), status.st_size, status.st_mtime_ns)
-    if identity not in _verdicts:
-        _verdicts[identity] = _lead_in_needed(open_again)
-    lead_in = _verdicts[identity]
+    lead_in = _verdicts.value(path, path.stat(), lambda: _lead_in_needed(open_again, lead_ins))
     if lead_in is None:
         return _read_from_start(file, start, stop)
     return _read_after_seek(file, start, stop, lead_in)
@@ -70,15 +71,18 @@ def _read_from_start(file: soundfile.SoundFile, start: int, stop: int) -> np.nda
     return decode(file, stop - start)
 
 
-def _lead_in_needed(open_file: Callable[[], soundfile.SoundFile]) -> int | None:
-    """None also where it cannot be shown: in a file that is too short, silent at these places, or refuses to seek."""
+def _lead_in_needed(open_file: Callable[[], soundfile.SoundFile], lead_ins: tuple[int, ...]) -> int | None:
+    """The first that is enough; None where none is.
+
+    None also where it cannot be shown: in a file that is too short, silent at these places, or refuses to seek.
+    """
     with open_file() as file:
         places = [round(seconds * file.samplerate) for seconds in _PLACES_SECONDS]
         beginning = decode(file, places[-1] + _COMPARED_FRAMES)
     expected = [beginning[:, place : place + _COMPARED_FRAMES] for place in places]
     if any(part.shape[1] < _COMPARED_FRAMES or np.abs(part).max() <= 2 * _TOLERANCE for part in expected):
         return None
-    for lead_in in _LEAD_INS:
+    for lead_in in lead_ins:
         if all(_equals(open_file, place, part, lead_in) for place, part in zip(places, expected, strict=True)):
             return lead_in
     return None

@@ -43,35 +43,49 @@ def write_segments(path: Path, corpus: Corpus, segments: Spans) -> None:
         table.to_csv(file, index=False, float_format="%.9f")
 
 
-def read_segments(path: Path, corpus: Corpus, split: Split) -> Spans:
-    """The segments that a table lists, in its order.
+def read_segments(path: Path, corpus: Corpus, split: Split, *, sample_rate: int = 48000) -> list[Spans]:
+    """Where the segments that a table lists lie, in its order. No audio is read.
+
+    Each is a stretch of its track, or of consecutive pieces of it; side by side these are the segment to the sample at
+    `sample_rate`, in Hz.
 
     Raises:
         SegmentsError: no such table; tracks that the corpus lacks or has with another content; a segment beyond its
-            track's end or across two pieces of it; music that is trained on.
+            track's end, in a piece that is missing, or across pieces of another rate; two that begin alike; music
+            that is trained on.
     """
     table = _read(path)
-    places = _places(table, corpus)
+    is_empty = table["duration_seconds"] * sample_rate < 0.5
+    _require(path, table, is_empty | (table["start_seconds"] < 0), "has no length")
+    # As excerpts are named.
+    is_repeated = table.round({"start_seconds": 3}).duplicated(["corpus", "track", "start_seconds"])
+    _require(path, table, is_repeated, "is listed twice")
+    places = _places(table, corpus, sample_rate)
     missing = table.loc[~table.index.isin(places["segment"]), "track"]
     if len(missing):
         raise SegmentsError(
             f"data.evaluation_segments={str(path)!r}: {len(missing)} of {len(table)} tracks are not in the corpus, "
             f"the first {missing.iloc[0]!r}; {_REMEDY}"
         )
-    _require(path, table, (table["start_seconds"] < 0) | (table["duration_seconds"] <= 0), "has no length")
-    inside = places[places["is_inside"]].drop_duplicates("segment")
-    reason = "goes beyond the end of its track, or of a piece of it"
-    _require(path, table, ~table.index.isin(inside["segment"]), reason)
-    tracks = inside["row"].to_numpy()
-    starts = inside["start"].to_numpy()
-    segments = Spans(tracks, starts, starts + table["duration_seconds"].to_numpy(np.float64))
-    _require_same_content(path, table, corpus.table["content_hash"].to_numpy(object)[tracks])
-    _require(path, table, _overlap(segments, split.train, len(corpus.table)), "is trained on")
-    return segments
+    parts = _consecutive_parts(places)
+    is_there = table.index.isin(parts["segment"])
+    _require(path, table, ~is_there, "goes beyond the end of its track, or lies in a piece of it that is missing")
+    spans = Spans(parts["row"].to_numpy(), parts["start"].to_numpy(), parts["end"].to_numpy())
+    for are_wrong, what in (
+        (_cannot_be_joined(parts, sample_rate), f"crosses the border of two pieces that are not at {sample_rate} Hz"),
+        (_is_other_music(parts), "holds other music than when the table was made"),
+        (_overlap(spans, split.train, len(corpus.table)), "is trained on"),
+    ):
+        _require(path, table, table.index.isin(parts.loc[are_wrong, "segment"]), what)
+    borders = np.flatnonzero(np.diff(parts["segment"])) + 1
+    return [spans.at(which) for which in np.split(np.arange(len(spans)), borders)]
 
 
-def _places(table: pandas.DataFrame, corpus: Corpus) -> pandas.DataFrame:
-    """For each segment the rows of the corpus that are its track or pieces of it, and whether it lies in one."""
+def _places(table: pandas.DataFrame, corpus: Corpus, sample_rate: int) -> pandas.DataFrame:
+    """For each segment the rows of the corpus that are its track or pieces of it, and what it has of each.
+
+    start, end: in the row, in seconds; an end before the start is nothing. begins, ends: of the segment in its track.
+    """
     rows = pandas.DataFrame(
         {
             "corpus": corpus.table["corpus"],
@@ -79,23 +93,59 @@ def _places(table: pandas.DataFrame, corpus: Corpus) -> pandas.DataFrame:
             "row": np.arange(len(corpus.table)),
             "offset": corpus.starts,
             "seconds": corpus.durations,
+            "sample_rate": corpus.table["sample_rate"],
+            "content_hash_now": corpus.table["content_hash"],
         }
     )
-    wanted = table.assign(segment=table.index)
-    places = wanted.merge(rows, on=["corpus", "track"]).sort_values(["segment", "row"])
-    places["start"] = places["start_seconds"] - places["offset"]
-    end = places["start"] + places["duration_seconds"]
-    places["is_inside"] = (places["start"] > -_ROUNDING) & (end < places["seconds"] + _ROUNDING)
+    # On whole samples, so that the parts of a segment are together as long as the segment.
+    begins = (table["start_seconds"] * sample_rate).round() / sample_rate
+    ends = begins + (table["duration_seconds"] * sample_rate).round() / sample_rate
+    wanted = table.assign(segment=table.index, begins=begins, ends=ends)
+    places = wanted.merge(rows, on=["corpus", "track"]).sort_values(["segment", "offset", "row"])
+    places["start"] = (places["begins"] - places["offset"]).clip(lower=0)
+    places["end"] = np.minimum(places["ends"] - places["offset"], places["seconds"])
     return places
 
 
-def segments_fingerprint(path: Path) -> str:
-    """The first 12 hexadecimal digits of the table's SHA-256; SegmentsError where it cannot be read."""
+def _consecutive_parts(places: pandas.DataFrame) -> pandas.DataFrame:
+    """Of each segment the first place that has all of it, or the places that follow each other and have it together."""
+    touched = places[places["end"] - places["start"] > _ROUNDING]
+    starts, ends = touched["start"] + touched["offset"], touched["end"] + touched["offset"]
+    is_whole = (starts < touched["begins"] + _ROUNDING) & (ends > touched["ends"] - _ROUNDING)
+    whole = touched[is_whole].drop_duplicates("segment")
+    segment = touched["segment"]
+    follows = (starts - ends.groupby(segment).shift().fillna(touched["begins"])).abs() < _ROUNDING
+    is_last = ~segment.duplicated(keep="last")
+    is_joined = follows & (~is_last | (ends > touched["ends"] - _ROUNDING))
+    joined = touched[is_joined.groupby(segment).transform("all") & ~segment.isin(whole["segment"])]
+    return pandas.concat([whole, joined]).sort_values(["segment", "offset"])
+
+
+def _cannot_be_joined(parts: pandas.DataFrame, sample_rate: int) -> pandas.Series:
+    # Each piece is resampled by itself, so that at another rate a border would be heard.
+    return parts["segment"].duplicated(keep=False) & (parts["sample_rate"] != sample_rate)
+
+
+def _is_other_music(parts: pandas.DataFrame) -> pandas.Series:
+    if "content_hash" not in parts:
+        return parts["segment"] < 0
+    then, now = parts["content_hash"], parts["content_hash_now"]
+    return (then != "") & (now != "") & (then != now)
+
+
+def segments_fingerprint(path: Path, limit: int | None = None) -> str:
+    """The first 12 hexadecimal digits of the table's SHA-256, and how many of it a lower `limit` leaves.
+
+    Raises SegmentsError where it cannot be read.
+    """
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        digits = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     except OSError as error:
         reason = f"cannot be read ({error.strerror})"
         raise SegmentsError(f"data.evaluation_segments={str(path)!r} {reason}; {_REMEDY}") from error
+    if limit is None or limit >= (listed := len(_read(path))):
+        return digits
+    return f"{digits}, {limit} of {listed}"
 
 
 _REMEDY = "write the table again with `spectrostream data segments`, or train with the manifests it was written for"
@@ -114,13 +164,6 @@ def _read(path: Path) -> pandas.DataFrame:
         problem = f"no column {', '.join(missing)}" if missing else f"no numbers in {numbers}" if numbers else "no rows"
         raise SegmentsError(f"data.evaluation_segments={str(path)!r} has {problem}; {_REMEDY}")
     return table
-
-
-def _require_same_content(path: Path, table: pandas.DataFrame, now: np.ndarray) -> None:
-    if "content_hash" not in table:
-        return
-    then = table["content_hash"].to_numpy(object)
-    _require(path, table, (then != "") & (now != "") & (then != now), "holds other music than when the table was made")
 
 
 def _require(path: Path, table: pandas.DataFrame, is_wrong: np.ndarray | pandas.Series, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -77,6 +78,11 @@ class Spans(Sequence[Span]):
         first = np.ceil(self.starts * sample_rate - _ROUNDING).astype(np.int64)
         return first, np.floor(self.ends * sample_rate + _ROUNDING).astype(np.int64)
 
+    def start_counts(self, seconds: float, sample_rate: int) -> np.ndarray:
+        """At how many samples of each span a whole crop of `seconds` may begin, int64 `[spans]`."""
+        first, last = self.sample_ranges(sample_rate)
+        return np.maximum(last - first - round(seconds * sample_rate) + 1, 0)
+
     def pieces(self, seconds: float, *, sample_rate: int, minimum_seconds: float, limit: int | None = None) -> Spans:
         """Consecutive pieces of `seconds` of each span, on whole samples; a last one needs `minimum_seconds`.
 
@@ -87,7 +93,7 @@ class Spans(Sequence[Span]):
         samples = np.maximum(last - first, 0)
         counts = samples // length + (samples % length >= max(round(minimum_seconds * sample_rate), 1))
         total = int(counts.sum())
-        number = _spread(total, total if limit is None else limit)
+        number = evenly_spread(total, limit)
         # Of which span each piece is, and how many pieces of that span stand before it.
         until = np.cumsum(counts)
         span = np.searchsorted(until, number, side="right")
@@ -96,9 +102,22 @@ class Spans(Sequence[Span]):
 
     def spread(self, limit: int) -> Spans:
         """At most `limit` of the spans, in order and evenly spread."""
-        return self.at(_spread(len(self), limit))
+        return self.at(evenly_spread(len(self), limit))
 
 
-def _spread(total: int, limit: int) -> np.ndarray:
-    count = min(limit, total)
-    return np.arange(count) * total // max(count, 1)
+def evenly_spread(total: int, limit: int | None) -> np.ndarray:
+    """At most `limit` of the numbers below `total`, in order and evenly spread; all without a limit.
+
+    There is one in each of as many equal parts, at a place of its own: at equal distances they could all be the first
+    pieces of their tracks. The same on every machine and with every library version.
+    """
+    if limit is None or limit >= total:
+        return np.arange(total)
+    edges = np.arange(limit + 1) * total // max(limit, 1)
+    places = [hashed_number(f"{part} of {limit}") * int(size) >> 64 for part, size in enumerate(np.diff(edges))]
+    return edges[:-1] + np.array(places, np.int64)
+
+
+def hashed_number(key: str) -> int:
+    """Uniform over 64 bits, the same on every machine and with every library version."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")

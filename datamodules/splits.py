@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
+from datamodules.audio_walk import AUDIO_EXTENSIONS
 from datamodules.corpus import Corpus
 from datamodules.layouts.contract import SPLITS as SIDES
 from datamodules.manifest import ManifestError
@@ -17,6 +21,8 @@ from datamodules.spans import Spans
 __all__ = ["SIDES", "SPLITS", "Split", "split_spans"]
 
 SPLITS = ("end", "track", "official")
+# Of a name, also of what was converted: a.wav.flac.
+_EXTENSION = rf"(?i:{'|'.join(map(re.escape, sorted(AUDIO_EXTENSIONS)))})+$"
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Split:
         held-out part for both.
     undivided: tracks too short to be divided, wholly in training.
     duplicates: tracks that are used nowhere, because the same music, or another rendition of the same group, stands on
-        a side that is held out.
+        a side that is held out, itself or through further tracks; see `split_spans` for a corpus divided within them.
     """
 
     train: Spans
@@ -62,14 +68,16 @@ def split_spans(
 
     Args:
         corpus: what to divide.
-        split: "end" holds out the end of each track; "track" whole tracks, chosen by a hash of the group (album, ...)
-            or name, so that adding tracks moves no other track to another side; "official" is each corpus' own
-            division, and "track" for those which have none.
+        split: "end" holds out the end of each track, at the same place in its copies with the same samples, and leaves
+            other renditions and encodings in training; "track" whole tracks, chosen by a hash of the group (album, ...)
+            or of the name without its extension, so that adding tracks moves no other track to another side;
+            "official" is each corpus' own division, and "track" for those which have none.
         held_out_seconds: with "end", how much of each track.
         held_out_fraction: with "end", at most this part of a track; else about this part of the groups, half of it for
             the validation and half for the test.
         gap_seconds: with "end", used by neither side, so that no resampler or decoder looks across the border.
         minimum_seconds: with "end", a span is at least this long; a track too short for two is training as a whole.
+            Of a track in pieces, what a border leaves of a piece is not used where it is shorter.
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r} is unknown, allowed are {', '.join(map(repr, SPLITS))}")
@@ -82,13 +90,28 @@ def _divide_each_track(
     corpus: Corpus, held_out_seconds: float, held_out_fraction: float, gap_seconds: float, minimum_seconds: float
 ) -> Split:
     ends = corpus.durations
-    held = np.minimum(held_out_seconds, held_out_fraction * ends)
-    borders = ends - held
+    wholes = _whole_seconds(corpus)
+    held = np.minimum(held_out_seconds, held_out_fraction * wholes)
+    borders = wholes - held
     divided = (held > 0) & (held >= minimum_seconds) & (borders - gap_seconds >= minimum_seconds)
+    # From here on within the piece, not within the track.
+    borders = borders - corpus.starts
+    train_ends = np.where(divided, np.minimum(borders - gap_seconds, ends), ends)
+    held_starts = np.maximum(borders, 0.0)
     every = np.arange(len(ends))
-    train = Spans(every, np.zeros(len(ends)), np.where(divided, borders - gap_seconds, ends))
-    held_out = Spans(every, borders, ends).at(divided)
+    train = Spans(every, np.zeros(len(ends)), train_ends).at(~divided | (train_ends >= minimum_seconds))
+    held_out = Spans(every, held_starts, ends).at(divided & (ends - held_starts >= minimum_seconds))
     return Split(train, held_out, held_out, is_shared=True, undivided=tuple(np.flatnonzero(~divided).tolist()))
+
+
+def _whole_seconds(corpus: Corpus) -> np.ndarray:
+    """How long the track is that each row has a piece of, the same for its copies: so all are divided at one place."""
+    if not corpus.starts.any():
+        # Copies have as many samples each.
+        return corpus.durations
+    content = corpus.table["content_hash"]
+    track = content.where(content != "", corpus.table["corpus"] + "/" + corpus.sources)
+    return pandas.Series(corpus.starts + corpus.durations).groupby(track.to_numpy()).transform("max").to_numpy()
 
 
 def _divide_by_tracks(corpus: Corpus, held_out_fraction: float, *, official: bool) -> Split:
@@ -96,16 +119,9 @@ def _divide_by_tracks(corpus: Corpus, held_out_fraction: float, *, official: boo
     if official:
         sides = _with_official_sides(corpus, sides)
     is_test, is_validation = sides == "test", sides == "validation"
-    # -1 where the content is not known.
-    content = pandas.factorize(corpus.table["content_hash"].where(corpus.table["content_hash"] != ""))[0]
-    group = corpus.table["corpus"] + "/" + corpus.table["group"]
-    groups = pandas.factorize(group.where(corpus.table["group"] != ""))[0]
     # The nearer to the final judgement, the stronger the claim.
-    is_held_out = is_test | is_validation
-    unused = np.zeros(len(sides), bool)
-    for numbers in (content, groups):
-        unused |= is_validation & _is_among(numbers, numbers[is_test])
-        unused |= ~is_held_out & _is_among(numbers, numbers[is_held_out])
+    claims = np.select([is_test, is_validation], [2, 1], 0)
+    unused = claims < pandas.Series(claims).groupby(_related(corpus)).transform("max").to_numpy()
     whole = Spans(np.arange(len(sides)), np.zeros(len(sides)), corpus.durations)
     validation, test = whole.at(is_validation & ~unused), whole.at(is_test)
     is_shared = not len(validation) or not len(test)
@@ -118,9 +134,41 @@ def _divide_by_tracks(corpus: Corpus, held_out_fraction: float, *, official: boo
     )
 
 
+def _related(corpus: Corpus) -> np.ndarray:
+    """A number for each track, the same where tracks have music in common, be it through a third one.
+
+    They do if they have the same samples, or within a corpus the same group or the same name but for the extension.
+    """
+    table = corpus.table
+    prefix = table["corpus"] + "/"
+    # Silence is no music: through it all albums with a silent track would be one.
+    is_music = (table["content_hash"] != "") & ~(table["silent_share"] >= 1)
+    reasons = (
+        table["content_hash"].where(is_music),
+        (prefix + table["group"]).where(table["group"] != ""),
+        prefix + _titles(corpus),
+    )
+    # A graph of tracks and of what they can have in common.
+    tracks, common, nodes = [], [], len(table)
+    for values in reasons:
+        numbers, distinct = pandas.factorize(values)
+        known = np.flatnonzero(numbers >= 0)
+        tracks.append(known)
+        common.append(nodes + numbers[known])
+        nodes += len(distinct)
+    edges = np.concatenate(tracks), np.concatenate(common)
+    graph = coo_array((np.ones(len(edges[0]), bool), edges), shape=(nodes, nodes))
+    return connected_components(graph, directed=False)[1][: len(table)]
+
+
+def _titles(corpus: Corpus) -> pandas.Series:
+    """What each track was called when it was scanned, without the extension: a song may lie as .flac and as .mp3."""
+    return corpus.sources.str.replace(_EXTENSION, "", regex=True)
+
+
 def _sides_by_hash(corpus: Corpus, held_out_fraction: float) -> np.ndarray:
     """The side of each track, by its group: test, validation and train from the smallest hashes to the largest."""
-    group = corpus.table["group"].where(corpus.table["group"] != "", corpus.sources)
+    group = corpus.table["group"].where(corpus.table["group"] != "", _titles(corpus))
     numbers, groups = pandas.factorize(group)
     place = _in_unit_interval(groups.to_list())[numbers]
     choices = [place < held_out_fraction / 2, place < held_out_fraction]
@@ -142,11 +190,6 @@ def _with_official_sides(corpus: Corpus, by_hash: np.ndarray) -> np.ndarray:
         for side in {"validation", "test"} - named_here:
             sides[rows] = np.where((sides[rows] == "train") & (by_hash[rows] == side), side, sides[rows])
     return sides
-
-
-def _is_among(numbers: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Where a number stands among the wanted ones; -1 never does."""
-    return (numbers >= 0) & np.isin(numbers, np.unique(wanted))
 
 
 def _in_unit_interval(names: Sequence[str]) -> np.ndarray:

@@ -21,12 +21,12 @@ from datamodules.crop_dataset import CropDataset, Excerpt, HeldOutDataset, Track
 from datamodules.crops import Draws, RandomCrops, StepSampler
 from datamodules.data_config import DataConfig, DataConfigError
 from datamodules.folder_corpus import demo_corpus_root, scan_folder
-from datamodules.manifest_corpus import load_manifests, track_weights, usable_corpus
+from datamodules.manifest_corpus import load_manifests, span_weights, usable_corpus
 from datamodules.segments import read_segments
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.store import ShardStore
 from datamodules.shards.windows import WindowedCrops
-from datamodules.spans import Span, Spans
+from datamodules.spans import Spans, evenly_spread
 from datamodules.splits import Split, split_spans
 from datamodules.worker_processes import Lifeline, end_with, worker_context
 
@@ -203,16 +203,23 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         )
 
     def held_out_excerpts(self, limit: int | None = None) -> list[Excerpt]:
-        """The segments that `data.evaluation_segments` lists; otherwise at most `limit`, spread evenly over the test.
+        """At most `limit` of the segments that `data.evaluation_segments` lists, or else of all of the test.
 
-        The latter follow each other, `data.evaluation_segment_seconds` long; a last piece of a span is kept down to
-        2 s. A span of held-out music shorter than that gives none.
+        They are spread evenly over these. The latter follow each other, `data.evaluation_segment_seconds` long; a last
+        piece of a span is kept down to 2 s. A span of held-out music shorter than that gives none.
         """
-        if self.config.evaluation_segments is not None:
-            segments = read_segments(Path(self.config.evaluation_segments).expanduser(), self.corpus, self.split)
-        else:
-            segments = self.evaluation_spans(limit)
-        return [self._excerpt(piece) for piece in segments]
+        return [self._excerpt(parts) for parts in self.excerpt_places(limit)]
+
+    def excerpt_places(self, limit: int | None = None) -> list[Spans]:
+        """Where each of these lies: in one track of the corpus, or in pieces of one that follow each other.
+
+        No audio is read. Raises SegmentsError for a table that cannot be used as a whole, whatever the limit.
+        """
+        if self.config.evaluation_segments is None:
+            return [Spans.of([span]) for span in self.evaluation_spans(limit)]
+        table = Path(self.config.evaluation_segments).expanduser()
+        listed = read_segments(table, self.corpus, self.split, sample_rate=self.sample_rate)
+        return [listed[number] for number in evenly_spread(len(listed), limit)]
 
     def evaluation_spans(self, limit: int | None = None) -> Spans:
         """The segments that are evaluated where no table lists them."""
@@ -220,24 +227,19 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         shortest = min(seconds, _SHORTEST_EXCERPT_SECONDS)
         return self.split.test.pieces(seconds, sample_rate=self.sample_rate, minimum_seconds=shortest, limit=limit)
 
-    def _excerpt(self, piece: Span) -> Excerpt:
+    def _excerpt(self, parts: Spans) -> Excerpt:
         prepared = self._prepare()
-        track = prepared.corpus.tracks[piece.track_index].name
-        audio = prepared.reader.read(piece.track_index, piece.start_seconds, piece.duration_seconds)
-        return Excerpt(track, f"{_file_stem(track)}-{piece.start_seconds:08.3f}s", piece.start_seconds, audio)
+        first, start = parts[0].track_index, parts[0].start_seconds
+        name = f"{_file_stem(prepared.corpus.tracks[first].name)}-{start:08.3f}s"
+        read = [prepared.reader.read(part.track_index, part.start_seconds, part.duration_seconds) for part in parts]
+        return Excerpt(_whole_track(prepared.corpus, first), name, start, torch.cat(read, dim=-1))
 
     def _prepare(self) -> _Prepared:
         if self._prepared is None:
             corpus, reader = self._from_shards() if self.config.shards else self._from_files()
             split = _divided(corpus, self.config)
-            weights = track_weights(corpus, self.config.weights, self.config.balance)
-            of_spans = None if weights is None else weights[split.train.tracks]
-            if of_spans is not None and not of_spans.any():
-                raise DataConfigError(
-                    f"data.weights={list(self.config.weights)} gives every training track the weight 0; type others, "
-                    "or another data.split"
-                )
-            self._prepared = _Prepared(corpus, split, of_spans, reader)
+            weights = span_weights(corpus, split.train, self.config, sample_rate=self.sample_rate)
+            self._prepared = _Prepared(corpus, split, weights, reader)
             logger.info("%s", self.describe())
         return self._prepared
 
@@ -367,6 +369,12 @@ def _divided(corpus: Corpus, config: DataConfig) -> Split:
             len(split.test),
         )
     return split
+
+
+def _whole_track(corpus: Corpus, index: int) -> str:
+    """The track's name; that of the whole for a piece of one, because statistics are over tracks."""
+    name = corpus.tracks[index].name
+    return name.removesuffix(f"#{corpus.table['piece'].iloc[index]}") if "piece" in corpus.table else name
 
 
 def _file_stem(track: str) -> str:

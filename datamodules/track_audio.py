@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from datamodules.audio_files import probe, read_audio
+from datamodules.audio_files import read_audio
 from datamodules.corpus import Track
 
 
@@ -29,17 +29,13 @@ def read_track(
         )
     length = track.duration_seconds - start_seconds if duration_seconds is None else duration_seconds
     mixture = torch.zeros(channels, round(length * sample_rate))
-    start = round(start_seconds * sample_rate)
     for path in track.parts:
-        info = probe(path)
-        there = info.resampler(sample_rate).length(info.frames) - start
-        if there > 0:
-            samples = min(there, mixture.shape[-1])
-            mixture[:, :samples] += read_audio(
-                path,
-                sample_rate=sample_rate,
-                channels=channels,
-                start_seconds=start_seconds,
-                duration_seconds=samples / sample_rate,
-            )
+        mixture += read_audio(
+            path,
+            sample_rate=sample_rate,
+            channels=channels,
+            start_seconds=start_seconds,
+            duration_seconds=length,
+            silent_after_end=True,
+        )
     return mixture

@@ -204,7 +204,7 @@ class EvaluationProtocol:
 
     sample_rate: int = 48000  # Hz
     segment_seconds: float | None = 10.0  # None where a table lists them
-    segment_table: str = ""  # the beginning of its SHA-256
+    segment_table: str = ""  # the beginning of its SHA-256, and how many of it if not all
     metrics: tuple[str, ...] = tuple(METRICS)
     reference_level: str = "as in the files: 1.0 is 0 dBFS, no gain is applied"
     settings: dict[str, Any] = field(default_factory=dict)  # metric family -> its settings

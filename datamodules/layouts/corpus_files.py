@@ -39,7 +39,7 @@ class CorpusFiles:
     """Audio files below `root` by their names in a table, and those that were passed over.
 
     A layout takes the files that it knows; `found` reports the rest. Only what was seen below `root` can be taken, so
-    whatever a corpus' tables say, no entry leads out of it.
+    whatever a corpus' tables say, no entry leads out of it. Folders directly in it may be links to another disk.
     """
 
     def __init__(self, root: Path, shape: Shape) -> None:

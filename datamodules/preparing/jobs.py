@@ -49,7 +49,8 @@ class TrackToPrepare:
     """A row of the manifest on its way.
 
     name: of what becomes of it, below the output folder, as `manifest.table_name` writes names.
-    sources: its files, as names below `root`. notes: what a shard says beside the audio.
+    sources: its files, as names below `root`. notes: what a shard says beside the audio. content_hash: of the samples
+    in its files; "" where unknown.
     """
 
     name: str
@@ -61,6 +62,7 @@ class TrackToPrepare:
     size_bytes: int | None
     modified_ns: int | None
     notes: Mapping[str, Any]
+    content_hash: str = ""
 
     @property
     def seconds(self) -> float:
@@ -77,7 +79,7 @@ class TrackToPrepare:
     def source(self) -> Source:
         """The files to read."""
         paths = tuple(file_path(self.root, name) for name in self.sources)
-        return Source(paths, self.frames, self.sample_rate)
+        return Source(paths, self.frames, self.sample_rate, self.size_bytes, self.modified_ns, self.content_hash)
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,9 @@ class Job:
     def identity(self) -> str:
         """Equal where the same would be made of the same files, as far as their manifest tells."""
         content = {"version": _VERSION, **asdict(self)}
+        for track in content["tracks"]:
+            # Size and time say what the files are; the hash came later, and what was made before is as good.
+            del track["content_hash"]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 

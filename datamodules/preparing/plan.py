@@ -12,6 +12,7 @@ import pandas
 
 from datamodules.layouts.contract import SPLITS
 from datamodules.preparing.jobs import Job, Settings, TrackToPrepare
+from datamodules.scanning.measuring import VERSION
 from datamodules.shards.packing import END_BYTES
 
 # A name on a POSIX disk may have 255 bytes; what is longer than this is cut, with a hash in place of the rest.
@@ -81,7 +82,15 @@ def _track(row: Mapping[Any, Any], name: str) -> TrackToPrepare:
         size_bytes=_whole(row["size_bytes"]),
         modified_ns=_whole(row["modified_ns"]),
         notes={key: row[key] for key in _NOTES},
+        content_hash=_content_hash(row),
     )
+
+
+def _content_hash(row: Mapping[Any, Any]) -> str:
+    """Of the samples in the row's files, if it is known how this version would make it."""
+    # What was prepared before keeps the hash of the music that it was made from, whatever its own samples are.
+    is_prepared = isinstance(row.get("source_name"), str) and row["source_name"] != ""
+    return "" if is_prepared or _whole(row["measurement_version"]) != VERSION else row["content_hash"]
 
 
 def _shards(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas
 
-from datamodules.manifest import typed, write_manifest
+from datamodules.manifest import MANIFEST_NAME, typed, write_manifest
 from datamodules.preparing.jobs import Job, Made, Settings, is_as_made
 from datamodules.preparing.log import PrepareError, PrepareLog
 from datamodules.preparing.plan import jobs_of, prepared_names
@@ -25,7 +25,6 @@ from datamodules.preparing.stale_shards import remove_stale_shards
 from datamodules.preparing.table import prepared_table
 from datamodules.shards.index import INDEX_NAME, write_index
 
-MANIFEST_NAME = "manifest.parquet"
 PASSED_OVER_NAME = "passed-over.csv"
 
 

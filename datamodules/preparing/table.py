@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas
 
-from datamodules.manifest import table_name, typed
+from datamodules.manifest import source_names, table_name, typed
 from datamodules.preparing.jobs import Settings
 
 
@@ -32,7 +32,7 @@ def prepared_table(
     before = table.assign(prepared=names).set_index("prepared").loc[new["prepared"]].reset_index()
     result = before.drop(columns=[column for column in new if column in before and column != "prepared"])
     result = pandas.concat([result, new.drop(columns="prepared")], axis=1)
-    result["source_name"] = _source_names(before)
+    result["source_name"] = source_names(before)
     result["name"] = _row_names(result) if settings.as_shards else result["prepared"]
     result["root"] = "" if settings.as_shards else table_name(out.absolute())
     result["parts"] = ""
@@ -43,14 +43,6 @@ def prepared_table(
     # hash stays too: what the music is does not change with its encoding.
     result["duplicate_of"] = _renamed(before["duplicate_of"], table, names)
     return typed(result.drop(columns="prepared"))
-
-
-def _source_names(before: pandas.DataFrame) -> pandas.Series:
-    """The name that was scanned first, however often the track was prepared since."""
-    if "source_name" not in before:
-        return before["name"]
-    known = before["source_name"].fillna("").astype("str")
-    return known.where(known != "", before["name"])
 
 
 def _row_names(result: pandas.DataFrame) -> pandas.Series:

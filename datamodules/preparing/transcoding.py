@@ -19,9 +19,11 @@ from torch import Tensor
 from datamodules.audio_opening import AudioFileError
 from datamodules.audio_pieces import AudioReader
 from datamodules.encodings import Encoding, PieceWriter, samples_digest
+from datamodules.scanning.measuring import content_hash
 from spectrostream.errors import UserError
 
 _BLOCK_SECONDS = 10
+_SCAN_AGAIN = "run `spectrostream data scan` again"
 
 
 class ReadBackError(UserError):
@@ -30,11 +32,17 @@ class ReadBackError(UserError):
 
 @dataclass(frozen=True)
 class Source:
-    """The files whose sum is a track; frames and rate as its manifest has them, None where it says nothing."""
+    """The files whose sum is a track, and what its manifest says of them; None or "" where it says nothing.
+
+    size_bytes: of all together. modified_ns: of the youngest. content_hash: of their samples, as a scan makes it.
+    """
 
     paths: tuple[Path, ...]
     frames: int | None = None
     sample_rate: int | None = None
+    size_bytes: int | None = None
+    modified_ns: int | None = None
+    content_hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,9 @@ def transcode(
 ) -> tuple[Transcoded, list[BinaryIO]]:
     """The track in one or more pieces of about equal length, each in a file of its own.
 
+    What is read is what was scanned: a file of another size or time of change is compared by the hash of its samples,
+    if its manifest has one, so that a copy without its times or with other tags is as good.
+
     Integers cannot hold what lies beyond full scale (decoded Vorbis, resampled square waves): such a track is written
     again, scaled down to it as a whole.
 
@@ -114,10 +125,12 @@ def transcode(
         longest_seconds: of a piece.
 
     Raises:
-        AudioFileError: a file that cannot be used.
+        AudioFileError: a file that cannot be used, or is another than was scanned, or changes meanwhile.
         ReadBackError: what was written reads differently.
         OSError: no room.
     """
+    states = _states(source)
+    _require_as_scanned(source, states)
     with Mix(source, sample_rate=sample_rate, channels=channels) as mix:
         lengths = even_lengths(mix.samples, longest_seconds * sample_rate)
         files = [new_file() for _ in lengths]
@@ -134,6 +147,8 @@ def transcode(
     for file, digest in zip(files, digests, strict=True):
         if samples_digest(file, encoding) != digest:
             raise ReadBackError(f"{str(source.paths[0])!r}: what was written reads differently; is the disk failing?")
+    if _states(source) != states:
+        raise AudioFileError.of(source.paths[0], f"{_changed(source)} while it was read; {_SCAN_AGAIN}")
     return Transcoded(sample_rate, layout.channels, lengths, peak, 20 * math.log10(gain)), files
 
 
@@ -190,7 +205,38 @@ def _require_unchanged(source: Source, readers: Sequence[AudioReader]) -> None:
     known = (source.frames or info.frames, source.sample_rate or info.sample_rate)
     if known != (info.frames, info.sample_rate):
         reason = (
-            f"has changed since it was scanned ({known[0]} frames at {known[1]} Hz, now {info.frames} at "
-            f"{info.sample_rate}); run `spectrostream data scan` again"
+            f"{_changed(source)} since it was scanned ({known[0]} frames at {known[1]} Hz, now {info.frames} at "
+            f"{info.sample_rate}); {_SCAN_AGAIN}"
         )
         raise AudioFileError.of(info.path, reason)
+
+
+def _states(source: Source) -> list[tuple[int, int]]:
+    """Size in bytes and time of change in nanoseconds of each file."""
+    states = []
+    for path in source.paths:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise AudioFileError.of(path, f"cannot be opened: {error.strerror}") from error
+        states.append((status.st_size, status.st_mtime_ns))
+    return states
+
+
+def _require_as_scanned(source: Source, states: Sequence[tuple[int, int]]) -> None:
+    size, modified = sum(size for size, _ in states), max(modified for _, modified in states)
+    same_size = source.size_bytes in (None, size)
+    if same_size and source.modified_ns in (None, modified):
+        return
+    if source.content_hash:
+        if content_hash(source.paths) == source.content_hash:
+            return
+    elif same_size:  # nothing was measured that could be untrue now; `Mix` compares the header
+        return
+    difference = "other samples in as many bytes" if same_size else f"{source.size_bytes} bytes, now {size}"
+    reason = f"{_changed(source)} since it was scanned ({difference}); {_SCAN_AGAIN}"
+    raise AudioFileError.of(source.paths[0], reason)
+
+
+def _changed(source: Source) -> str:
+    return "has changed" if len(source.paths) == 1 else "has a part that changed"

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import pandas
 
+from datamodules.manifest import source_names
+
 
 @dataclass(frozen=True)
 class Duplicates:
@@ -48,5 +50,4 @@ def _tracks(table: pandas.DataFrame) -> pandas.Series:
     """Equal where rows are of one track, whose name they have as `source_name`; without that column, none are."""
     if "source_name" not in table:
         return table.index.to_series()
-    known = table["source_name"].fillna("").astype("str")
-    return table["corpus"] + "/" + known.where(known != "", table["name"])
+    return table["corpus"] + "/" + source_names(table)

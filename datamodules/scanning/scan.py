@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -29,6 +30,8 @@ _OF_ENTRIES = ("name", "split", "group", "artist", "genre")
 # What a file's tags tell where the corpus does not.
 _FROM_TAGS = {"group": "album", "artist": "artist", "genre": "genre"}
 _OF_FILES = ("size_bytes", "modified_ns", "problem")
+# It becomes a folder's name when the music is prepared.
+_NAME = re.compile(r"\w[\w.-]{0,63}")
 
 
 class ScanError(UserError):
@@ -59,11 +62,26 @@ def layout_named(name: str) -> Layout:
     return LAYOUTS[name]
 
 
+def require_name(name: str, layout: str) -> None:
+    """ScanError unless a corpus of this layout may be called so."""
+    if not _NAME.fullmatch(name):
+        raise ScanError(
+            f"A corpus cannot be called {name!r}; allowed are up to 64 letters, digits, _ - and dots, beginning with a "
+            "letter, digit or _. Type for instance --name live"
+        )
+    if name in LAYOUTS and name != layout:
+        raise ScanError(
+            f"{name!r} is the name of a layout, and this corpus is laid out as {layout!r}; type another --name, or "
+            f"--corpus {name}"
+        )
+
+
 def scan(
     root: str | Path,
     corpus: str = "folder",
     *,
     journal: Path,
+    name: str | None = None,
     workers: int = 1,
     timeout_seconds: float = 60.0,
     headers_only: bool = False,
@@ -79,6 +97,8 @@ def scan(
         corpus: name of its layout, see `datamodules.layouts`.
         journal: file that keeps what is finished until the manifest is written; remove it then. If it is there, the
             scan goes on where it stopped.
+        name: of the corpus, in the manifest's column of that name; None leaves it as it is in `known`, or takes the
+            layout's.
         workers: processes that measure.
         timeout_seconds: for one track, see `scan_pool.measured`.
         headers_only: loudness, bandwidth, hash and so on stay empty.
@@ -88,12 +108,15 @@ def scan(
 
     Raises:
         LayoutError: no such corpus, or a folder that is not laid out like it.
-        ScanError: `root` is not a folder, nothing that could be music is in it.
+        ScanError: `root` is not a folder, nothing that could be music is in it, the name is none.
         WorkersError: the processes that measure cannot start.
         OSError: the journal cannot be written.
     """
     root = _require_folder(root)
-    found = layout_named(corpus)(root)
+    layout = layout_named(corpus)
+    if name is not None:
+        require_name(name, corpus)
+    found = layout(root)
     if not found.entries and not found.skipped:
         raise ScanError(f"There is no music in {str(root)!r}; type the folder that it lies in")
     with ThreadPoolExecutor(_STAT_THREADS) as pool:
@@ -110,7 +133,14 @@ def scan(
                 done[track.identity] = finished = _finished(track, outcome)
                 written.add(track.key, finished)
     rows = [(track.entry, done[track.identity]) for track in tracks]
-    return with_additions(_table(corpus, root, rows + _skipped_rows(root, found)), known)
+    called = name or _name_before(known) or corpus
+    return with_additions(_table(called, root, rows + _skipped_rows(root, found)), known)
+
+
+def _name_before(known: pandas.DataFrame | None) -> str | None:
+    """What somebody called the corpus in an earlier manifest; None where it was called like a layout."""
+    names = [] if known is None else known["corpus"].unique().tolist()
+    return names[0] if len(names) == 1 and names[0] not in LAYOUTS else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ near the end of an epoch two ranks may hold the same shard for a while, which co
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -24,13 +23,11 @@ from functools import cached_property
 
 import numpy as np
 
-from datamodules.crops import Crop, RandomCrops
-from datamodules.spans import Spans
+from datamodules.crops import Crop, RandomCrops, span_mass
+from datamodules.spans import Spans, hashed_number
 
 Window = tuple[int, ...]
 
-# Weights become whole numbers, so that all machines agree.
-_WEIGHT_BITS = 16
 _REMEMBERED = 4
 
 
@@ -88,7 +85,8 @@ class WindowedCrops:
         if not (batch_size >= 1 and world_size >= 1 and window_shards >= 1 and passes > 0):
             raise ValueError(f"{batch_size=}, {world_size=}, {window_shards=} must be 1 or more, {passes=} above 0")
         weights = np.ones(len(spans)) if weights is None else np.asarray(weights, np.float64)
-        mass = _mass(spans, weights, crop_seconds, sample_rate)
+        starts = spans.start_counts(crop_seconds, sample_rate)
+        mass = span_mass(starts, weights)
         if not mass.any():
             raise ValueError(
                 f"none of {len(spans)} training spans holds a crop of {crop_seconds:g} s; lower data.crop_seconds"
@@ -104,8 +102,8 @@ class WindowedCrops:
         self._shard_mass = np.zeros(len(self._shards), np.int64)
         np.add.at(self._shard_mass, numbers, mass[mass > 0])
         self._total = int(self._shard_mass.sum())
-        starts = int(_start_count(self._spans, crop_seconds, sample_rate).sum())
-        self._crops_per_round = max(1, round(passes * starts / (crop_seconds * sample_rate)))
+        heard = int(starts[mass > 0].sum())
+        self._crops_per_round = max(1, round(passes * heard / (crop_seconds * sample_rate)))
         self._crop_options = {
             "crop_seconds": crop_seconds,
             "sample_rate": sample_rate,
@@ -187,7 +185,7 @@ class WindowedCrops:
                 windows.append(tuple(self._shards[window].tolist()))
                 epochs.append(within)
                 mass.append(int(self._shard_mass[window].sum()))
-        offset = _number(f"{seed}:{number}:{rank}:offset") * self._total >> 64
+        offset = hashed_number(f"{seed}:{number}:{rank}:offset") * self._total >> 64
         return _Round(tuple(windows), np.array(epochs), np.cumsum(mass), offset)
 
     def _crops_of(self, window: Window) -> RandomCrops:
@@ -203,25 +201,9 @@ class WindowedCrops:
         return self._crops[window]
 
 
-def _start_count(spans: Spans, crop_seconds: float, sample_rate: int) -> np.ndarray:
-    first, last = spans.sample_ranges(sample_rate)
-    return np.maximum(last - first - round(crop_seconds * sample_rate) + 1, 0)
-
-
-def _mass(spans: Spans, weights: np.ndarray, crop_seconds: float, sample_rate: int) -> np.ndarray:
-    """How likely each span is, in whole numbers."""
-    starts = _start_count(spans, crop_seconds, sample_rate)
-    relative = weights / max(weights.max(initial=0.0), np.finfo(float).tiny)
-    return np.round(starts * relative * 2**_WEIGHT_BITS).astype(np.int64)
-
-
 def _shuffled(shards: Sequence[int], key: str) -> list[int]:
     """In an order that is the same on every machine and with every library version."""
-    return sorted(shards, key=lambda shard: _number(f"{key}:{shard}"))
-
-
-def _number(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+    return sorted(shards, key=lambda shard: hashed_number(f"{key}:{shard}"))
 
 
 def _chunks(shards: list[int], longest: int) -> list[list[int]]:

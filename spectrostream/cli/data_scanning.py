@@ -23,11 +23,13 @@ _SCAN = """  spectrostream data scan /music
   spectrostream data scan /corpora/musdb18hq --corpus musdb18hq --out runs/data/musdb.parquet
   spectrostream data scan /net/fma_large --corpus fma --workers 16 --timeout 300
   spectrostream data scan /music --headers-only --out music.csv
+  spectrostream data scan /other/music --name live --out live.parquet
 
 Each track is decoded once, at its own rate: loudness, peak, clipping, silence, stereo width, bandwidth, a hash of its
 samples. Typed again, only what is new or changed is measured, and a scan that was stopped goes on; columns of your own
 in the manifest stay, and so do splits, groups and genres that you wrote where the corpus has none. Files that cannot be
-used stand in the manifest with the reason."""
+used stand in the manifest with the reason. Folders that are trained on together need a --name each where files in them
+are called alike; it stays when the scan is typed again without it."""
 _STATS = """  spectrostream data stats runs/data/music.parquet
   spectrostream data stats runs/data/musdb.parquet runs/data/fma.parquet --out runs/data/both
 
@@ -40,6 +42,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     scan = add_command(commands, "scan", _scan, "measure the music in a folder, into a manifest", _SCAN)
     scan.add_argument("path", metavar="PATH", help="folder of the corpus")
     scan.add_argument("--corpus", default="folder", metavar="NAME", help="how it is laid out (default: any folder)")
+    scan.add_argument("--name", metavar="NAME", help="what it is called in the manifest (default: as it is laid out)")
     scan.add_argument(
         "--out", metavar="FILE", help=".parquet or .csv (default: runs/data/<name of the folder>.parquet)"
     )
@@ -68,9 +71,11 @@ def _positive(text: str) -> float:
 
 def _scan(arguments: argparse.Namespace, console: Console) -> str:
     from datamodules.manifest import require_format, write_manifest
-    from datamodules.scanning.scan import layout_named, scan
+    from datamodules.scanning.scan import layout_named, require_name, scan
 
     layout_named(arguments.corpus)
+    if arguments.name is not None:
+        require_name(arguments.name, arguments.corpus)
     root = Path(arguments.path)
     out = Path(arguments.out) if arguments.out else Path("runs/data", f"{root.resolve().name or 'music'}.parquet")
     require_format(out)
@@ -82,6 +87,7 @@ def _scan(arguments: argparse.Namespace, console: Console) -> str:
             root,
             arguments.corpus,
             journal=journal,
+            name=arguments.name,
             workers=arguments.workers or _processors(),
             timeout_seconds=arguments.timeout,
             headers_only=arguments.headers_only,

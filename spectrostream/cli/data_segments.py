@@ -16,7 +16,8 @@ _EXAMPLES = """  spectrostream data segments musdb18hq.parquet --out segments.cs
   spectrostream data segments a.parquet b.parquet --out segments.csv --count 200 --seconds 10 --split track
 
 The segments lie in the held-out part for the test, spread evenly over it. Train and evaluate with
-data.evaluation_segments=segments.csv: a training whose data overlaps them is refused."""
+data.evaluation_segments=segments.csv: a training whose data overlaps them is refused. An evaluation takes all of them,
+or evaluation.segments=N, spread evenly."""
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -284,6 +284,7 @@ OTHER: dict[str, Any] = {
     "data.gain_db_range": [-1.0, 1.0],
     "data.swap_channels_probability": 0.5,
     "evaluation.levels": [1],
+    "evaluation.segments": 7,
     "evaluation.visqol": True,
     "evaluation.keep_audio": False,
 }

@@ -16,7 +16,9 @@ import soundfile
 from workbench import hidden_or_unfinished, started, write_sound
 
 from datamodules.manifest import read_manifest
+from datamodules.manifest_corpus import load_manifests
 from spectrostream.cli import main
+from spectrostream.errors import UserError
 
 
 @pytest.fixture
@@ -68,6 +70,33 @@ def test_typed_again_it_measures_what_is_new(music: Path) -> None:
     assert len(hashes["new.flac"]) == 32
 
 
+def test_two_folders_whose_files_are_called_alike_are_trained_on_together_by_their_names(tmp_path: Path) -> None:
+    def scanned(folder: str, *options: str) -> str:
+        out = str(tmp_path / f"{folder}.parquet")
+        assert main(["data", "scan", str(tmp_path / folder), "--workers", "1", "--out", out, *options]) == 0
+        return out
+
+    def trained(*manifests: str) -> list[str]:
+        return [track.name for track in load_manifests(manifests).tracks]
+
+    for seed, path in enumerate(("one/a.flac", "one/b.flac", "two/a.flac", "two/b.flac")):
+        write_sound(tmp_path / path, 1.0, seed=seed)
+    plain = scanned("one"), scanned("two")
+    with pytest.raises(UserError, match=r"2 tracks are there twice.*data scan FOLDER --name NAME"):
+        trained(*plain)
+    named = scanned("one"), scanned("two", "--name", "live")
+    expected = ["folder/a.flac", "folder/b.flac", "live/a.flac", "live/b.flac"]
+    assert trained(*named) == expected
+    assert trained(scanned("one"), scanned("two")) == expected
+    prepared = []
+    for number, manifest in enumerate(named):
+        out = tmp_path / f"flac{number}"
+        assert main(["data", "prepare", manifest, "--out", str(out), "--format", "flac", "--workers", "1"]) == 0
+        prepared.append(str(out / "manifest.parquet"))
+    assert trained(*prepared) == expected
+    assert set(read_manifest(Path(scanned("two", "--name", "folder")))["corpus"]) == {"folder"}
+
+
 def test_headers_only_decodes_nothing(music: Path) -> None:
     assert main(["data", "scan", str(music), "--headers-only", "--out", "m.csv", "--workers", "1"]) == 0
 
@@ -108,6 +137,9 @@ def test_stats_of_several_manifests(music: Path, capsys: pytest.CaptureFixture[s
     ("words", "expected"),
     [
         (["scan", "MUSIC", "--corpus", "musdb"], "no corpus 'musdb'; known are"),
+        (["scan", "MUSIC", "--name", "a/b"], "cannot be called 'a/b'; allowed are .* --name live"),
+        (["scan", "MUSIC", "--name", ""], "cannot be called ''; allowed are"),
+        (["scan", "MUSIC", "--name", "fma"], "laid out as 'folder'; type another --name, or --corpus fma"),
         (["scan", "nowhere"], "'/.*/nowhere' does not exist"),
         (["scan", "MUSIC", "--out", "m.json"], r"\.parquet or \.csv"),
         (["scan", "MUSIC", "--out", "other.csv"], "other.csv is there and is not a manifest"),

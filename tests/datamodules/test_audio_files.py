@@ -16,6 +16,7 @@ from datamodules.audio_files import AudioFileError, probe, read_audio, verify_en
 from datamodules.audio_opening import decode, open_audio
 from datamodules.audio_pieces import AudioReader
 from datamodules.folder_corpus import demo_corpus_root
+from datamodules.scanning.measuring import measure
 
 
 def write_as(path: Path, frames: np.ndarray, sample_rate: int) -> Path:
@@ -215,6 +216,14 @@ def test_a_part_outside_the_file_is_an_error(tmp_path: Path) -> None:
             read_audio(path, start_seconds=start, duration_seconds=duration)
 
 
+@pytest.mark.parametrize(("extension", "subtype"), [("wav", "GSM610"), ("wav", "G721_32"), ("au", "G723_24")])
+def test_an_encoding_without_seeks_says_what_to_convert_it_to(tmp_path: Path, extension: str, subtype: str) -> None:
+    path = write_raw(tmp_path / f"phone.{extension}", noisy_tones(3.0, 8000, channels=1), 8000, subtype=subtype)
+    for read in (probe, verify_ends, read_audio, AudioReader, lambda path: measure([path])):
+        with pytest.raises(AudioFileError, match=rf"coded as {subtype}, of which no part .*`ffmpeg -i IN OUT.flac`"):
+            read(path)
+
+
 def test_a_rate_without_common_divisor_names_the_remedy(tmp_path: Path) -> None:
     path = write_raw(tmp_path / "x.wav", noisy_tones(0.1, 44101), 44101)
     with pytest.raises(AudioFileError, match=r"44101 Hz and 48000 Hz.*ffmpeg .* -ar 48000"):
@@ -277,15 +286,20 @@ def test_parts_of_the_demo_corpus_equal_the_whole(name: str) -> None:
         torch.testing.assert_close(part, whole[:, first : first + 61440], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("extension", ["ogg", "opus", "mp3"])
-def test_a_long_compressed_file_is_read_after_seeks(tmp_path: Path, extension: str) -> None:
+def _lead_in_of(path: Path) -> int | None:
+    """What was found out about seeking in a file."""
+    return seeking._verdicts.value(path, path.stat(), lambda: pytest.fail("nothing was found out"))
+
+
+@pytest.mark.parametrize(("extension", "lead_in"), [("ogg", 0), ("opus", 0), ("mp3", 11 * 1152)])
+def test_a_long_compressed_file_is_read_after_seeks(tmp_path: Path, extension: str, lead_in: int) -> None:
     path = write_as(tmp_path / f"x.{extension}", noisy_tones(20.0, 48000), 48000)
     whole = read_audio(path)
     for start in (0.01, 5.0, 9.9, 15.4321, 19.3):
         part = read_audio(path, start_seconds=start, duration_seconds=0.5)
         first = round(start * 48000)
         torch.testing.assert_close(part, whole[:, first : first + 24000], atol=1e-5, rtol=0)
-    assert [verdict for (name, *_), verdict in seeking._verdicts.items() if name == str(path)] == [0]
+    assert _lead_in_of(path) == lead_in
 
 
 def test_silence_cannot_vouch_for_seeking(tmp_path: Path) -> None:
@@ -294,7 +308,7 @@ def test_silence_cannot_vouch_for_seeking(tmp_path: Path) -> None:
     path = write_as(tmp_path / "x.ogg", frames, 48000)
     part = read_audio(path, start_seconds=15.0, duration_seconds=0.5)
     torch.testing.assert_close(part, read_audio(path)[:, 720000:744000], atol=1e-5, rtol=0)
-    assert [verdict for (name, *_), verdict in seeking._verdicts.items() if name == str(path)] == [None]
+    assert _lead_in_of(path) is None
 
 
 def _with_last_granule(content: bytes, more: int) -> bytes:

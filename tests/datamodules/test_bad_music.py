@@ -7,15 +7,11 @@ Nothing stops what can go on. What cannot be used is counted once and listed wit
 from __future__ import annotations
 
 import ast
-import fcntl
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from hanging_files import hanging
 from manifests import manifest_of
 from music_files import noisy_tones, write_raw
 
@@ -206,24 +203,6 @@ def test_prepare_passes_over_what_cannot_be_used_and_makes_the_rest(tried: Path)
 # ---- what goes bad while it is used
 
 
-@contextmanager
-def _hanging(path: Path) -> Iterator[None]:
-    """Whoever opens the file waits, as on a disk that does not answer: until the end, or 45 s.
-
-    A write lease: the kernel asks its holder for leave before it lets others in, and this one gives none.
-    """
-    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
-    try:
-        with path.open("r+b") as held:
-            fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-            try:
-                yield
-            finally:
-                fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    finally:
-        signal.signal(signal.SIGIO, before)
-
-
 def _ten_tracks(root: Path) -> dict[str, Path]:
     """Half of them will be damaged."""
     kinds = ("vanishing", "halved", "piped", "hanging")
@@ -273,7 +252,7 @@ def test_two_workers_go_on_while_files_vanish_shrink_and_hang(tmp_path: Path) ->
     batches = iter(data.train_dataloader())
     first = [next(batches) for _ in range(2)]
     _damage(paths)
-    with _hanging(paths["hanging"]):
+    with hanging(paths["hanging"]):
         later = [next(batches) for _ in range(40)]
     del batches
     for batch in first + later:
@@ -296,10 +275,10 @@ def _undamaged(folder: Path, config: DataConfig) -> Any:
 
 
 def test_a_scan_gives_up_a_file_that_hangs(tmp_path: Path) -> None:
-    hanging = _music(tmp_path / "music" / "hanging.wav", 0, 0.5)
+    waiting = _music(tmp_path / "music" / "hanging.wav", 0, 0.5)
     for seed in range(3):
         _music(tmp_path / "music" / f"{seed}.flac", seed, 0.5)
-    with _hanging(hanging):
+    with hanging(waiting):
         table = scan(tmp_path / "music", journal=tmp_path / "journal", workers=2, timeout_seconds=3)
     problems = dict(zip(table["name"], table["problem"], strict=True))
     assert problems.pop("hanging.wav").startswith("took longer than 3 s")
@@ -311,7 +290,7 @@ def test_prepare_gives_up_a_file_that_hangs(tmp_path: Path, monkeypatch: pytest.
     files = [_music(tmp_path / "music" / name, seed, 0.5) for seed, name in enumerate(names)]
     table = manifest_of(tmp_path / "music", files)
     monkeypatch.setattr(prepare_pool, "_PATIENCE_SECONDS", 3.0)
-    with _hanging(files[0]):
+    with hanging(files[0]):
         prepared = prepare(table, tmp_path / "out", Settings("flac24", as_shards=False), workers=2)
     assert (prepared.tracks, prepared.passed_over) == (2, 1)
     passed_over = read_manifest(tmp_path / "out" / PASSED_OVER_NAME)

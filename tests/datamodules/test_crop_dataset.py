@@ -214,3 +214,13 @@ def test_a_disk_that_is_gone_ends_a_training_before_a_million_files_are_tried(
     monkeypatch.setattr(crop_dataset, "read_track", lambda track, **_: read_audio(track.path / "gone"))
     with pytest.raises(NothingReadableError, match=r"3 reads in a row failed; the last: .*gone"):
         dataset[0, 0]
+
+
+def test_what_is_below_the_silence_threshold_is_not_made_louder(tmp_path: Path) -> None:
+    # -64.4 dB, which is heard well enough to have a loudness.
+    write_raw(tmp_path / "hiss.wav", 6e-4 * np.random.default_rng(0).standard_normal((4 * 48000, 2)), 48000)
+    reader = reader_of(tmp_path)
+    for redraws in (0, 2):
+        plain, normalized = (dataset_of(reader, redraws=redraws, normalize_lufs=lufs)[0, 0] for lufs in (None, -16.0))
+        assert -65 < 20 * float(plain.square().mean().sqrt().log10()) < -64
+        assert torch.equal(normalized, plain)

@@ -4,15 +4,19 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from corpus_tables import corpus_of_rows, table_of_rows
 
-from datamodules.corpus import EmptyCorpusError
-from datamodules.crops import RandomCrops
+from datamodules.audio_walk import SkippedFile
+from datamodules.corpus import Corpus, EmptyCorpusError
+from datamodules.crops import Draws, RandomCrops
 from datamodules.data_config import DataConfig, DataConfigError
 from datamodules.manifest import typed, write_manifest
-from datamodules.manifest_corpus import load_manifests, track_weights
+from datamodules.manifest_corpus import load_manifests, span_weights
+from datamodules.shards.windows import WindowedCrops
 from datamodules.spans import Spans
+from datamodules.splits import split_spans
 from spectrostream.errors import UserError
 
 ROWS = [
@@ -80,6 +84,19 @@ def test_rows_of_no_use_are_counted_with_their_reason(tmp_path: Path, caplog: py
         load_manifests([path], keep="genre == 'Polka'")
 
 
+def test_skipped_files_are_made_when_they_are_looked_at(tmp_path: Path) -> None:
+    """Of a large manifest there may be hundreds of thousands, and a path is slow to make."""
+    rows = [{"problem": f"broken {index}"} for index in range(100)]
+    skipped = load_manifests([manifest_of(tmp_path / "m.parquet", [*rows, {}])]).skipped
+    assert len(skipped) == 100
+    assert skipped[7] == SkippedFile(Path("/music/0007.wav"), "broken 7")
+    assert skipped[7] is not skipped[7]
+    assert list(skipped)[98:] == skipped[98:] == [skipped[-2], skipped[-1]]
+    with pytest.raises(IndexError):
+        skipped[100]
+    assert load_manifests([manifest_of(tmp_path / "m.parquet", [{}])]).skipped == ()
+
+
 def test_manifests_are_put_below_each_other(tmp_path: Path) -> None:
     one = manifest_of(tmp_path / "one.parquet", [{"corpus": "fma", "root": "/fma"}])
     two = manifest_of(tmp_path / "two.csv", [{"corpus": "maestro", "root": "/maestro"}, {"corpus": "maestro"}])
@@ -107,12 +124,20 @@ def test_the_fingerprint_knows_what_crops_depend_on(tmp_path: Path) -> None:
     assert len({fingerprint(), *changed}) == 4
 
 
+def config_of(**options: object) -> DataConfig:
+    return DataConfig(manifests=("m.csv",), crop_seconds=1.0, **options)  # type: ignore[arg-type]
+
+
+def weights_of(corpus: Corpus, spans: Spans, config: DataConfig) -> np.ndarray | None:
+    return span_weights(corpus, spans, config, sample_rate=48000)
+
+
 def shares(rows: list[dict[str, object]], weights: tuple[str, ...] = (), balance: str | None = None) -> list[float]:
     """How often each track is drawn."""
     corpus = corpus_of_rows(rows)
     spans = Spans(np.arange(len(rows)), np.zeros(len(rows)), corpus.durations)
-    factors = track_weights(corpus, weights, balance)
-    crops = RandomCrops(spans, crop_seconds=1.0, sample_rate=48000, weights=factors)
+    config = config_of(weights=weights, balance=balance)
+    crops = RandomCrops(spans, crop_seconds=1.0, sample_rate=48000, weights=weights_of(corpus, spans, config))
     drawn = [crops.crop_for(0, step, 0) for step in range(4000)]
     for crop in drawn:
         assert 0 <= crop.start_seconds <= corpus.durations[crop.track_index] - 1.0
@@ -138,13 +163,62 @@ def test_a_column_can_be_balanced_whatever_the_lengths() -> None:
     assert shares(rows, ("3 where genre == 'Jazz'",), "genre")[2] == pytest.approx(0.75, abs=0.03)
 
 
+def corpus_a_and(rows_of_b: list[dict[str, object]]) -> Corpus:
+    rows = [{"corpus": "a", "frames": 200 * 48000} for _ in range(40)]
+    return corpus_of_rows([*rows, *({"corpus": "b", **row} for row in rows_of_b)])
+
+
+@pytest.mark.parametrize("draws", [RandomCrops, WindowedCrops])
+@pytest.mark.parametrize(
+    ("weights", "share_of_a"), [((), 0.5), (("3 where corpus == 'a'",), 0.75), (("0 where corpus == 'a'",), 0.0)]
+)
+@pytest.mark.parametrize(
+    "rows_of_b",
+    [
+        [{"frames": 200 * 48000, "split": side} for side in ("train", "test", "test", "validation") * 10],
+        [{"frames": 96000} for _ in range(40)],
+        [{"frames": 48010} for _ in range(3)],
+        [{"frames": 5 * 48000, "content_hash": "x", "split": side} for side in ("train", "test")]
+        + [{"frames": 70000} for _ in range(40)],
+    ],
+    ids=["mostly held out", "clips of two crops", "clips of one crop", "a copy that is not used"],
+)
+def test_balanced_values_have_equal_shares_of_the_crops_that_are_drawn(
+    rows_of_b: list[dict[str, object]], weights: tuple[str, ...], share_of_a: float, draws: type
+) -> None:
+    corpus = corpus_a_and(rows_of_b)
+    spans = split_spans(corpus, split="official", held_out_fraction=0.0).train
+    options = {"crop_seconds": 1.0, "sample_rate": 48000}
+    options["weights"] = weights_of(corpus, spans, config_of(balance="corpus", weights=weights))
+    if draws is WindowedCrops:
+        windows = {"batch_size": 1, "window_shards": 2, "passes": 0.25}
+        options |= {"shard_of_track": np.arange(len(corpus.table)) % 8, **windows}
+    crops: Draws = draws(spans, **options)
+    is_of_a = (corpus.table["corpus"] == "a").to_numpy()
+    # Windows have their shares over whole rounds.
+    count = 4 * crops.crops_per_round if isinstance(crops, WindowedCrops) else 6000
+    drawn = [crops.crop_for(0, step, 0).track_index for step in range(count)]
+    assert np.mean(is_of_a[drawn]) == pytest.approx(share_of_a, abs=0.025)
+
+
+def test_a_value_that_is_not_trained_on_changes_no_share() -> None:
+    corpus = corpus_a_and([{"split": "test"}, {"frames": 100 * 48000}, {"corpus": "c", "frames": 47000}])
+    spans = split_spans(corpus, split="official", held_out_fraction=0.0).train
+    weights = weights_of(corpus, spans, config_of(balance="corpus"))
+    mass = weights * spans.start_counts(1.0, 48000)
+    of_corpus = pd.Series(mass).groupby(corpus.table["corpus"].to_numpy()[spans.tracks]).sum()
+    assert of_corpus.to_dict() == pytest.approx({"a": 1.0, "b": 1.0, "c": 0.0})
+
+
 def test_weights_that_are_impossible() -> None:
     corpus = corpus_of_rows(ROWS)
-    assert track_weights(corpus, (), None) is None
+    spans = Spans(np.arange(2), np.zeros(2), corpus.durations[:2])
+    assert weights_of(corpus, spans, config_of()) is None
     with pytest.raises(DataConfigError, match=r"data\.balance='mood' is no column; allowed are corpus, "):
-        track_weights(corpus, (), "mood")
-    with pytest.raises(DataConfigError, match="gives every track the weight 0"):
-        track_weights(corpus, ("0 where frames > 0",), None)
+        weights_of(corpus, spans, config_of(balance="mood"))
+    for nothing in ("0 where frames > 0", "0 where genre == 'Rock'"):
+        with pytest.raises(DataConfigError, match="gives every training track the weight 0; type others, or another"):
+            weights_of(corpus, spans, config_of(weights=(nothing,)))
     for text in ("genre == 'Rock'", "-1 where frames > 0", "nan where frames > 0", "2 where "):
         with pytest.raises(DataConfigError, match=r"data\.weights: .* is not possible; type a number"):
             DataConfig(manifests=("m.csv",), weights=(text,))

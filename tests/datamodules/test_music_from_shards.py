@@ -15,12 +15,17 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent / "shards"))
 from local_servers import s3_bucket, served
-from shard_music import assert_same, config_of, first, on_rank, shards_of, windows_of
+from manifests import manifest_of
+from shard_music import GENRES, SIDES, assert_same, config_of, first, on_rank, shards_of, windows_of
 
 from datamodules.audio_files import read_audio
+from datamodules.manifest import write_manifest
+from datamodules.preparing.jobs import Settings
+from datamodules.preparing.prepare import prepare
 from datamodules.segments import SegmentsError, write_segments
 from datamodules.shards.reader import ShardReader
-from datamodules.stereo_music import StereoMusicDataModule
+from datamodules.spans import evenly_spread
+from datamodules.stereo_music import DataConfig, StereoMusicDataModule
 from spectrostream.errors import UserError
 
 
@@ -165,13 +170,36 @@ def test_a_table_of_segments_is_heard_from_the_shards(cuts: Path, cut_shards: Pa
     table = tmp_path / "segments.csv"
     write_segments(table, chosen.corpus, chosen.evaluation_spans(5))
     data = StereoMusicDataModule(config_of(cut_shards, evaluation_segments=str(table)))
-    excerpts = data.held_out_excerpts(2)
+    excerpts = data.held_out_excerpts()
     assert len(excerpts) == 5
+    for limit in range(1, 7):
+        names = [one.name for one in data.held_out_excerpts(limit)]
+        assert names == [excerpts[place].name for place in evenly_spread(5, limit)]
+        assert len(names) == min(limit, 5)
     for excerpt in excerpts:
         original = original_of(cuts, excerpt.track, excerpt.start_seconds, 0.5)
         torch.testing.assert_close(excerpt.audio, original, atol=2e-4, rtol=0)
     with pytest.raises(SegmentsError, match="is trained on"):
-        StereoMusicDataModule(replace(data.config, split="end", held_out_fraction=0.1)).held_out_excerpts()
+        StereoMusicDataModule(replace(data.config, split="end", held_out_fraction=0.1)).held_out_excerpts(1)
+
+
+def test_segments_across_the_pieces_of_tracks_are_the_original_music(cuts: Path, tmp_path: Path) -> None:
+    """The table is made of the manifest, the training reads the shards: what README says to type."""
+    manifest, table = tmp_path / "m.parquet", tmp_path / "segments.csv"
+    original = manifest_of(cuts, sorted(cuts.iterdir()), split=SIDES, genre=GENRES)
+    write_manifest(original, manifest)
+    chosen = StereoMusicDataModule(DataConfig(manifests=(str(manifest),), evaluation_segment_seconds=1.0))
+    write_segments(table, chosen.corpus, chosen.evaluation_spans())
+    expected = StereoMusicDataModule(replace(chosen.config, evaluation_segments=str(table))).held_out_excerpts()
+    prepare(original, tmp_path / "shards", Settings("float32", as_shards=True, piece_seconds=0.7))
+    data = StereoMusicDataModule(config_of(tmp_path / "shards", evaluation_segments=str(table)))
+    assert len(data.corpus.tracks) == 5 * 12
+    assert [len(parts) for parts in data.excerpt_places()] == [2, 3, 2] * 2
+    excerpts = data.held_out_excerpts()
+    assert_same([one.audio for one in excerpts], [one.audio for one in expected])
+    # Statistics are over tracks, not over pieces of them.
+    assert [one.track for one in excerpts] == [f"folder/{one.track}" for one in expected]
+    assert len({one.name for one in excerpts}) == 6
 
 
 def test_without_windows_crops_come_from_all_shards_at_once(cut_shards: Path, shards_read: list[int]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,10 +54,32 @@ def test_a_short_last_piece_is_dropped() -> None:
 def test_spread_spans_are_in_order_and_even(count: int, limit: int) -> None:
     spans = Spans.of(Span(index, 0.0, 1.0) for index in range(count))
     chosen = [span.track_index for span in spans.spread(limit)]
-    assert len(chosen) == len(set(chosen)) == min(count, limit)
-    steps = {right - left for left, right in itertools.pairwise(chosen)}
-    assert all(step > 0 for step in steps)
-    assert not steps or max(steps) - min(steps) <= 1
+    assert len(chosen) == min(count, limit)
+    assert chosen == [span.track_index for span in spans.spread(limit)]
+    # One in each of as many equal parts.
+    for part, index in enumerate(chosen):
+        assert part * count // len(chosen) <= index < (part + 1) * count // len(chosen)
+
+
+def test_spread_pieces_are_as_often_from_each_part_of_the_tracks() -> None:
+    clips = Spans(np.arange(1000), np.zeros(1000), np.full(1000, 30.0))
+    options = {"sample_rate": 48000, "minimum_seconds": 2.0}
+    pieces = clips.pieces(10.0, limit=100, **options)
+    starts = {start: int(np.sum(pieces.starts == start)) for start in (0.0, 10.0, 20.0)}
+    assert sum(starts.values()) == 100
+    assert min(starts.values()) > 20
+    # The same on every machine.
+    assert pieces[:3].tracks.tolist() == [3, 11, 21]
+    assert pieces[:3].starts.tolist() == [10.0, 10.0, 10.0]
+    everything = clips.pieces(10.0, **options)
+    assert list(clips.pieces(10.0, limit=5000, **options)) == list(everything)
+
+
+@given(st.integers(2, 12), st.integers(1, 6))
+def test_spreading_does_not_meet_one_part_of_the_tracks_alone(pieces: int, every: int) -> None:
+    clips = Spans(np.arange(60 * every), np.zeros(60 * every), np.full(60 * every, float(pieces)))
+    chosen = clips.pieces(1.0, sample_rate=100, minimum_seconds=1.0, limit=60)
+    assert len(set(chosen.starts.tolist())) > pieces / 2
 
 
 def test_spans_are_a_sequence() -> None:

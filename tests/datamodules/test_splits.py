@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import pytest
@@ -85,6 +86,55 @@ def test_the_split_that_the_defaults_make() -> None:
     assert split.undivided == (2,)
 
 
+TRACK = {"name": "a.wav", "content_hash": "x", "frames": 600 * 48000}
+
+
+def pieces_of(count: int, seconds: float = 600.0, **common: object) -> list[dict[str, object]]:
+    length = round(seconds * 48000) // count
+    return [
+        {
+            "name": f"folder/a.wav.flac#{piece}",
+            "source_name": "a.wav",
+            "piece_start_seconds": piece * length / 48000,
+            "frames": length,
+            **common,
+        }
+        for piece in range(count)
+    ]
+
+
+def test_the_end_of_a_track_in_pieces_is_that_of_the_last_one() -> None:
+    split = split_spans(corpus_of_rows(pieces_of(2)))
+    assert list(split.train) == [Span(0, 0.0, 300.0), Span(1, 0.0, 294.9)]
+    assert list(split.test) == [Span(1, 295.0, 300.0)]
+    assert split.undivided == ()
+    # The border lies in the second piece of three: the third is wholly held out.
+    split = split_spans(corpus_of_rows(pieces_of(3)), held_out_seconds=250.0, held_out_fraction=0.5)
+    assert list(split.train) == [Span(0, 0.0, 200.0), Span(1, 0.0, 149.9)]
+    assert list(split.test) == [Span(1, 150.0, 200.0), Span(2, 0.0, 200.0)]
+
+
+@given(st.integers(1, 7), st.floats(3, 60), st.floats(0, 40), st.floats(0, 0.9), st.floats(0, 1), st.floats(0.02, 3))
+def test_pieces_and_copies_are_divided_as_the_track_itself(
+    count: int, seconds: float, held_out: float, fraction: float, gap: float, minimum: float
+) -> None:
+    whole = {**TRACK, "frames": round(seconds * 48000) // count * count}
+    copy = {**whole, "name": "copy.flac"}
+    rows = [whole, copy, *pieces_of(count, seconds, content_hash="x")]
+    options = {"held_out_fraction": fraction, "gap_seconds": gap, "minimum_seconds": minimum}
+    corpus = corpus_of_rows(rows)
+    split = split_spans(corpus, held_out_seconds=held_out, **options)
+    alone = split_spans(corpus_of_rows([whole]), held_out_seconds=held_out, **options)
+    edge = alone.test.starts[0] if len(alone.test) else whole["frames"] / 48000
+    begins = corpus.starts
+    for span in split.train:
+        assert span.end_seconds + begins[span.track_index] <= edge - (gap if len(alone.test) else 0) + 1e-6
+        assert span.duration_seconds >= minimum - 1e-9 or span.track_index in split.undivided
+    for span in split.test:
+        assert span.start_seconds + begins[span.track_index] >= edge - 1e-6
+        assert span.duration_seconds >= minimum - 1e-9
+
+
 def test_an_unknown_split_names_the_known() -> None:
     with pytest.raises(ValueError, match="'end', 'track', 'official'"):
         split_spans(corpus_of_lengths([10.0]), split="random")
@@ -157,6 +207,78 @@ def test_a_rendition_of_what_is_held_out_is_not_trained_on() -> None:
     assert tracks(split.train) == [3]
     elsewhere = {"split": "train", "group": "song", "corpus": "another"}
     assert split_spans(corpus_of_rows([*rows, elsewhere]), split="official").duplicates == (0,)
+
+
+def test_what_is_related_through_a_third_track_is_not_trained_on() -> None:
+    """T has the samples of X, which is of the group of the test track Y."""
+    rows = [
+        {"corpus": "m", "name": "X", "group": "song", "split": "train", "content_hash": "1"},
+        {"corpus": "m", "name": "Y", "group": "song", "split": "test"},
+        {"corpus": "m", "name": "V", "split": "validation"},
+        {"corpus": "c", "name": "T", "split": "train", "content_hash": "1"},
+        {"corpus": "c", "name": "Z", "split": "train", "content_hash": "2"},
+    ]
+    corpus = corpus_of_rows(rows)
+    split = split_spans(corpus, split="official", held_out_fraction=0.0)
+    assert [corpus.tracks[index].name for index in tracks(split.train)] == ["Z"]
+    assert {corpus.tracks[index].name for index in split.duplicates} == {"T", "X"}
+
+
+@given(st.lists(ROWS, min_size=1, max_size=30), st.floats(0, 0.99), st.sampled_from(["track", "official"]))
+def test_no_chain_of_copies_and_renditions_leads_to_a_stronger_side(
+    rows: list[dict[str, str]], fraction: float, how: str
+) -> None:
+    split = split_spans(corpus_of_rows(rows), split=how, held_out_fraction=fraction)
+    related = {index: {index} for index in range(len(rows))}
+    for one, other in itertools.combinations(range(len(rows)), 2):
+        has_content = rows[one]["content_hash"] == rows[other]["content_hash"] != ""
+        keys = [(row["corpus"], row["group"]) for row in (rows[one], rows[other])]
+        if has_content or (keys[0] == keys[1] and rows[one]["group"]):
+            together = related[one] | related[other]
+            related |= dict.fromkeys(together, together)
+    held_out = {*tracks(split.test), *tracks(split.validation)}
+    for index in tracks(split.train):
+        assert not related[index] & held_out
+    for index in split.duplicates:
+        assert related[index] & held_out
+
+
+def test_a_song_in_two_formats_is_on_one_side() -> None:
+    names = [f"{index:04d}{end}" for index in range(200) for end in (".flac", ".mp3", ".WAV", ".wav.ogg")]
+    split = split_spans(corpus_of_rows([{"name": name} for name in sorted(names)]), split="track")
+    sides = [{index // 4 for index in tracks(getattr(split, side))} for side in SIDES]
+    assert [len(side) for side in sides] == [len(getattr(split, side)) / 4 for side in SIDES]
+    assert not split.duplicates
+    # Whatever the tags say of it, and whatever a corpus' own division.
+    rows = [{"name": "a.flac", "group": "one", "split": "test"}, {"name": "a.mp3", "group": "two", "split": "train"}]
+    split = split_spans(corpus_of_rows([*rows, {"split": "validation"}]), split="official")
+    assert [split.duplicates, tracks(split.test)] == [(2,), [1]]
+
+
+def test_a_name_without_an_extension_stays_whole() -> None:
+    rows = [{"name": f"Vol. {index}"} for index in range(300)]
+    assert all(len(getattr(split_spans(corpus_of_rows(rows), split="track"), side)) > 20 for side in SIDES)
+
+
+def test_silence_makes_no_music_related() -> None:
+    rows = [{"split": side, "content_hash": "0", "silent_share": 1.0} for side in SIDES]
+    assert split_spans(corpus_of_rows(rows), split="official").duplicates == ()
+    almost = [{**row, "silent_share": 0.99} for row in rows]
+    assert len(split_spans(corpus_of_rows(almost), split="official").duplicates) == 2
+
+
+def test_scanned_and_prepared_music_keep_their_sides_beside_each_other() -> None:
+    scanned = [{"corpus": "one", "name": f"{index:04d}.flac"} for index in range(100)]
+    prepared = [{"corpus": "two", "name": f"p{index}.flac", "source_name": f"s{index}.wav"} for index in range(100)]
+    both = corpus_of_rows([*scanned, *prepared])
+    split = split_spans(both, split="official")
+    for rows in (scanned, prepared):
+        alone = corpus_of_rows(rows)
+        own = split_spans(alone, split="official")
+        for side in SIDES:
+            expected = {alone.tracks[index].name for index in tracks(getattr(own, side))}
+            found = {both.tracks[index].name for index in tracks(getattr(split, side))}
+            assert expected == found & {track.name for track in alone.tracks}
 
 
 def test_a_side_that_is_called_otherwise_is_refused() -> None:

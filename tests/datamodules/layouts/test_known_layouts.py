@@ -160,6 +160,30 @@ def test_a_link_out_of_the_corpus_is_no_track(name: str, copied: Callable[[str],
 
 
 @pytest.mark.parametrize("name", KNOWN)
+def test_folders_directly_in_the_corpus_may_be_links_to_another_disk(
+    name: str, copied: Callable[[str], Path], tmp_path: Path
+) -> None:
+    root = copied(name)
+    expected = LAYOUTS[name](root).entries
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    for folder in [path for path in root.iterdir() if path.is_dir()]:
+        folder.rename(disk / folder.name)
+        (root / folder.name).symlink_to(disk / folder.name)
+    loops = {"loop": root, "self": root / "self", "up": tmp_path, "twice": next(disk.iterdir())}
+    for link, target in loops.items():
+        (root / link).symlink_to(target)
+    (disk / next(disk.iterdir()).name / "loop").symlink_to(disk)
+    write_music(tmp_path / "beside" / "song.wav", 0)
+    found = LAYOUTS[name](root)
+    assert found.entries == expected
+    told = reasons(root, name)
+    assert "leads out of the corpus' folder" in told["up"]
+    assert not [path for path in told if "beside" in path]
+
+
+# MAESTRO's files lie in folders directly in the corpus.
+@pytest.mark.parametrize("name", sorted(set(KNOWN) - {"maestro"}))
 def test_a_linked_folder_outside_is_no_part_and_loops_end(
     name: str, copied: Callable[[str], Path], tmp_path: Path
 ) -> None:

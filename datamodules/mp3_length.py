@@ -1,0 +1,249 @@
+"""MP3 files that do not say how long they are, read as if they did.
+
+Most encoders begin an MP3 file with a frame that holds no music but, after "Xing" or "Info", the number of frames.
+Without it libsndfile estimates: file size over the size of the first frame. With a variable bitrate that is minutes
+off, pictures count as music, and even with a constant one it errs by some frames; what lies beyond its estimate it does
+not give out at all. So the frames of such a file are counted, and libsndfile is given the missing frame before them. As
+in all files that have one it then leaves out the decoder's delay, the first 529 samples.
+
+Source: ISO/IEC 11172-3 and 13818-3 (the header of a frame, in 4 bytes); the Xing frame as mpg123 and LAME have it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+# By the two bits of the version: 3 is MPEG-1, 2 is MPEG-2, 0 is MPEG-2.5, of which only layer III is looked at.
+_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+_KBPS = {
+    3: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    2: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_KBPS[0] = _KBPS[2]
+_HEADER_BYTES = 4
+# Where a header of layer III may begin: 11 bits of synchronization, version, layer, and whether no CRC follows.
+_SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
+_NO_CRC = 0x01
+_CRC_BYTES = 2
+_ID3 = re.compile(rb"ID3[\x00-\xfe][\x00-\xfe].([\x00-\x7f]{4})", re.DOTALL)
+_ID3_BYTES = 10
+_SEARCHED_BYTES = 2**16
+_HAS_FRAMES = 1
+# Of the frame that is put in: at any rate larger than what it must hold.
+_TAG_KBPS = 64
+
+
+class Header(NamedTuple):
+    """Of a frame; all frames of a stream share version and rate.
+
+    size: in bytes, with the header itself.
+    version: the two bits.
+    sample_rate: Hz.
+    side_bytes: of the side information between header and music.
+    """
+
+    size: int
+    version: int
+    sample_rate: int
+    side_bytes: int
+
+
+def frame_samples(sample_rate: int) -> int:
+    """Samples of a channel in a frame of layer III: MPEG-1 has the rates from 32000 Hz on."""
+    return 1152 if sample_rate >= 32000 else 576
+
+
+def samples_to_decode_before(sample_rate: int, channels: int) -> int:
+    """How many samples a decoder must have seen before a place, so that it gives what it gives from the start on.
+
+    The music of a frame may begin in earlier ones (the bit reservoir), as far back as a number of 9 bits says, of 8 in
+    MPEG-2. After a pause these are frames of the lowest bitrate. Two more let the overlapping windows and the filter
+    bank settle.
+    """
+    version = 3 if sample_rate >= 32000 else 2
+    reservoir_bytes = 511 if version == 3 else 255
+    samples = frame_samples(sample_rate)
+    smallest = samples // 8 * 1000 * _KBPS[version][0] // sample_rate
+    music_bytes = smallest - _HEADER_BYTES - _CRC_BYTES - _side_bytes(version, channels)
+    return (math.ceil(reservoir_bytes / music_bytes) + 2) * samples
+
+
+def _side_bytes(version: int, channels: int) -> int:
+    if version == 3:
+        return 17 if channels == 1 else 32
+    return 9 if channels == 1 else 17
+
+
+@lru_cache(maxsize=4096)
+def header_of(content: bytes) -> Header | None:
+    """Of 4 bytes; None for what is no header of layer III, or leaves its bitrate open ("free format")."""
+    if len(content) < _HEADER_BYTES or not _SYNC.match(content):
+        return None
+    version, bitrate, rate = content[1] >> 3 & 3, content[2] >> 4, content[2] >> 2 & 3
+    if bitrate in (0, 15) or rate == 3:
+        return None
+    sample_rate, kbps = _RATES[version][rate], _KBPS[version][bitrate - 1]
+    # bytes = seconds * bits per second / 8, rounded down; some frames are padded by one.
+    padding = content[2] >> 1 & 1
+    size = frame_samples(sample_rate) // 8 * 1000 * kbps // sample_rate + padding
+    channels = 1 if content[3] >> 6 == 3 else 2
+    return Header(size, version, sample_rate, _side_bytes(version, channels))
+
+
+@dataclass(frozen=True, slots=True)
+class Uncounted:
+    """An MP3 file without a number of frames: where the first one begins, its header, and how many there are."""
+
+    first: int
+    header: bytes
+    frames: int
+
+
+def uncounted(path: Path) -> Uncounted | None:
+    """None for a file that says how long it is, and for one whose frames cannot be told. Raises OSError."""
+    with path.open("rb") as file:
+        start = 0
+        while size := _id3_bytes(file, start):
+            start += size
+        first = _next_frame(file, start)
+        if first is None or _says_frames(file, first):
+            return None
+        return Uncounted(first, _read(file, first, _HEADER_BYTES), _count(file, first))
+
+
+def open_counted(path: Path, found: Uncounted) -> io.RawIOBase:
+    """The file with a frame that says how long it is, for reading. Raises OSError."""
+    return _Counted(path.open("rb"), found)
+
+
+class _Counted(io.RawIOBase):
+    """ID3, then the tag frame, then the music."""
+
+    def __init__(self, file: BinaryIO, found: Uncounted) -> None:
+        self._file = file
+        # ID3 stays where it is, for it holds the names. Whatever else precedes the first frame is left out: libsndfile
+        # would not know the file as MP3.
+        self._first = found.first
+        self._start = _id3_bytes(file, 0)
+        self._tag = _tag_frame(found)
+        self._size = self._start + len(self._tag) + self._file.seek(0, os.SEEK_END) - self._first
+        self._position = 0
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, begin + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        content = self._some(len(buffer))
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def _some(self, wanted: int) -> bytes:
+        """Bytes from the position on: ID3, the tag frame or music, whichever it lies in."""
+        if self._position < self._start:
+            return _read(self._file, self._position, min(wanted, self._start - self._position))
+        into_tag = self._position - self._start
+        if into_tag < len(self._tag):
+            return self._tag[into_tag : into_tag + wanted]
+        return _read(self._file, self._first + into_tag - len(self._tag), wanted)
+
+
+def _tag_frame(found: Uncounted) -> bytes:
+    """The frame that says how many follow, of the same stream as they are."""
+    header = bytearray(found.header)
+    version = header[1] >> 3 & 3
+    header[1] |= _NO_CRC
+    # The bits of the sample rate and the private one, by which mpg123 tells frames of a stream, stay.
+    header[2] = (_KBPS[version].index(_TAG_KBPS) + 1) << 4 | header[2] & 0x0D
+    parsed = header_of(bytes(header))
+    assert parsed is not None
+    begin = bytes(header) + bytes(parsed.side_bytes)
+    number = found.frames.to_bytes(4, "big")
+    return (begin + b"Xing" + _HAS_FRAMES.to_bytes(4, "big") + number).ljust(parsed.size, b"\0")
+
+
+def _id3_bytes(file: BinaryIO, at: int) -> int:
+    """Size of the ID3 tag that begins there; 0 where none does."""
+    content = _read(file, at, _ID3_BYTES)
+    found = _ID3.match(content)
+    if found is None:
+        return 0
+    size = 0
+    for byte in found[1]:
+        size = size << 7 | byte
+    has_footer = bool(content[5] & 0x10)
+    return _ID3_BYTES * (2 if has_footer else 1) + size
+
+
+def _says_frames(file: BinaryIO, first: int) -> bool:
+    """Whether the first frame holds their number, where mpg123 looks for it."""
+    header = header_of(_read(file, first, _HEADER_BYTES))
+    assert header is not None
+    tag = _read(file, first + _HEADER_BYTES + header.side_bytes, 12)
+    flags, frames = int.from_bytes(tag[4:8], "big"), int.from_bytes(tag[8:12], "big")
+    return tag[:4] in (b"Xing", b"Info") and bool(flags & _HAS_FRAMES) and frames > 0
+
+
+def _count(file: BinaryIO, first: int) -> int:
+    """Whole frames of the stream that begins at `first`; what lies between them is passed over."""
+    stream = header_of(_read(file, first, _HEADER_BYTES))
+    end = file.seek(0, os.SEEK_END)
+    at: int | None = first
+    count = 0
+    while at is not None:
+        header = header_of(_read(file, at, _HEADER_BYTES))
+        if header is None or not _are_one_stream(header, stream):
+            at = _next_frame(file, at + 1, stream)
+            continue
+        at += header.size
+        if at > end:
+            break
+        count += 1
+    return count
+
+
+def _next_frame(file: BinaryIO, start: int, stream: Header | None = None) -> int | None:
+    """Where from `start` on the next frame begins that another one follows."""
+    while len(content := _read(file, start, _SEARCHED_BYTES)) > 1:
+        for found in _SYNC.finditer(content):
+            at = start + found.start()
+            header = header_of(_read(file, at, _HEADER_BYTES))
+            if header and _are_one_stream(header, stream or header):
+                follower = header_of(_read(file, at + header.size, _HEADER_BYTES))
+                if _are_one_stream(follower, header):
+                    return at
+        start += len(content) - 1
+    return None
+
+
+def _are_one_stream(one: Header | None, other: Header | None) -> bool:
+    return (
+        one is not None and other is not None and (one.version, one.sample_rate) == (other.version, other.sample_rate)
+    )
+
+
+def _read(file: BinaryIO, at: int, size: int) -> bytes:
+    file.seek(at)
+    return file.read(size)

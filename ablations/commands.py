@@ -27,7 +27,7 @@ from ablations.preflight import (
     require_writable,
     usable_cores,
 )
-from ablations.run_folder import claim, require_same_run
+from ablations.run_folder import claim, require_run_or_empty, require_same_run, require_study_or_empty
 from ablations.runner import Task, run_tasks
 from ablations.starting import Starts
 from ablations.study import Cell, Study, load_study
@@ -44,6 +44,7 @@ def train(config: str, overrides: Sequence[str], out: Path, console: Console, *,
     can be known to go wrong is told before anything is written.
     """
     require_writable(out)
+    require_run_or_empty(out)
     starts = Starts(out)
     experiment = load_experiment(config, overrides, starts=starts)
     require_devices(experiment.trainer)
@@ -77,6 +78,7 @@ def ablate(
 ) -> tuple[Path, int]:
     """Runs what is missing of a study and writes its report; returns the page and how many runs failed."""
     require_writable(out)
+    require_study_or_empty(out)
     study = load_study(study_name)
     tasks = study_tasks(study, overrides, out, to_train=True)
     waiting = [task for task in tasks if not is_done(task.folder, task.cell)]

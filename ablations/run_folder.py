@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections import Counter
@@ -40,7 +41,46 @@ VERSION = "the version of the training code"
 # Their shapes, or what a checkpoint keeps of them, would not fit or would silently stay as they were.
 _FIXED = ("model.", "discriminator.", "training.freeze", "training.recipe", WEIGHTS)
 _FIXED_ENDS = (".betas", ".weight_decay")
+# Written before run.json tells what the folder is; a training that is killed then leaves no more.
+_RUN_BEGINS = re.compile(r"lock|start\.json|(start|run)\.json\.\d+\.partial")
+_STUDY_BEGINS = re.compile(r"cells|start\.json|start\.json\.\d+\.partial")
+_CELL = re.compile(r".+-[0-9a-f]{12}")  # see `cell_folder`
+_NAMED = 3
 _FREE = tuple(key for key in LEARNING_KEYS if not key.endswith("initial_vectors"))
+
+
+def require_run_or_empty(out: Path) -> None:
+    """Raises ConfigError if `out` holds files and no training run of ours, finished or not: they are somebody's."""
+    names = _names(out)
+    if not all(map(_RUN_BEGINS.fullmatch, names)) and not _is_run(out):
+        raise _foreign(out, names, "no training run", "run")
+
+
+def require_study_or_empty(out: Path) -> None:
+    """Raises ConfigError if `out` holds files and no study of ours, finished or not: they are somebody's."""
+    names = _names(out)
+    if not all(map(_STUDY_BEGINS.fullmatch, names)) and not any(map(_CELL.fullmatch, _names(out / "cells"))):
+        raise _foreign(out, names, "no study", "study")
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def _is_run(out: Path) -> bool:
+    try:
+        facts = read_json(out / "run.json")
+    except (ValueError, OSError):  # of somebody else, who may call a folder so
+        return False
+    return isinstance(facts, dict) and "data_fingerprint" in facts
+
+
+def _foreign(out: Path, names: list[str], missing: str, example: str) -> ConfigError:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ConfigError(
+        f"out = {out} holds {', '.join(names[:_NAMED])}{more}, but {missing}, and files there might be overwritten; "
+        f"allowed: a new or an empty folder; type out={out / example}"
+    )
 
 
 def describe(folder: Path, config: ExperimentConfig, data: StereoMusicDataModule, start_fingerprint: str) -> None:

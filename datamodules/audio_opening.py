@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -167,8 +168,11 @@ def open_audio(path: Path) -> ForwardFile:
     except OSError as error:
         raise AudioFileError.of(path, f"cannot be opened: {error.strerror}") from error
     except (soundfile.SoundFileError, TypeError) as error:
-        allowed = "Allowed is what libsndfile reads: WAV, FLAC, Ogg, MP3, ..."
-        reason = f"cannot be read as audio, {libsndfile_reason(error)} {allowed}"
+        if not os.access(path, os.R_OK):
+            raise AudioFileError.of(path, f"cannot be opened: {os.strerror(errno.EACCES)}") from error
+        # Of a file that is called MP3 and is none, libsndfile says that it is not there.
+        said = "whatever it is called." if "not a regular file" in str(error) else libsndfile_reason(error)
+        reason = f"cannot be read as audio, {said} Allowed is what libsndfile reads: WAV, FLAC, Ogg, MP3, ..."
         raise AudioFileError.of(path, reason) from error
 
 

@@ -17,7 +17,6 @@ from typing import TypeGuard
 import pandas
 
 from datamodules.data_config import DataConfigError
-from datamodules.manifest import COLUMNS
 
 _ALLOWED = (
     *(ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.Invert, ast.USub, ast.UAdd),
@@ -47,9 +46,9 @@ def fulfilled(table: pandas.DataFrame, text: str, key: str) -> pandas.Series:
         # The plain engine, because numexpr need not be installed and knows no strings.
         result = columns.eval(ast.unparse(_ThreeValued().visit(tree)), engine="python")
     except Exception as error:  # pandas raises whatever the text leads to
-        raise _no_condition(key, text, str(error)) from error
+        raise _no_condition(table, key, text, str(error)) from error
     if not (isinstance(result, pandas.Series) and pandas.api.types.is_bool_dtype(result.dtype)):
-        raise _no_condition(key, text, "it is neither true nor false for each track")
+        raise _no_condition(table, key, text, "it is neither true nor false for each track")
     return result.fillna(False).astype(bool)
 
 
@@ -126,8 +125,8 @@ def _is_text_method(node: ast.AST) -> TypeGuard[ast.Call]:
     return is_column_text and node.func.attr in _TEXT_METHODS
 
 
-def _no_condition(key: str, text: str, reason: str) -> DataConfigError:
+def _no_condition(table: pandas.DataFrame, key: str, text: str, reason: str) -> DataConfigError:
     return DataConfigError(
         f"{key}: {text!r} is no condition on the columns of a manifest ({reason}); type for instance "
-        f"\"bandwidth_hz > 18000 and genre == 'Rock'\" with {', '.join(COLUMNS)}"
+        f"\"bandwidth_hz > 18000 and genre == 'Rock'\" with {', '.join(map(str, table))}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import math
@@ -220,7 +221,7 @@ class CropDataset(Dataset[Tensor]):
                 failures += 1
                 if broken >= self._crops.track_indices:
                     message = f"None of the {len(broken)} training tracks can be read; the last: {error}"
-                    raise NothingReadableError(message) from error
+                    raise NothingReadableError(message + _remedy(error)) from error
                 if failures == _MOST_FAILURES:
                     raise NothingReadableError(f"{failures} reads in a row failed; the last: {error}") from error
                 continue
@@ -270,6 +271,11 @@ class HeldOutDataset(Dataset[Tensor]):
                     list_failure(self._failure_list, error)
                     self._told |= self._reader.lost_with(piece.track_index)
         raise NothingReadableError(f"None of the {len(self._pieces)} validation crops can be read; the last: {last}")
+
+
+def _remedy(error: AudioFileError) -> str:
+    is_gone = os.strerror(errno.ENOENT) in error.reason
+    return "; where the music has moved, type data.root=FOLDER or scan it there" if is_gone else ""
 
 
 def list_failure(path: Path | None, error: AudioFileError) -> None:

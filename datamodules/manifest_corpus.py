@@ -14,10 +14,12 @@ from datamodules.audio_walk import SkippedFile
 from datamodules.conditions import fulfilled
 from datamodules.corpus import Corpus, EmptyCorpusError
 from datamodules.data_config import DataConfig, DataConfigError, Weight
-from datamodules.manifest import COLUMNS, ManifestError, file_path, read_manifest, table_name
+from datamodules.manifest import ManifestError, file_path, read_manifest, table_name
 from datamodules.spans import Spans
 
 logger = logging.getLogger(__name__)
+
+_LARGEST_WEIGHT = 1e9
 
 
 def load_manifests(
@@ -104,8 +106,17 @@ def span_weights(corpus: Corpus, spans: Spans, config: DataConfig, *, sample_rat
         return None
     factors = np.ones(len(corpus.table))
     for weight in map(Weight.of, config.weights):
-        factors[fulfilled(corpus.table, weight.condition, "data.weights").to_numpy()] *= weight.factor
+        holds = fulfilled(corpus.table, weight.condition, "data.weights").to_numpy()
+        if not holds[spans.tracks].any():
+            logger.warning("data.weights: no training track fulfils %r", weight.condition)
+        with np.errstate(over="ignore"):  # refused below
+            factors[holds] *= weight.factor
     result = factors[spans.tracks]
+    if not (result <= _LARGEST_WEIGHT).all():
+        raise DataConfigError(
+            f"data.weights={list(config.weights)} gives a track a weight above {_LARGEST_WEIGHT:g}; type "
+            "smaller factors"
+        )
     if not result.any():
         raise DataConfigError(
             f"data.weights={list(config.weights)} gives every training track the weight 0; type others, or another "
@@ -119,8 +130,10 @@ def span_weights(corpus: Corpus, spans: Spans, config: DataConfig, *, sample_rat
 def _crops_of_value(corpus: Corpus, spans: Spans, column: str, crops: np.ndarray) -> np.ndarray:
     """For each span, of how many crops all spans with the same value in the column are; infinite where of none."""
     if column not in corpus.table:
-        raise DataConfigError(f"data.balance={column!r} is no column; allowed are {', '.join(COLUMNS)}")
+        raise DataConfigError(f"data.balance={column!r} is no column; allowed are {', '.join(map(str, corpus.table))}")
     values = pandas.factorize(corpus.table[column], use_na_sentinel=False)[0][spans.tracks]
+    if len(np.unique(values)) == 1:
+        logger.warning("data.balance=%s changes nothing: all training tracks have the same value", column)
     # Exact, as crops of a million tracks are no more than 2**45.
     together = np.bincount(values, weights=crops)[values]
     return np.where(together > 0, together, np.inf)

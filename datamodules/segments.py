@@ -27,6 +27,9 @@ def write_segments(path: Path, corpus: Corpus, segments: Spans) -> None:
     """Writes a CSV of the segments, which appears whole or not at all.
 
     Tracks and times are those of the music as it was scanned, so that the table also holds for what was prepared of it.
+
+    Raises:
+        SegmentsError: something else is there, be it an earlier table: results belong to it.
     """
     rows = corpus.table.iloc[segments.tracks]
     table = pandas.DataFrame(
@@ -38,9 +41,14 @@ def write_segments(path: Path, corpus: Corpus, segments: Spans) -> None:
             "content_hash": rows["content_hash"].to_numpy(),
         }
     )
+    content = table.to_csv(index=False, float_format="%.9f", lineterminator="\n").encode()
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        if path.read_bytes() != content:
+            raise SegmentsError(f"{str(path)!r} is there and is not this table; type another file, or remove it first")
+        return
     with whole_file(path) as file:
-        table.to_csv(file, index=False, float_format="%.9f")
+        file.write(content)
 
 
 def read_segments(path: Path, corpus: Corpus, split: Split, *, sample_rate: int = 48000) -> list[Spans]:

@@ -15,12 +15,14 @@ from scipy.sparse.csgraph import connected_components
 from datamodules.audio_walk import AUDIO_EXTENSIONS
 from datamodules.corpus import Corpus
 from datamodules.layouts.contract import SPLITS as SIDES
-from datamodules.manifest import ManifestError
+from datamodules.manifest import ManifestError, source_names
 from datamodules.spans import Spans
 
 __all__ = ["SIDES", "SPLITS", "Split", "split_spans"]
 
 SPLITS = ("end", "track", "official")
+# What is left after a subtraction may be shorter by so much than it was asked to be.
+_ROUNDING_SECONDS = 1e-9
 # Of a name, also of what was converted: a.wav.flac.
 _EXTENSION = rf"(?i:{'|'.join(map(re.escape, sorted(AUDIO_EXTENSIONS)))})+$"
 
@@ -99,8 +101,9 @@ def _divide_each_track(
     train_ends = np.where(divided, np.minimum(borders - gap_seconds, ends), ends)
     held_starts = np.maximum(borders, 0.0)
     every = np.arange(len(ends))
-    train = Spans(every, np.zeros(len(ends)), train_ends).at(~divided | (train_ends >= minimum_seconds))
-    held_out = Spans(every, held_starts, ends).at(divided & (ends - held_starts >= minimum_seconds))
+    shortest = minimum_seconds - _ROUNDING_SECONDS
+    train = Spans(every, np.zeros(len(ends)), train_ends).at(~divided | (train_ends >= shortest))
+    held_out = Spans(every, held_starts, ends).at(divided & (ends - held_starts >= shortest))
     return Split(train, held_out, held_out, is_shared=True, undivided=tuple(np.flatnonzero(~divided).tolist()))
 
 
@@ -146,7 +149,7 @@ def _related(corpus: Corpus) -> np.ndarray:
     reasons = (
         table["content_hash"].where(is_music),
         (prefix + table["group"]).where(table["group"] != ""),
-        prefix + _titles(corpus),
+        prefix + _titles(table),
     )
     # A graph of tracks and of what they can have in common.
     tracks, common, nodes = [], [], len(table)
@@ -161,16 +164,20 @@ def _related(corpus: Corpus) -> np.ndarray:
     return connected_components(graph, directed=False)[1][: len(table)]
 
 
-def _titles(corpus: Corpus) -> pandas.Series:
+def hash_places(table: pandas.DataFrame) -> np.ndarray:
+    """A number in [0, 1) for each track of a manifest, by a hash of its group or name: those held out have low ones."""
+    numbers, groups = pandas.factorize(table["group"].where(table["group"] != "", _titles(table)))
+    return _in_unit_interval(groups.to_list())[numbers]
+
+
+def _titles(table: pandas.DataFrame) -> pandas.Series:
     """What each track was called when it was scanned, without the extension: a song may lie as .flac and as .mp3."""
-    return corpus.sources.str.replace(_EXTENSION, "", regex=True)
+    return source_names(table).str.replace(_EXTENSION, "", regex=True)
 
 
 def _sides_by_hash(corpus: Corpus, held_out_fraction: float) -> np.ndarray:
-    """The side of each track, by its group: test, validation and train from the smallest hashes to the largest."""
-    group = corpus.table["group"].where(corpus.table["group"] != "", _titles(corpus))
-    numbers, groups = pandas.factorize(group)
-    place = _in_unit_interval(groups.to_list())[numbers]
+    """The side of each track: test, validation and train from the smallest hashes to the largest."""
+    place = hash_places(corpus.table)
     choices = [place < held_out_fraction / 2, place < held_out_fraction]
     return np.select(choices, ["test", "validation"], "train").astype(object)
 

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 _CACHED_SECONDS = 30 * 60
 # A local corpus may have thousands of shards, a process only so many open files.
 _OPEN_SHARDS = 64
+# A validation hears some minutes at most, and one shard of 256 MB has up to 22 of them.
+_VALIDATION_SHARDS = 8
 # Metrics need some length: a shorter rest of a held-out span is not evaluated.
 _SHORTEST_EXCERPT_SECONDS = 2.0
 
@@ -187,14 +189,18 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         other for ever. Where the crops do not divide evenly, the first few stand once more at the end.
         """
         seconds = self.config.crop_seconds
-        pieces = self.split.validation.pieces(
+        spans, reader = self.split.validation, self._prepare().reader
+        if isinstance(reader, ShardReader):
+            # Each shard may have to be fetched, for a crop or for a thousand.
+            spans = reader.in_few_shards(spans, _VALIDATION_SHARDS)
+        pieces = spans.pieces(
             seconds, sample_rate=self.sample_rate, minimum_seconds=seconds, limit=self.config.validation_crops
         )
         if not len(pieces):
             return []
         rank, world_size = self._rank_and_world_size()
         shard = [(position + rank) % len(pieces) for position in range(0, len(pieces), world_size)]
-        dataset = Subset(HeldOutDataset(self._prepare().reader, pieces, self.failure_list), shard)
+        dataset = Subset(HeldOutDataset(reader, pieces, self.failure_list), shard)
         return DataLoader(
             dataset,
             batch_size=self.config.batch_size,
@@ -330,9 +336,9 @@ class _WorkerStart:
 
     def __call__(self, _worker: int) -> None:
         end_with(self._end)
-        # A batch system tells every process of a job to make room; a worker that obeyed would be missed by the trainer,
-        # which still has an update to finish.
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        # A batch system tells every process of a job to make room, as a terminal does on Ctrl-C; a worker that obeyed
+        # would be missed by the trainer, which still has an update to finish.
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from lightning_modules.optimization import TrainingDivergedError
@@ -102,7 +102,8 @@ class UpdateGuard:
         facts = {"problem": problem, "step": str(step), "audio_is_finite": json.dumps(finite)}
         partial = path.with_suffix(".partial")
         try:
-            save_file(audio, partial, metadata=facts)
+            # Not `save_file`, whose files can be read by their owner alone.
+            partial.write_bytes(save(audio, metadata=facts))
             partial.replace(path)
         except (OSError, SafetensorError) as error:  # a full disk does not end a training
             logger.warning("the batch of step %d cannot be kept: %s", step, error)

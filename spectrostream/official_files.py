@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor, nn
 
 from spectrostream.codec_config import SpectroStreamConfig
@@ -162,6 +162,7 @@ def write_official(folder: Path, config: SpectroStreamConfig, state: Mapping[str
     folder.mkdir(parents=True, exist_ok=True)
     partials = {folder / file.name: folder / f"{file.name}.partial" for file in RELEASED}
     for file, partial in zip(RELEASED, partials.values(), strict=True):
-        save_file({key: value for key, value in params.items() if key.startswith(file.prefixes)}, partial)
+        # Not safetensors' own `save_file`: its files can be read by their owner alone.
+        partial.write_bytes(save({key: value for key, value in params.items() if key.startswith(file.prefixes)}))
     for path, partial in partials.items():
         partial.replace(path)

@@ -11,10 +11,11 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from spectrostream.errors import WeightsError
+from spectrostream.unfinished import whole_file
 
 FORMAT = "spectrostream-codec"
 VERSION = "2"
@@ -90,9 +91,9 @@ def write_weights(path: Path, config: Mapping[str, Any], state: Mapping[str, Ten
     tensors = {name: value.clone() for name, value in _deployed(state).items()}
     text, digest = _text(config), weights_digest(config, state)
     metadata = {"format": FORMAT, "version": VERSION, "config": text, "sha256": digest.hex()}
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata=metadata)
-    partial.replace(path)
+    # safetensors' own `save_file` makes files that their owner alone can read, whatever the umask.
+    with whole_file(path) as file:
+        file.write(save(tensors, metadata=metadata))
 
 
 def weights_digest(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> bytes:

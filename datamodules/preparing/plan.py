@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas
 
 from datamodules.layouts.contract import SPLITS
 from datamodules.preparing.jobs import Job, Settings, TrackToPrepare
 from datamodules.scanning.measuring import VERSION
 from datamodules.shards.packing import END_BYTES
+from datamodules.splits import hash_places
 
 # A name on a POSIX disk may have 255 bytes; what is longer than this is cut, with a hash in place of the rest.
 _LONGEST_NAME_BYTES = 200
 _LONGEST_SHARD_WORD = 40
 _PLACES = 2**32
+_PARTS = 64
 # Escaped dots, slashes and zero bytes, which `manifest.table_name` never writes.
 _LEADING_OUT = re.compile(r"\\x(?:00|2e|2f)")
 _NOTES = ("corpus", "split", "group", "artist", "genre")
@@ -46,16 +50,14 @@ def jobs_of(table: pandas.DataFrame, names: pandas.Series, settings: Settings) -
     """The usable rows as jobs: each a track, or the tracks of a shard."""
     usable = (table["problem"] == "") & (table["frames"] > 0) & (table["sample_rate"] > 0) & (table["channels"] > 0)
     usable = usable.fillna(False).astype(bool)
-    tracks = [
-        (row["split"], _track(row, name))
-        for row, name in zip(table[usable].to_dict("records"), names[usable], strict=True)
-    ]
+    table, names = table[usable], names[usable]
+    tracks = [_track(row, name) for row, name in zip(table.to_dict("records"), names, strict=True)]
     if not settings.as_shards:
-        return [Job(track.name, (track,), settings) for _, track in tracks]
+        return [Job(track.name, (track,), settings) for track in tracks]
+    placed = sorted(zip(table["split"], _places(table, names), names, tracks, strict=True), key=lambda row: row[:3])
     jobs = []
-    for split in sorted({split for split, _ in tracks}):
-        placed = sorted((_place(track), track.name, track) for side, track in tracks if side == split)
-        for first, together in _shards([(place, track) for place, _, track in placed], 0, _PLACES, settings):
+    for split, rows in itertools.groupby(placed, key=lambda row: row[0]):
+        for first, together in _shards([(place, track) for _, place, _, track in rows], 0, _PLACES, settings):
             jobs.append(Job(f"{shard_word(split)}-{first:08x}", together, settings))
     return jobs
 
@@ -113,11 +115,16 @@ def _shards(
     yield from _shards(placed[cut:], middle, stop, settings)
 
 
-def _place(track: TrackToPrepare) -> int:
-    # Shuffled, so that the few shards that are open at a time hold more than one album; by name, so that it is always
-    # the same.
-    digest = hashlib.sha256(track.name.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:4], "big")
+def _places(table: pandas.DataFrame, names: pandas.Series) -> list[int]:
+    """Of each track among all, below 2**32: shuffled by name, so that a few shards hold more than a few albums.
+
+    First by the part of the corpus in which its division by hash puts it: what is held out shares few shards with what
+    is trained on, whatever fraction that is.
+    """
+    parts = np.floor(hash_places(table) * _PARTS).astype(int).tolist()
+    digests = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
+    size = _PLACES // _PARTS
+    return [part * size + int.from_bytes(digest[:4], "big") % size for part, digest in zip(parts, digests, strict=True)]
 
 
 def _folders(table: pandas.DataFrame) -> dict[tuple[str, str], str]:

@@ -118,5 +118,5 @@ def _findings(good: pandas.DataFrame) -> Iterator[_Row]:
 def _problems(table: pandas.DataFrame) -> list[_Row]:
     """A row for each kind of problem, most files first; numbers and names that differ make no other kind."""
     bad = table["problem"][table["problem"] != ""]
-    kinds = bad.str.replace(r"'[^']*'|\"[^\"]*\"", "...", regex=True).str.replace(r"\d[\d.]*", "N", regex=True)
+    kinds = bad.str.replace(r"'[^']*'|\"[^\"]*\"", "...", regex=True).str.replace(r"\b\d[\d.]*", "N", regex=True)
     return [("problem", str(kind), int(count), np.nan, np.nan) for kind, count in kinds.value_counts().items()]

@@ -20,6 +20,7 @@ from datamodules.resampling import PartResampler
 from datamodules.shards.index import shards_of
 from datamodules.shards.members import Member, read_member
 from datamodules.shards.store import ShardError, ShardStore
+from datamodules.spans import Spans, evenly_spread
 from spectrostream.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,12 @@ class ShardReader:
         if not self._store.has_failed(self.shards[shard]):
             return frozenset({track_index})
         return frozenset(np.flatnonzero(self.shard_of_track == shard).tolist())
+
+    def in_few_shards(self, spans: Spans, count: int) -> Spans:
+        """The spans that lie in at most `count` shards, evenly chosen from all that hold some."""
+        shard_of_span = self.shard_of_track[spans.tracks]
+        shards = np.unique(shard_of_span)
+        return spans.at(np.isin(shard_of_span, shards[evenly_spread(len(shards), count)]))
 
     def prefetch(self, shards: Iterable[int]) -> None:
         """Fetches remote shards, by number, in the background, one after the other; returns at once."""

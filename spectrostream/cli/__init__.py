@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # no permission, no space, a folder where a file should be
         where = f"{error.filename}: " if error.filename else ""
         return _failed(f"{where}{error.strerror or error}")
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\n{parsed.when_stopped}\n")
+    except KeyboardInterrupt as interrupt:  # a training says itself what it has saved
+        sys.stderr.write(f"\n{str(interrupt) or parsed.when_stopped}\n")
         return _INTERRUPTED
     return 0
 

@@ -20,6 +20,8 @@ _TRAIN = """  spectrostream train config=tiny out=runs/tiny
 
 Without out= the folder is runs/ and the configuration's name. Started again with the same words, it goes on where it
 stopped."""
+# Before its first update, or by a second Ctrl-C: else it is saved and says so itself.
+_WHEN_STOPPED = "stopped; type the same command again to go on from the last checkpoint, if there is one"
 _ABLATE = """  spectrostream ablate study=demo out=runs/demo
   spectrostream ablate study=my_study.yaml data=/music out=runs/mine jobs=2
 
@@ -58,6 +60,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
                 action="store_true",
                 help="go on with a run under other values than it was begun with; run.json records which and when",
             )
+            command.set_defaults(when_stopped=_WHEN_STOPPED)
 
 
 def _train(arguments: argparse.Namespace, console: Console) -> str:

@@ -340,6 +340,17 @@ def test_a_changed_default_changes_the_signature(monkeypatch: pytest.MonkeyPatch
     assert signature(minute("training.accumulate=1"), "x") == before
 
 
+def test_a_folder_that_was_prepared_is_known_by_its_manifest(tmp_path: Path) -> None:
+    """Without it, its official division would be lost, and the music for the test trained on."""
+    assert minute(f"data={tmp_path}").data.manifests == ()
+    (tmp_path / "manifest.parquet").touch()
+    data = minute(f"data={tmp_path}").data
+    assert (data.manifests, data.root) == ((str(tmp_path / "manifest.parquet"),), str(tmp_path))
+    assert data.chosen_split == "official"
+    (tmp_path / "index.parquet").touch()
+    assert minute(f"data={tmp_path}").data.shards == str(tmp_path)
+
+
 def test_the_signature_knows_how_music_is_divided_whether_it_was_typed_or_not() -> None:
     folder, typed, manifest, official = (
         signature(minute(*words), "x")

@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_study import write_config, write_music
+from small_study import write_config, write_music, write_study
 
+from ablations.experiment import TRAINING_VERSION, ConfigError
 from ablations.provenance import read_json
+from ablations.run_folder import require_study_or_empty
 from spectrostream.cli import main
 
 
@@ -113,7 +115,7 @@ def test_a_folder_of_another_version_is_named(
     for module in ("experiment", "run_folder"):
         monkeypatch.setattr(f"ablations.{module}.TRAINING_VERSION", 99)
     assert train(shop, run) == 1
-    assert "the version of the training code was 2 and is 99" in capsys.readouterr().err
+    assert f"the version of the training code was {TRAINING_VERSION} and is 99" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_model_is_explained(
@@ -129,3 +131,63 @@ def test_a_checkpoint_of_another_model_is_explained(
     error = capsys.readouterr().err
     assert "the checkpoint is of another model" in error
     assert "Traceback" not in error
+
+
+def test_a_folder_of_somebody_else_is_refused_untouched(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("README.md", "config.yaml", "notes.txt", "run.json"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "cells").mkdir()
+    before = content(tmp_path)
+    assert train(shop, tmp_path) == 1
+    error = capsys.readouterr().err
+    assert f"out = {tmp_path} holds README.md, cells, config.yaml and 2 more, but no training run" in error
+    assert f"type out={tmp_path / 'run'}" in error
+    (tmp_path / "run.json").write_text('{"speed": 3}')
+    monkeypatch.chdir(tmp_path)
+    assert train(shop, Path()) == 1
+    assert "a new or an empty folder; type out=run\n" in capsys.readouterr().err
+    assert content(tmp_path) == {**before, str(tmp_path / "run.json"): b'{"speed": 3}'}
+
+
+@pytest.mark.parametrize(
+    "left", [(), ("lock",), ("lock", "start.json"), ("lock", "run.json.77.partial"), ("lock", "start.json.7.partial")]
+)
+def test_what_a_training_leaves_that_is_killed_at_once_is_its_own(shop: Path, tmp_path: Path, left: list[str]) -> None:
+    for name in left:
+        (tmp_path / name).write_text("{}")
+    assert train(shop, tmp_path, "training.max_steps=1") == 0
+
+
+def test_a_killed_training_without_a_signature_goes_on(shop: Path, run: Path) -> None:
+    for name in ("signature.json", "README.md", "config.yaml", "trained.json"):
+        (run / name).unlink()
+    (run / "my notes.txt").write_text("they may lie in a run")
+    assert train(shop, run) == 0
+
+
+def test_a_study_is_refused_in_a_folder_of_somebody_else(
+    shop: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = write_study(tmp_path)
+    mine = tmp_path / "mine"
+    (mine / "report").mkdir(parents=True)
+    (mine / "report" / "index.html").write_text("mine")
+    for out in (mine, run):
+        before = content(out)
+        assert main(["ablate", f"study={study}", f"data.root={shop / 'music'}", f"out={out}"]) == 1
+        error = capsys.readouterr().err
+        assert "but no study, and files there might be overwritten" in error
+        assert f"type out={out / 'study'}" in error
+        assert content(out) == before
+
+
+def test_a_study_s_own_folder_is_known(tmp_path: Path) -> None:
+    for name in ("start.json", "cells/fusion-3-0123456789ab", "report"):
+        require_study_or_empty(tmp_path)
+        (tmp_path / name).mkdir(parents=True)
+    require_study_or_empty(tmp_path)
+    (tmp_path / "cells" / "fusion-3-0123456789ab").rmdir()
+    with pytest.raises(ConfigError, match="but no study"):
+        require_study_or_empty(tmp_path)

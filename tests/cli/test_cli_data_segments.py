@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from datamodules.folder_corpus import demo_corpus_root, scan_folder
-from datamodules.manifest import write_manifest
+from datamodules.manifest import read_manifest, write_manifest
 from spectrostream.cli import main
 
 
@@ -28,7 +28,20 @@ def test_segments_are_chosen_once_and_for_all(
     assert (table["duration_seconds"] == 2).all()
     before = out.read_bytes()
     assert main(words) == 0
+    assert main([*words, "--count", "2"]) == 1
+    assert f"{str(out)!r} is there and is not this table; type another file" in capsys.readouterr().err
     assert out.read_bytes() == before
+
+
+def test_a_manifest_is_not_replaced_by_the_segments_of_it(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "demo.csv"
+    write_manifest(read_manifest(manifest), table)
+    before = table.read_bytes()
+    assert main(["data", "segments", str(table), "--out", str(table), "--seconds", "2", "--split", "end"]) == 1
+    assert "is not this table; type another file" in capsys.readouterr().err
+    assert table.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def write_cuts(folder: Path) -> Path:
     for number, (turn, path) in enumerate(itertools.product(range(2), excerpts)):
         rate = soundfile.info(path).samplerate
         frames, _ = soundfile.read(path, round(SECONDS * rate), start=(3 + 8 * turn) * rate)
-        write_raw(folder / f"piece-{number:02d}.wav", 0.8 * frames / np.abs(frames).max(), rate, subtype="PCM_16")
+        write_raw(folder / f"b{number:02d}.wav", 0.8 * frames / np.abs(frames).max(), rate, subtype="PCM_16")
     return folder
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.crops import Crop, CropKey, RandomCrops, StepSampler
+from datamodules.crops import Crop, CropKey, RandomCrops, StepSampler, span_mass
 from datamodules.spans import Span, Spans
 
 SPANS = (Span(0, 0.0, 4.0), Span(2, 10.0, 12.0), Span(5, 0.0, 1.0), Span(7, 3.5, 4.78))
@@ -28,6 +28,28 @@ def test_crops_lie_within_their_span(seed: int, step: int, slot: int, attempt: i
     assert span.start_seconds <= crop.start_seconds
     assert crop.start_seconds + 1.28 <= span.end_seconds + 1e-9
     assert crop == draws().crop_for(seed, step, slot, attempt=attempt)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**32), st.floats(0, 1e9)), min_size=1, max_size=50).filter(
+        lambda spans: sum(starts * weight for starts, weight in spans) > 1e-9
+    )
+)
+def test_masses_are_in_proportion_and_can_be_summed(spans: list[tuple[int, float]]) -> None:
+    starts, weights = (np.array(column) for column in zip(*spans, strict=True))
+    mass = span_mass(starts, weights)
+    total = sum(mass.tolist())
+    assert 2**58 < total < 2**62
+    expected = starts * weights / (starts * weights).sum()
+    np.testing.assert_allclose(mass / total, expected, rtol=1e-9, atol=1e-17)
+
+
+def test_a_clip_beside_a_large_corpus_takes_its_share_and_no_more() -> None:
+    """As `data.balance` does it: one possible crop on one side, 200,000 long tracks on the other."""
+    starts = np.array([1] + [10**7] * 200_000)
+    mass = span_mass(starts, np.array([1.0] + [1 / 2e12] * 200_000))
+    assert (mass > 0).all()
+    assert mass[0] / mass.sum() == pytest.approx(0.5, abs=1e-6)
 
 
 def test_a_crop_stays_what_it_is_from_version_to_version() -> None:

@@ -210,6 +210,14 @@ def test_a_value_that_is_not_trained_on_changes_no_share() -> None:
     assert of_corpus.to_dict() == pytest.approx({"a": 1.0, "b": 1.0, "c": 0.0})
 
 
+def test_what_changes_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    corpus = corpus_of_rows(ROWS)
+    spans = Spans(np.arange(2), np.zeros(2), corpus.durations[:2])
+    weights_of(corpus, spans, config_of(weights=("2 where genre == 'Rokc'",), balance="corpus"))
+    assert "data.weights: no training track fulfils \"genre == 'Rokc'\"" in caplog.text
+    assert "data.balance=corpus changes nothing: all training tracks have the same value" in caplog.text
+
+
 def test_weights_that_are_impossible() -> None:
     corpus = corpus_of_rows(ROWS)
     spans = Spans(np.arange(2), np.zeros(2), corpus.durations[:2])
@@ -219,6 +227,8 @@ def test_weights_that_are_impossible() -> None:
     for nothing in ("0 where frames > 0", "0 where genre == 'Rock'"):
         with pytest.raises(DataConfigError, match="gives every training track the weight 0; type others, or another"):
             weights_of(corpus, spans, config_of(weights=(nothing,)))
+    with pytest.raises(DataConfigError, match=r"gives a track a weight above 1e\+09; type smaller factors"):
+        weights_of(corpus, spans, config_of(weights=("1e308 where frames > 0", "1e308 where frames > 0")))
     for text in ("genre == 'Rock'", "-1 where frames > 0", "nan where frames > 0", "2 where "):
         with pytest.raises(DataConfigError, match=r"data\.weights: .* is not possible; type a number"):
             DataConfig(manifests=("m.csv",), weights=(text,))

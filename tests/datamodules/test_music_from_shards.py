@@ -154,13 +154,13 @@ def original_of(cuts: Path, track: str, start: float, seconds: float) -> Tensor:
 def test_excerpts_and_validation_are_the_prepared_music(cuts: Path, cut_shards: Path) -> None:
     data = StereoMusicDataModule(config_of(cut_shards))
     excerpts = data.held_out_excerpts()
-    assert [excerpt.track for excerpt in excerpts] == ["folder/piece-10.wav", "folder/piece-11.wav"]
+    assert [excerpt.track for excerpt in excerpts] == ["folder/b10.wav", "folder/b11.wav"]
     for excerpt in excerpts:
         original = original_of(cuts, excerpt.track, excerpt.start_seconds, 2.0)
         torch.testing.assert_close(excerpt.audio, original, atol=2e-4, rtol=0)
     crops = torch.cat(list(data.val_dataloader()))
     assert crops.shape == (20, 2, 14400)
-    for number, track in ((0, "piece-08.wav"), (9, "piece-08.wav"), (10, "piece-09.wav")):
+    for number, track in ((0, "b08.wav"), (9, "b08.wav"), (10, "b09.wav")):
         original = original_of(cuts, track, 0.3 * (number % 10), 0.3)
         torch.testing.assert_close(crops[number], original, atol=2e-4, rtol=0)
 

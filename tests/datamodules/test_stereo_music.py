@@ -69,7 +69,7 @@ def test_a_worker_goes_on_when_the_whole_job_is_told_to_make_room(music_folder: 
     alone = first(StereoMusicDataModule(config).train_dataloader(), 8)
     batches = iter(StereoMusicDataModule(replace(config, num_workers=1)).train_dataloader())
     shared = [next(batches)]
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         for worker in batches._workers:
             os.kill(worker.pid, number)
     shared += itertools.islice(batches, 7)  # more than had been prepared

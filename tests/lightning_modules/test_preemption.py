@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from lightning_modules import preemption
 from lightning_modules.checkpoints import CheckpointError, RunCheckpoint
 from lightning_modules.codec_training import CodecTraining
 from lightning_modules.fitting import FitResult, fit
-from lightning_modules.preemption import SIGNALS, PreemptedError, Preemption
+from lightning_modules.preemption import SIGNALS, PreemptedError, Preemption, TrainingInterruptedError
 from spectrostream.cli import main
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS]
@@ -31,10 +31,10 @@ def own_handlers() -> Iterator[list[int]]:
     """Handlers that must be there again afterwards; notes what reached them."""
     heard: list[int] = []
     note = lambda number, _frame: heard.append(number)  # noqa: E731
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    before = {number: signal.signal(number, note) for number in (*SIGNALS, signal.SIGINT)}
     try:
         yield heard
-        assert [signal.getsignal(number) for number in SIGNALS] == [note] * len(SIGNALS)
+        assert [signal.getsignal(number) for number in before] == [note] * len(before)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -153,6 +153,53 @@ def test_a_second_sigterm_ends_at_once(
             callback._request(number, None)
         signal.signal(signal.SIGTERM, before)
     assert killed == ([(signal.SIGTERM, signal.SIG_DFL)] if ends else [])
+
+
+def test_ctrl_c_saves_as_well_and_the_run_goes_on(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = "^stopped at step 2 of 4; all is saved, type the same command again to go on$"
+    with own_handlers() as heard, pytest.raises(TrainingInterruptedError, match=message):
+        run(tmp_path, Sends(signal.SIGINT, batch=1))
+    assert (heard, checkpoints(tmp_path)) == ([], ["step-00000002.ckpt"])
+    assert "Ctrl-C once more ends at once, without saving" in capsys.readouterr().err
+    run(tmp_path)
+    one, other = (load(folder / "checkpoints" / "step-00000004.ckpt") for folder in (tmp_path, whole))
+    for key in COMPARED:
+        assert is_same(one[key], other[key]), key
+
+
+def test_who_ignores_ctrl_c_goes_on_ignoring_it(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _, result = run(tmp_path, Sends(signal.SIGINT, batch=1))
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert result.steps == 4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "before", "ends"),
+    [
+        ((0, 0.9), None, False),  # one Ctrl-C, passed on by a launcher too
+        ((0, 1.1), None, True),
+        ((5,), signal.SIGTERM, False),  # the first one never loses anything
+        ((5, 7), signal.SIGUSR1, True),
+    ],
+)
+def test_a_second_ctrl_c_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, ...], before: signal.Signals | None, ends: bool
+) -> None:
+    monkeypatch.setattr(preemption._thread, "start_new_thread", lambda *_: None)
+    callback = Preemption(RunCheckpoint(Path("nowhere"), every=1))
+    monkeypatch.setattr(preemption.time, "monotonic", lambda: 1000.0)
+    if before:
+        callback._request(before, None)
+    with pytest.raises(KeyboardInterrupt) if ends else nullcontext():
+        for moment in seconds:
+            monkeypatch.setattr(preemption.time, "monotonic", lambda moment=moment: 1000 + moment)
+            callback._interrupt(signal.SIGINT, None)
 
 
 def test_outside_the_main_thread_handlers_stay_as_they_are(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +16,19 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-import spectrostream.weights_file
+import spectrostream.unfinished
 from spectrostream import QuantizerConfig, SpectroStream, SpectroStreamConfig, plain_config, registry
 from spectrostream.baselines.dac import Dac, DacConfig
 from spectrostream.errors import UserError
 from spectrostream.registry import build_codec, config_from_plain
-from spectrostream.weights import WeightsError, codec_fingerprint, load_codec, load_pretrained, save_codec
+from spectrostream.weights import (
+    WeightsError,
+    codec_fingerprint,
+    load_codec,
+    load_pretrained,
+    save_codec,
+    save_official,
+)
 
 QUANTIZER = QuantizerConfig(levels=3, codebook_size=16, initial_vectors=16, bypass_probability=0.25)
 CONFIGS = {
@@ -148,19 +157,31 @@ def test_every_kind_that_a_file_may_hold_can_be_built():
 def test_an_interrupted_save_leaves_the_old_file_whole(saved, monkeypatch):
     before = saved.read_bytes()
 
-    def interrupted(_: object, path: Path, **__: object) -> None:
-        Path(path).write_bytes(before[:100])
+    def interrupted(_: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(spectrostream.weights_file, "save_file", interrupted)
+    monkeypatch.setattr(spectrostream.unfinished.os, "fsync", interrupted)
     with pytest.raises(OSError, match="disk full"):
         save_codec(codec_of("waveform"), saved)
     assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
 def test_saving_again_replaces(saved):
     save_codec(codec_of("waveform"), saved)
     assert load_codec(saved).config == CONFIGS["waveform"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_who_may_read_a_file_is_what_the_umask_says(tmp_path, umask):
+    former = os.umask(umask)
+    try:
+        save_codec(codec_of("stft"), tmp_path / "codec.safetensors")
+        save_official(codec_of("stft"), tmp_path / "official")
+    finally:
+        os.umask(former)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*.safetensors")}
+    assert modes == {0o666 & ~umask}
 
 
 def test_a_missing_file_is_named(tmp_path):

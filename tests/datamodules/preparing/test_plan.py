@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pandas
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from datamodules.layouts.contract import SPLITS
 from datamodules.manifest import typed
 from datamodules.preparing.jobs import Job, Settings
 from datamodules.preparing.plan import jobs_of, prepared_names, shard_word
+from datamodules.splits import hash_places
 
 SHARDS = Settings("pcm16", as_shards=True, shard_bytes=5_000_000)
 LARGE_SHARDS = Settings("pcm16", as_shards=True, shard_bytes=250_000_000)
@@ -73,6 +75,19 @@ def test_every_track_is_in_one_shard_with_a_name_of_its_own(count: int) -> None:
     assert len({job.name for job in planned}) == len(planned)
     assert [job.name for job in planned] == sorted(job.name for job in planned)
     assert all(re.fullmatch(r"train-[0-9a-f]{8}", job.name) for job in planned)
+
+
+@pytest.mark.parametrize("fraction", [0.02, 0.1, 0.25, 0.5])
+def test_what_is_held_out_shares_few_shards_with_what_is_trained_on(fraction: float) -> None:
+    table = tracks(4000)
+    planned = jobs_of(table, prepared_names(table, LARGE_SHARDS), LARGE_SHARDS)
+    held_out = hash_places(table) < fraction
+    names = set(prepared_names(table, LARGE_SHARDS)[held_out])
+    shards = [{track.name in names for track in job.tracks} for job in planned]
+    assert abs(held_out.mean() - fraction) < 0.03
+    # The border between the two goes through one of 64 parts.
+    assert len(shards) > 30
+    assert sum(kinds == {False, True} for kinds in shards) <= 2
 
 
 def test_shards_are_as_large_as_asked_where_tracks_are_small() -> None:

@@ -21,6 +21,7 @@ from datamodules.audio_files import AudioFileError, read_audio
 from datamodules.shards.index import INDEX_NAME, ShardIndexError, read_index, shard_corpus, write_index
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.store import ShardError, ShardStore
+from datamodules.spans import Spans
 
 
 def reader_of(folder: Path, **options: float) -> ShardReader:
@@ -117,6 +118,15 @@ def open_damaged(path: Path, row: pandas.Series, random: np.random.Generator, ch
     places = np.concatenate([random.integers(0, 200, changes // 2), random.integers(0, row["member_bytes"], changes)])
     content[row["offset"] + places] = random.integers(0, 256, len(places))
     return io.BytesIO(content.tobytes())
+
+
+def test_spans_of_few_shards(shard_folder: Path) -> None:
+    reader = reader_of(shard_folder)
+    spans = Spans(np.arange(len(reader.tracks)), np.zeros(len(reader.tracks)), reader.corpus.durations)
+    few = reader.in_few_shards(spans, 2)
+    assert len(set(reader.shard_of_track[few.tracks])) == 2
+    assert set(few.tracks) == set(np.flatnonzero(np.isin(reader.shard_of_track, reader.shard_of_track[few.tracks])))
+    assert len(reader.in_few_shards(spans, 100)) == len(spans)
 
 
 def test_not_a_number_in_a_shard_is_an_error(float_shard_folder: Path, tmp_path: Path) -> None:

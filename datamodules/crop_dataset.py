@@ -23,8 +23,9 @@ from torch.utils.data import Dataset
 from datamodules.audio_files import AudioFileError
 from datamodules.corpus import Corpus, Track
 from datamodules.crops import Crop, CropKey, Draws
+from datamodules.hanging_music import HangingMusic
 from datamodules.loudness import loudness_of
-from datamodules.patience import HangingMusic, within
+from datamodules.patience import within
 from datamodules.spans import Spans
 from datamodules.track_audio import read_track
 

@@ -15,13 +15,13 @@ from hanging_files import hanging
 from manifests import manifest_of
 from music_files import noisy_tones, write_raw
 
-from datamodules import patience
+from datamodules import hanging_music
 from datamodules.audio_files import AudioFileError
 from datamodules.corpus import Corpus, Tracks
 from datamodules.crop_dataset import CropDataset, TrackReader
 from datamodules.crops import RandomCrops
+from datamodules.hanging_music import HangingMusic
 from datamodules.manifest import typed
-from datamodules.patience import HangingMusic
 from datamodules.spans import Spans
 
 TRACKS = 12  # of each half
@@ -81,7 +81,7 @@ def test_a_training_with_half_its_music_on_a_hanging_mount_waits_for_three_reads
 
 
 def test_a_mount_that_is_back_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_LOST_SECONDS", 1.0)
+    monkeypatch.setattr(hanging_music, "_LOST_SECONDS", 1.0)
     corpus, gone = _two_mounts(tmp_path)
     reader = _reader_of(corpus)
     first = next(index for index, track in enumerate(corpus.tracks) if track.path == gone[0])
@@ -140,7 +140,7 @@ def test_an_answer_ends_the_row() -> None:
 
 
 def test_a_single_track_that_hangs_again_and_again_loses_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_LOST_SECONDS", 0.0)
+    monkeypatch.setattr(hanging_music, "_LOST_SECONDS", 0.0)
     tracks = _tracks_named(*(f"a/{song}.wav" for song in range(4)), *(f"b/z{song}.wav" for song in range(4)))
     music = HangingMusic(tracks)
     for _ in range(5):
@@ -159,7 +159,7 @@ def test_most_of_the_music_gets_more_patience() -> None:
 
 
 def test_what_hangs_again_is_lost_as_a_whole_and_for_twice_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_LOST_SECONDS", 0.3)
+    monkeypatch.setattr(hanging_music, "_LOST_SECONDS", 0.3)
     tracks = _tracks_named(
         *(f"a/{song // 3}/{song}.wav" for song in range(9)), *(f"b/z{song}.wav" for song in range(9))
     )

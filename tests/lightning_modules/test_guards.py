@@ -96,6 +96,8 @@ def test_the_batch_is_kept_with_what_was_wrong(tmp_path: Path) -> None:
         assert file.metadata()["problem"] == problem
         assert json.loads(file.metadata()["audio_is_finite"]) == [False, True]
         torch.testing.assert_close(file.get_tensor("batch_0"), audio, rtol=0, atol=0, equal_nan=True)
+    (tmp_path / "usual").touch()
+    assert (tmp_path / "step-00000012-rank-1.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 def test_the_folder_does_not_grow_without_end(tmp_path: Path) -> None:

@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 _EXAMPLES = """  spectrostream data segments musdb18hq.parquet --out segments.csv
   spectrostream data segments a.parquet b.parquet --out segments.csv --count 200 --seconds 10 --split track
 
-The segments lie in the held-out part for the test, spread evenly over it. A file that is there
-is never replaced: results belong to it. Train and evaluate with
-data.evaluation_segments=segments.csv: a training whose data overlaps them is refused. An evaluation takes all of them,
-or evaluation.segments=N, spread evenly."""
+The segments lie in the held-out part for the test, spread evenly over it. A file that is there is never replaced:
+results belong to it. Train and evaluate with data.evaluation_segments=segments.csv: a training whose data overlaps them
+is refused. An evaluation takes all of them, or evaluation.segments=N, spread evenly."""
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -120,6 +120,9 @@ def _contradiction(table: pandas.DataFrame) -> str:
     for name in _TEXTS:
         if table[name].hasnans or not pandas.api.types.is_string_dtype(table[name]):
             return f"has something else than text in its column {name!r}"
+    starts = table["piece_start_seconds"]
+    if not pandas.api.types.is_numeric_dtype(starts) or not (starts >= 0).all():
+        return "has something else than times in its column 'piece_start_seconds'"
     if not table["encoding"].isin(list(ENCODINGS)).all():
         return f"has an unknown encoding; known are {', '.join(ENCODINGS)}"
     for column, pattern in (("shard", _SHARD_NAME), ("shard_sha256", _SHA256)):

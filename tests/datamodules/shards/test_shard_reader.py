@@ -144,6 +144,7 @@ def test_not_a_number_in_a_shard_is_an_error(float_shard_folder: Path, tmp_path:
 
 MUTATIONS = {
     "offset": [-1, 10**15, 2**62, None, 1.5],
+    "piece_start_seconds": [-1.0, None],
     "member_bytes": [0, -5, 10**14, 100],
     "frames": [0, -1, 10**15, 1000],
     "channels": [0, 100, -2, 3],

@@ -175,11 +175,7 @@ def test_a_reader_that_goes_away_ends_the_stream(bench) -> None:
 def test_a_file_takes_as_long_as_it_sounds_and_ctrl_c_leaves_nothing(bench, tmp_path: Path) -> None:
     """good.wav lasts 12 s: while it sounds there is no output yet, and after Ctrl-C none is left."""
     out = tmp_path / "out.wav"
-    process = started(
-        "stream", bench.folder / "good.wav", out, "--weights", bench.weights,
-        # A shell's background job ignores Ctrl-C, and so would what it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    process = started("stream", bench.folder / "good.wav", out, "--weights", bench.weights)
     end = time.monotonic() + 60
     while not hidden_or_unfinished(tmp_path):
         assert time.monotonic() < end

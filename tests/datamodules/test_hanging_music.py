@@ -15,7 +15,7 @@ from hanging_files import hanging
 from manifests import manifest_of
 from music_files import noisy_tones, write_raw
 
-from datamodules import hanging_music
+from datamodules import hanging_music, patience
 from datamodules.audio_files import AudioFileError
 from datamodules.corpus import Corpus, Tracks
 from datamodules.crop_dataset import CropDataset, TrackReader
@@ -45,6 +45,11 @@ def _crops_of(reader: TrackReader, corpus: Corpus, failure_list: Path | None = N
 
 def _reader_of(corpus: Corpus, timeout_seconds: float = 0.4) -> TrackReader:
     return TrackReader(corpus, sample_rate=48000, channels=2, cache_audio=False, timeout_seconds=timeout_seconds)
+
+
+@pytest.fixture(autouse=True)
+def _no_reader_of_an_earlier_test() -> None:
+    patience._forget()
 
 
 def _waiting_threads() -> set[threading.Thread]:

@@ -226,14 +226,16 @@ class CropDataset(Dataset[Tensor]):
                 if failures == _MOST_FAILURES:
                     raise NothingReadableError(f"{failures} reads in a row failed; the last: {error}") from error
                 continue
-            is_silent = _rms(audio) < self._silence_threshold
-            if redraws == self._silence_redraws or not is_silent:
+            if redraws == self._silence_redraws or not self._is_silent(audio):
                 break
             redraws += 1
         # To make silence as loud as music would be to train on the noise in it.
-        if self._normalize_lufs is not None and not is_silent:
+        if self._normalize_lufs is not None and not self._is_silent(audio):
             audio = _at_loudness(audio, self._reader.sample_rate, self._normalize_lufs)
         return _varied(audio, crop)
+
+    def _is_silent(self, audio: Tensor) -> bool:
+        return float(torch.linalg.vector_norm(audio)) / math.sqrt(audio.numel()) < self._silence_threshold
 
     def _note_failure(self, track_index: int, error: AudioFileError, lost: frozenset[int]) -> None:
         if track_index not in self._told:
@@ -287,10 +289,6 @@ def list_failure(path: Path | None, error: AudioFileError) -> None:
     # Short lines of several processes do not mix.
     with suppress(OSError), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(line + "\n")
-
-
-def _rms(audio: Tensor) -> float:
-    return float(torch.linalg.vector_norm(audio)) / math.sqrt(audio.numel())
 
 
 def _at_loudness(audio: Tensor, sample_rate: int, target_lufs: float) -> Tensor:

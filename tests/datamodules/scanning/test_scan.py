@@ -1,4 +1,4 @@
-"""Folders as they are: scanned to the end, whatever lies in them; nothing measured twice."""
+"""Folders as they are: scanned to the end, whatever lies in them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,18 @@ import pandas
 import pytest
 import soundfile
 from music_files import noisy_tones, write_raw
+from scanned_folder import Scanner, by_name, music
 
 from datamodules.audio_walk import SkippedFile
-from datamodules.conditions import fulfilled
 from datamodules.folder_corpus import demo_corpus_root
 from datamodules.layouts import LAYOUTS, Entry, Found, LayoutError
 from datamodules.manifest import file_path, read_manifest, write_manifest
 from datamodules.scanning import pool as scan_pool
-from datamodules.scanning.measuring import VERSION, measure
+from datamodules.scanning.measuring import measure
 from datamodules.scanning.pool import Job, measured
-from datamodules.scanning.scan import ScanError, ScanProgress, scan
+from datamodules.scanning.scan import ScanError, scan
 
 DEMO = demo_corpus_root()
-
-
-def _music(path: Path, seed: int = 0, seconds: float = 0.5, rate: int = 44100, channels: int = 2) -> Path:
-    return write_raw(path, noisy_tones(seconds, rate, seed, channels).clip(-1, 1), rate)
 
 
 def _endless(path: Path, hours: float) -> Path:
@@ -41,48 +37,21 @@ def _endless(path: Path, hours: float) -> Path:
     return path
 
 
-def _by_name(table: pandas.DataFrame) -> dict[str, pandas.Series]:
-    return {row["name"]: row for _, row in table.iterrows()}
-
-
-class _Scanner:
-    """Scans one folder again and again; `measured` counts what was decoded the last time."""
-
-    def __init__(self, root: Path, journal: Path) -> None:
-        self.root, self.journal = root, journal
-        self.measured = 0
-        self.reports: list[ScanProgress] = []
-
-    def __call__(self, corpus: str = "folder", **options: object) -> pandas.DataFrame:
-        self.reports = []
-        options = {"timeout_seconds": 30.0, **options}
-        table = scan(self.root, corpus, journal=self.journal, progress=self.reports.append, **options)  # type: ignore[arg-type]
-        self.measured = self.reports[0].waiting
-        self.journal.unlink()
-        return table
-
-
-@pytest.fixture
-def scanner(tmp_path: Path) -> _Scanner:
-    (tmp_path / "music").mkdir()
-    return _Scanner(tmp_path / "music", tmp_path / "journal")
-
-
 # ---- what lies in folders
 
 
 def _bad_folder(root: Path) -> dict[str, str]:
     """Makes it; which names are expected to be bad, and a word of the reason."""
-    good = _music(root / "album one" / "01 good.flac").read_bytes()
-    _music(root / "new\nline.wav", 1)
-    _music(root / "emoji 🎵.flac", 2)
-    _music(root / "latin.flac", 3).rename(root / os.fsdecode(b"latin \xe9.flac"))
-    _music(root / "upper.FLAC", 4)
-    _music(root / "eight.wav", 5, channels=8)
-    _music(root / "high.wav", 6, rate=192000)
-    _music(root / "low.wav", 7, rate=8000)
+    good = music(root / "album one" / "01 good.flac").read_bytes()
+    music(root / "new\nline.wav", 1)
+    music(root / "emoji 🎵.flac", 2)
+    music(root / "latin.flac", 3).rename(root / os.fsdecode(b"latin \xe9.flac"))
+    music(root / "upper.FLAC", 4)
+    music(root / "eight.wav", 5, channels=8)
+    music(root / "high.wav", 6, rate=192000)
+    music(root / "low.wav", 7, rate=8000)
     write_raw(root / "square.wav", np.where(np.arange(44100) % 100 < 50, 1.0, -1.0), 44100)
-    (root / "really a flac.wav").write_bytes(_music(root / "x.flac", 8).read_bytes())
+    (root / "really a flac.wav").write_bytes(music(root / "x.flac", 8).read_bytes())
     (root / "x.flac").rename(root / "x2.flac")
     (root / "loop").symlink_to(root)
     (root / "dangling.flac").symlink_to(root / "nowhere.flac")
@@ -105,12 +74,12 @@ def _bad_folder(root: Path) -> dict[str, str]:
     return reasons | {"nan.wav": "1 NaN", "dangling.flac": "No such file", "pipe.wav": "not a regular file"}
 
 
-def test_everything_that_lies_in_a_folder_is_a_row(scanner: _Scanner) -> None:
+def test_everything_that_lies_in_a_folder_is_a_row(scanner: Scanner) -> None:
     bad = _bad_folder(scanner.root)
 
     table = scanner(workers=2)
 
-    rows = _by_name(table)
+    rows = by_name(table)
     for name, reason in bad.items():
         assert reason in rows.pop(name)["problem"], name
     assert set(rows) == {
@@ -139,7 +108,7 @@ def test_everything_that_lies_in_a_folder_is_a_row(scanner: _Scanner) -> None:
     assert table["name"].tolist() == sorted(table["name"])
 
 
-def test_tags_tell_what_the_layout_does_not(scanner: _Scanner) -> None:
+def test_tags_tell_what_the_layout_does_not(scanner: Scanner) -> None:
     source = demo_corpus_root() / "void_sensor_zeropage.ogg"
     content = source.read_bytes()
     (scanner.root / "good.ogg").write_bytes(content)
@@ -148,7 +117,7 @@ def test_tags_tell_what_the_layout_does_not(scanner: _Scanner) -> None:
         file.album, file.artist, file.genre = " two\nlines\t", "x" * 500, "Ambient"
         file.write(audio)
 
-    rows = _by_name(scanner())
+    rows = by_name(scanner())
 
     assert content.count(b"Ambient Pills") == 1
     assert (rows["good.ogg"]["group"], rows["good.ogg"]["album"]) == ("Ambient Pills", "Ambient Pills")
@@ -158,7 +127,7 @@ def test_tags_tell_what_the_layout_does_not(scanner: _Scanner) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
-def test_the_manifest_is_read_as_it_was_written(scanner: _Scanner, tmp_path: Path, suffix: str) -> None:
+def test_the_manifest_is_read_as_it_was_written(scanner: Scanner, tmp_path: Path, suffix: str) -> None:
     _bad_folder(scanner.root)
     table = scanner()
 
@@ -169,10 +138,10 @@ def test_the_manifest_is_read_as_it_was_written(scanner: _Scanner, tmp_path: Pat
     assert scanner.measured == 5  # the bad files that are there and audio by name are given another chance
 
 
-def test_real_music_is_measured_in_a_process_as_it_is_here(scanner: _Scanner) -> None:
+def test_real_music_is_measured_in_a_process_as_it_is_here(scanner: Scanner) -> None:
     scanner.root = DEMO
 
-    rows = _by_name(scanner(workers=2))
+    rows = by_name(scanner(workers=2))
 
     assert len(rows) == 6
     row, expected = rows["zalek2_whallon.ogg"], measure([DEMO / "zalek2_whallon.ogg"])
@@ -181,7 +150,7 @@ def test_real_music_is_measured_in_a_process_as_it_is_here(scanner: _Scanner) ->
 
 
 def test_a_file_that_may_not_be_read_is_a_row(tmp_path: Path) -> None:
-    path = _music(tmp_path / "private.flac")
+    path = music(tmp_path / "private.flac")
     path.chmod(0)
     user = os.geteuid()
     if user == 0:  # who may read everything
@@ -195,27 +164,27 @@ def test_a_file_that_may_not_be_read_is_a_row(tmp_path: Path) -> None:
     assert "ermission denied" in outcome or "System error" in outcome
 
 
-def test_files_that_vanish_are_rows(scanner: _Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
-    _music(scanner.root / "here.flac")
+def test_files_that_vanish_are_rows(scanner: Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
+    music(scanner.root / "here.flac")
     (scanner.root / "stems").mkdir()
-    _music(scanner.root / "stems" / "bass.wav")
+    music(scanner.root / "stems" / "bass.wav")
     entries = (Entry("gone.flac"), Entry("here.flac"), Entry("stems", ("stems/bass.wav", "stems/gone.wav")))
     monkeypatch.setitem(LAYOUTS, "vanishing", lambda root: Found(entries))  # type: ignore[arg-type]
 
-    rows = _by_name(scanner("vanishing"))
+    rows = by_name(scanner("vanishing"))
 
     assert rows["gone.flac"]["problem"] == "cannot be opened: No such file or directory"
     assert rows["stems"]["problem"] == "cannot be opened: No such file or directory ('gone.wav')"
     assert rows["here.flac"]["problem"] == ""
 
 
-def test_stems_are_one_track(scanner: _Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = [_music(scanner.root / "song" / f"{name}.wav", seed) for seed, name in enumerate(("bass", "drums"))]
+def test_stems_are_one_track(scanner: Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [music(scanner.root / "song" / f"{name}.wav", seed) for seed, name in enumerate(("bass", "drums"))]
     entry = Entry("song", ("song/bass.wav", "song/drums.wav"), "test", "album", "artist", "rock")
     skipped = SkippedFile(scanner.root / "song" / "notes.mp4", "is a video")
     monkeypatch.setitem(LAYOUTS, "stems", lambda root: Found((entry,), (skipped,)))  # type: ignore[arg-type]
 
-    rows = _by_name(scanner("stems"))
+    rows = by_name(scanner("stems"))
 
     row = rows["song"]
     assert (row["corpus"], row["split"], row["group"], row["artist"], row["genre"]) == (
@@ -231,140 +200,16 @@ def test_stems_are_one_track(scanner: _Scanner, monkeypatch: pytest.MonkeyPatch)
     assert rows["song/notes.mp4"]["problem"] == "is a video"
 
 
-# ---- nothing twice
-
-
-def test_a_second_scan_measures_what_is_new_or_changed(scanner: _Scanner) -> None:
-    for number in range(6):
-        _music(scanner.root / f"{number}.flac", number)
-    first = scanner()
-    assert scanner.measured == 6
-
-    same = scanner(known=first)
-    assert scanner.measured == 0
-    pandas.testing.assert_frame_equal(same, first)
-
-    _music(scanner.root / "1.flac", 11)
-    os.utime(scanner.root / "2.flac", ns=(1, 1))
-    (scanner.root / "3.flac").unlink()
-    _music(scanner.root / "6.flac", 6)
-    later = scanner(known=same)
-
-    assert scanner.measured == 3
-    assert set(later["name"]) == {f"{number}.flac" for number in (0, 1, 2, 4, 5, 6)}
-    assert _by_name(later)["1.flac"]["content_hash"] == measure([scanner.root / "1.flac"]).content_hash
-
-
-def test_what_was_added_to_a_manifest_by_hand_is_kept(scanner: _Scanner, tmp_path: Path) -> None:
-    for name in ("a", "b", "c"):
-        _music(scanner.root / f"{name}.flac", ord(name))
-    table = scanner()
-    table["mood"], table["rating"], table["is_live"] = ["calm", "", "wild"], [3, 5, 1], [True, False, True]
-    table["split"], table["genre"] = ["train", "test", ""], ["", "jazz", ""]
-    for extension in (".csv", ".parquet"):
-        path = tmp_path / f"manifest{extension}"
-        write_manifest(table, path)
-        (scanner.root / "a.flac").unlink(missing_ok=True)
-        _music(scanner.root / "d.flac", 9)
-
-        again = scanner(known=read_manifest(path))
-
-        rows = _by_name(again)
-        assert list(rows) == ["b.flac", "c.flac", "d.flac"]
-        assert list(again["rating"].astype("Int64").fillna(-1)) == [5, 1, -1]
-        assert list(again["is_live"].astype("boolean").fillna(False)) == [False, True, False]
-        assert list(again["mood"].fillna("")) == ["", "wild", ""]
-        assert list(again["split"]) == ["test", "", ""]
-        assert list(again["genre"]) == ["jazz", "", ""]
-        # They are columns as any others, also where a new file has no value.
-        assert list(fulfilled(again, "rating > 2 and not is_live", "data.keep")) == [True, False, False]
-        write_manifest(again, path)
-        pandas.testing.assert_frame_equal(scanner(known=read_manifest(path)), again, check_dtype=False)
-
-
-def test_what_the_corpus_says_is_stronger_than_what_was_added(
-    scanner: _Scanner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _music(scanner.root / "song.flac")
-    entry = Entry("song.flac", split="test", genre="rock")
-    monkeypatch.setitem(LAYOUTS, "own", lambda root: Found((entry,), ()))  # type: ignore[arg-type]
-    table = scanner("own").assign(split="train", genre="jazz", artist="somebody")
-    (row,) = _by_name(scanner("own", known=table)).values()
-    assert (row["split"], row["genre"], row["artist"]) == ("test", "rock", "somebody")
-
-
-@pytest.mark.parametrize("version", [None, VERSION - 1, VERSION + 1])
-def test_what_another_version_measured_is_measured_again(scanner: _Scanner, version: int | None) -> None:
-    for number in range(2):
-        _music(scanner.root / f"{number}.flac", number)
-    first = scanner()
-    assert list(first["measurement_version"]) == [VERSION] * 2
-    other = first.assign(bandwidth_hz=1.0)
-    other.loc[1, "measurement_version"] = version
-    again = scanner(known=other)
-    assert scanner.measured == 1
-    assert list(again["bandwidth_hz"] == 1.0) == [True, False]
-
-
-def test_headers_are_no_measurement_but_a_measurement_has_headers(scanner: _Scanner) -> None:
-    _music(scanner.root / "a.flac")
-    headers = scanner(headers_only=True)
-    row = _by_name(headers)["a.flac"]
-    assert (row["frames"], row["content_hash"]) == (22050, "")
-    assert np.isnan(row["loudness_lufs"])
-
-    whole = scanner(known=headers)
-    assert scanner.measured == 1
-
-    again = scanner(known=whole, headers_only=True)
-    assert scanner.measured == 0
-    pandas.testing.assert_frame_equal(again, whole)
-
-
-def test_hard_links_are_measured_once_and_symbolic_links_are_named(scanner: _Scanner) -> None:
-    song = _music(scanner.root / "a" / "song.flac")
-    for number in range(5):
-        os.link(song, scanner.root / f"copy {number}.flac")
-    (scanner.root / "z").mkdir()
-    (scanner.root / "z" / "link.flac").symlink_to(song)
-
-    rows = _by_name(scanner())
-
-    assert scanner.measured == 1
-    assert "is the same file as" in rows.pop("z/link.flac")["problem"]
-    assert len({row["content_hash"] for row in rows.values()}) == 1
-    assert [rows[f"copy {number}.flac"]["duplicate_of"] for number in range(5)] == ["folder/a/song.flac"] * 5
-
-
-def test_a_scan_that_was_stopped_goes_on(scanner: _Scanner, tmp_path: Path) -> None:
-    for number in range(4):
-        _music(scanner.root / f"{number}.flac", number)
-
-    class StopError(Exception):
-        pass
-
-    def stop_after_two(progress: ScanProgress) -> None:
-        if progress.done == 2:
-            raise StopError
-
-    with pytest.raises(StopError):
-        scan(scanner.root, journal=scanner.journal, progress=stop_after_two)
-    table = scanner()
-
-    assert scanner.measured == 2
-    pandas.testing.assert_frame_equal(table, scanner())
-
-
 # ---- what hangs and what crashes
 
 
-def test_a_file_that_takes_too_long_is_given_up_and_the_others_are_not(scanner: _Scanner) -> None:
+def test_a_file_that_takes_too_long_is_given_up_and_the_others_are_not(scanner: Scanner) -> None:
     for number in range(17):  # enough that a batch holds two of them
-        _music(scanner.root / f"{number:02}.flac", number, seconds=0.1)
+        music(scanner.root / f"{number:02}.flac", number, seconds=0.1)
     _endless(scanner.root / "05 endless.flac", hours=3)
 
     begin = time.monotonic()
-    rows = _by_name(scanner(timeout_seconds=0.75))
+    rows = by_name(scanner(timeout_seconds=0.75))
 
     problem = rows.pop("05 endless.flac")["problem"]
     assert problem == "took longer than 0.75 s; on a slow disk give more time, for instance --timeout 7.5"
@@ -393,15 +238,15 @@ def _kill_holder(path: Path, is_over: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_a_file_that_brings_its_process_down_is_a_row(scanner: _Scanner) -> None:
+def test_a_file_that_brings_its_process_down_is_a_row(scanner: Scanner) -> None:
     for number in range(3):
-        _music(scanner.root / f"{number}.flac", number)
+        music(scanner.root / f"{number}.flac", number)
     deadly = _endless(scanner.root / "deadly.flac", hours=3)
     over = threading.Event()
     killer = threading.Thread(target=_kill_holder, args=(deadly, over.is_set))
     killer.start()
     try:
-        rows = _by_name(scanner(workers=2))
+        rows = by_name(scanner(workers=2))
     finally:
         over.set()
         killer.join()
@@ -410,9 +255,9 @@ def test_a_file_that_brings_its_process_down_is_a_row(scanner: _Scanner) -> None
     assert {row["problem"] for row in rows.values()} == {""}
 
 
-def test_no_process_is_left(scanner: _Scanner) -> None:
+def test_no_process_is_left(scanner: Scanner) -> None:
     endless = _endless(scanner.root / "endless.flac", hours=3)
-    jobs = [Job(0, (endless,), 1), Job(1, (_music(scanner.root / "a.flac"),), 1)]
+    jobs = [Job(0, (endless,), 1), Job(1, (music(scanner.root / "a.flac"),), 1)]
     outcomes = measured(jobs, workers=2, timeout_seconds=60, headers_only=False)
     next(outcomes)
 

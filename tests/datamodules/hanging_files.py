@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 @contextmanager
@@ -20,8 +22,21 @@ def hanging(*paths: Path) -> Iterator[None]:
         with ExitStack() as held:
             for path in paths:
                 file = held.enter_context(path.open("r+b"))
-                fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+                _lease(file)
                 held.callback(fcntl.fcntl, file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
             yield
     finally:
         signal.signal(signal.SIGIO, before)
+
+
+def _lease(file: BinaryIO) -> None:
+    """Takes the lease, which is refused while a reader at work has the file open."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.001)

@@ -216,8 +216,9 @@ def _ten_tracks(root: Path) -> dict[str, Path]:
 def _damage(paths: dict[str, Path]) -> None:
     paths["vanishing"].unlink()
     os.truncate(paths["halved"], paths["halved"].stat().st_size // 2)
-    paths["piped"].unlink()
-    os.mkfifo(paths["piped"])
+    pipe = paths["piped"].with_name("pipe")
+    os.mkfifo(pipe)
+    pipe.replace(paths["piped"])  # in one step: the workers are reading, and would also see it gone
 
 
 LOST = {

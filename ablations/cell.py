@@ -34,6 +34,7 @@ from ablations.run_folder import describe
 from ablations.samples import sampling
 from ablations.study import BASELINE, Cell
 from ablations.zero_codes import ZeroCodes
+from datamodules.failure_list import FAILURE_LIST
 from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.fitting import FitResult, fit
 from reports.cost import macs_per_second
@@ -126,7 +127,7 @@ def trained(
     _quiet_lightning()
     report("training", 0, {})
     module = training_module(config, folder, start_fingerprint)
-    data.failure_list = folder / "unreadable.txt"
+    data.failure_list = folder / FAILURE_LIST
     with sampling(config, folder, data) as samples, _keyboard_interrupts():
         told = partial(report, "training")
         result = fit(module, data, config.trainer, folder, report=told, run_name=run_name, callbacks=samples)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from ablations.run_folder import claim, require_run_or_empty, require_same_run, 
 from ablations.runner import Task, run_tasks
 from ablations.starting import Starts
 from ablations.study import Cell, Study, load_study
+from datamodules.failure_list import FAILURE_LIST, replaced_in_words
 from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.codec_training import OtherModelError
 from lightning_modules.optimization import TrainingDivergedError
@@ -65,12 +66,23 @@ def train(config: str, overrides: Sequence[str], out: Path, console: Console, *,
             starts.remember()
             claim(out, experiment, data, start, changes)
         shown = console if is_first else Console(quiet=True)
-        with TrainingDisplay(shown, total_steps=experiment.training.max_steps) as display:
+        steps = experiment.training.max_steps
+        with _replaced_files_told(shown, out), TrainingDisplay(shown, total_steps=steps) as display:
             try:
                 trained(experiment, out, data, display.progressed, run_name=out.name, start_fingerprint=start)
             except (TrainingDivergedError, MisconfigurationException, OtherModelError) as error:
                 raise UserError(f"{out}: {error}") from error
     return out / "codec.safetensors"
+
+
+@contextmanager
+def _replaced_files_told(console: Console, out: Path) -> Iterator[None]:
+    """At the end, however it comes, one line says how many files the run has replaced by others, if any."""
+    try:
+        yield
+    finally:
+        if replaced := replaced_in_words(out / FAILURE_LIST):
+            console.print(replaced, markup=False, highlight=False, soft_wrap=True)
 
 
 def ablate(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from datetime import timedelta
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -12,7 +10,8 @@ from rich.progress import MofNCompleteColumn, TaskID
 from rich.text import Text
 
 from ablations.runner import Task
-from spectrostream.cli.progress import progress_bar
+from datamodules.failure_list import FAILURE_LIST, replaced_in_words
+from spectrostream.cli.progress import PlainLines, progress_bar
 
 _NUMBERS = {
     "train/generator_loss": "loss {:.4g}",
@@ -57,7 +56,10 @@ class ConsoleDisplay:
         name = task.cell.name
         self._progress.remove_task(self._bars.pop(name))
         outcome = "done" if reason is None else f"FAILED: {reason} (see {task.folder / 'failed.json'})"
-        self._progress.print(f"{name}: {outcome} after {seconds:.0f} s", markup=False, highlight=False, soft_wrap=True)
+        line = f"{name}: {outcome} after {seconds:.0f} s"
+        if replaced := replaced_in_words(task.folder / FAILURE_LIST):
+            line = f"{line}; {replaced}"
+        self._progress.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class TrainingDisplay:
@@ -69,8 +71,7 @@ class TrainingDisplay:
     def __init__(self, console: Console, *, total_steps: int, line_seconds: float = 30.0) -> None:
         self._console = console
         self._total = total_steps
-        self._line_seconds = line_seconds
-        self._line_due = time.monotonic()
+        self._lines = PlainLines(console, seconds=line_seconds)
         self._line_step = -1
         self._numbers = ""
         # A validation or a set of samples must not look like a standstill.
@@ -100,20 +101,11 @@ class TrainingDisplay:
         self._progress.update(self._bar, description=phase, completed=step)
         if metrics:
             self._numbers = numbers_in_words(metrics)
-        if not self._console.is_terminal:
-            self._line(step, is_new=bool(metrics))
-
-    def _line(self, step: int, *, is_new: bool) -> None:
-        is_due = is_new and time.monotonic() >= self._line_due
-        if step == self._line_step or not (is_due or step == self._total):
-            return
-        self._line_step, self._line_due = step, time.monotonic() + self._line_seconds
-        (task,) = self._progress.tasks
-        left = task.time_remaining
-        words = [f"step {step}/{self._total}", self._numbers]
-        words.append(f"{timedelta(seconds=round(left))} left" if left and step < self._total else "")
-        line = ", ".join(word for word in words if word)
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if step != self._line_step and (metrics or step == self._total):
+            (task,) = self._progress.tasks
+            words = ", ".join(filter(None, (f"step {step}/{self._total}", self._numbers)))
+            if self._lines.offer(words, task, is_last=step == self._total):
+                self._line_step = step
 
 
 def numbers_in_words(metrics: Mapping[str, float]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from ablations.experiment import (
 from ablations.provenance import git_revision, package_versions, read_json, write_json, write_text
 from ablations.run_readme import write_readme
 from ablations.starting import LEARNING_KEYS
+from datamodules.manifest_corpus import skip_reasons
 from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.checkpoints import latest_valid_checkpoint
 
@@ -96,7 +96,7 @@ def describe(folder: Path, config: ExperimentConfig, data: StereoMusicDataModule
         "data_fingerprint": data.fingerprint,
         "validation_shares_test_music": data.split.is_shared,
         "skipped_files": {str(file.path): file.reason for file in data.corpus.skipped[:_LISTED]},
-        "skipped_by_reason": dict(Counter(file.reason for file in data.corpus.skipped).most_common(_LISTED)),
+        "skipped_by_reason": dict(skip_reasons(data.corpus.skipped).most_common(_LISTED)),
         "start": start,
         "training_version": TRAINING_VERSION,
         "changes": before.get("changes", []),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -18,6 +17,7 @@ from typing import Protocol
 from ablations.cell import is_done, run_cell
 from ablations.provenance import read_json, write_json
 from ablations.study import Cell
+from datamodules.worker_processes import fork_server
 
 # Imported once in the server that the cells' processes are forked from: Lightning alone takes seconds.
 _PRELOADED = ["ablations.cell"]
@@ -64,8 +64,7 @@ def run_tasks(tasks: Sequence[Task], *, jobs: int, display: Display, devices: Se
     there are as many as jobs. Empty: cells see what this process sees.
     """
     waiting = [task for task in tasks if not is_done(task.folder, task.cell)]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    context = fork_server(_PRELOADED)
     running: list[_Running] = []
     failures: dict[str, str] = {}
     try:

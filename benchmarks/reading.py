@@ -4,7 +4,8 @@
     python -m benchmarks.reading --crops 100000 --formats flac --memory-only
     python -m benchmarks.reading --crops 20000 --formats ogg --memory-only --resampled   # every other file is 44.1 kHz
 
-Both sides read the same 1.28 s of stereo in the same order, in one process, alternating; medians of several rounds.
+Both sides read the same 1.28 s of stereo in the same order, in batches as a loader does, in one process, alternating;
+medians of several rounds.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ import numpy as np
 import soundfile
 import torch
 
-from datamodules.crop_dataset import CropDataset, TrackReader
+from datamodules.crop_dataset import CropDataset
 from datamodules.crops import Crop, RandomCrops
 from datamodules.folder_corpus import demo_corpus_root, scan_folder
 from datamodules.spans import Spans
+from datamodules.track_reader import TrackReader
 
 CROP_SECONDS = 1.28
 SAMPLE_RATE = 48000
+BATCH_SIZE = 8
 # name: soundfile's format and subtype
 FORMATS = {
     "wav": ("WAV", "PCM_16"),
@@ -67,11 +70,11 @@ def bare_read(path: Path, crop: Crop) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(frames.T))
 
 
-def rate(read: Callable[[int], object], numbers: range) -> float:
-    """Crops per second."""
+def rate(read: Callable[[range], object], numbers: range) -> float:
+    """Crops per second, when whole batches are asked."""
     start = time.perf_counter()
-    for number in numbers:
-        read(number)
+    for first in numbers[::BATCH_SIZE]:
+        read(range(first, min(first + BATCH_SIZE, numbers.stop)))
     return len(numbers) / (time.perf_counter() - start)
 
 
@@ -84,12 +87,12 @@ def compare(folder: Path, *, crops: int, rounds: int) -> tuple[float, float]:
     dataset = CropDataset(reader, draws, crop_seconds=CROP_SECONDS, silence_redraws=0)
     paths = [track.path for track in corpus.tracks]
 
-    def bare(number: int) -> None:
-        crop = draws.crop_for(0, number, 0)
-        bare_read(paths[crop.track_index], crop)
+    def bare(numbers: range) -> list[torch.Tensor]:
+        drawn = [draws.crop_for(0, number, 0) for number in numbers]
+        return [bare_read(paths[crop.track_index], crop) for crop in drawn]
 
-    def ours(number: int) -> None:
-        dataset[number, 0]
+    def ours(numbers: range) -> list[torch.Tensor]:
+        return dataset.__getitems__([(number, 0) for number in numbers])
 
     rate(ours, range(crops // 4))
     rate(bare, range(crops // 4))
@@ -104,10 +107,11 @@ def memory_over(folder: Path, crops: int) -> None:
     draws = RandomCrops(spans, crop_seconds=CROP_SECONDS, sample_rate=SAMPLE_RATE)
     reader = TrackReader(corpus, sample_rate=SAMPLE_RATE, channels=2, cache_audio=False, timeout_seconds=60)
     dataset = CropDataset(reader, draws, crop_seconds=CROP_SECONDS)
-    for number in range(crops + 1):
-        dataset[number, 0]
-        if number % max(crops // 10, 1) == 0:
-            print(f"after {number:>7} crops: {resident_megabytes():.1f} MB", flush=True)
+    step = max(crops // 10 // BATCH_SIZE, 1) * BATCH_SIZE
+    for first in range(0, crops + 1, BATCH_SIZE):
+        dataset.__getitems__([(number, 0) for number in range(first, first + BATCH_SIZE)])
+        if first % step == 0:
+            print(f"after {first:>7} crops: {resident_megabytes():.1f} MB", flush=True)
 
 
 def resident_megabytes() -> float:

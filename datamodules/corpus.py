@@ -134,6 +134,13 @@ class Corpus:
         """What each track was called when it was scanned, see `manifest.source_names`."""
         return source_names(self.table)
 
+    @cached_property
+    def source_tracks(self) -> pandas.Series:
+        """What `track` is where the music as it was scanned is the corpus: the same for all that was prepared of it."""
+        sources, corpora = self.sources, self.table["corpus"]
+        distinct = ~pandas.DataFrame({"corpus": corpora, "source": sources}).duplicated()
+        return corpora + "/" + sources if sources[distinct].duplicated().any() else sources
+
     @property
     def starts(self) -> np.ndarray:
         """Where each begins in the track that was scanned, seconds: 0 but for the pieces of long ones in shards."""

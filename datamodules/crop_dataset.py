@@ -1,33 +1,27 @@
-"""From crops to tensors: reading, the memory of decoded tracks, silence and broken files."""
+"""From crops to tensors: silence, loudness, and other music in place of what cannot be read."""
 
 from __future__ import annotations
 
 import errno
-import itertools
 import logging
 import math
 import os
 from collections import Counter
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.audio_files import AudioFileError
-from datamodules.corpus import Corpus, Track
 from datamodules.crops import Crop, CropKey, Draws
-from datamodules.hanging_music import HangingMusic
+from datamodules.failure_list import list_failure
 from datamodules.loudness import loudness_of
-from datamodules.patience import within
 from datamodules.spans import Spans
-from datamodules.track_audio import read_track
+from datamodules.track_reader import Reader
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +35,8 @@ _MOST_FAILURES = 1000
 class Excerpt:
     """A fixed segment of held-out music.
 
-    `track` is the track's name, `name` is unique and fit for a file name, `audio` is `[channels, samples]`.
+    `track` is the name of the track that was scanned, in which it starts, and which may have become several pieces
+    since; `name` is unique and fit for a file name; `audio` is `[channels, samples]`.
     """
 
     track: str
@@ -50,119 +45,25 @@ class Excerpt:
     audio: Tensor
 
 
-class Reader(Protocol):
-    """Gives parts of tracks: out of files (`TrackReader`) or shards."""
-
-    @property
-    def tracks(self) -> Sequence[Track]:
-        """What can be read."""
-
-    @property
-    def sample_rate(self) -> int:
-        """Hz, of what is given."""
-
-    def read(self, track_index: int, start_seconds: float, duration_seconds: float) -> Tensor:
-        """A part of a track, float32 `[channels, samples]`; AudioFileError where it cannot be had."""
-
-    def lost_with(self, track_index: int) -> frozenset[int]:
-        """Tracks that need not be tried when this one could not be read."""
-
-
-class TrackReader:
-    """Reads parts of the tracks of a corpus as float32 `[channels, samples]` at one rate.
-
-    With `cache_audio` each track is decoded and resampled once, as a whole, and kept: 23 MB a minute at 48 kHz stereo.
-    Parts are the same either way. A worker process fills a memory of its own, so caching goes best with no workers.
-
-    timeout_seconds: a read that takes longer is an `AudioFileError`, and its track, or the folder where several hang,
-        is not asked for a while; None waits for ever.
-    """
-
-    def __init__(
-        self,
-        corpus: Corpus,
-        *,
-        sample_rate: int,
-        channels: int,
-        cache_audio: bool,
-        timeout_seconds: float | None = None,
-    ) -> None:
-        self.tracks = corpus.tracks
-        self.sample_rate = sample_rate
-        self.channels = channels
-        self.cache_audio = cache_audio
-        self.timeout_seconds = timeout_seconds
-        self._hanging = HangingMusic(corpus.tracks)
-        self._whole: dict[int, Tensor | None] = {}
-
-    def read(self, track_index: int, start_seconds: float, duration_seconds: float) -> Tensor:
-        """A part of a track; raises `AudioFileError` where the file cannot give it."""
-        whole = self._whole_track(track_index) if self.cache_audio else None
-        start = round(start_seconds * self.sample_rate)
-        stop = start + round(duration_seconds * self.sample_rate)
-        if whole is not None and 0 <= start < stop <= whole.shape[-1]:
-            return whole[:, start:stop].clone()
-        return self._read(track_index, start_seconds, duration_seconds)
-
-    def lost_with(self, track_index: int) -> frozenset[int]:
-        """The track itself, or all below a folder that does not answer."""
-        return self._hanging.lost_with(track_index)
-
-    def _whole_track(self, track_index: int) -> Tensor | None:
-        """The decoded track, or None where only parts of the file are good: these are then read one by one."""
-        if track_index not in self._whole:
-            try:
-                self._whole[track_index] = self._read(track_index, 0.0, None)
-            except AudioFileError:
-                self._whole[track_index] = None
-        return self._whole[track_index]
-
-    def _read(self, track_index: int, start_seconds: float, duration_seconds: float | None) -> Tensor:
-        track = self.tracks[track_index]
-        lost = self._hanging.lost_place(track_index)
-        if lost is not None:
-            where = "" if lost == track.path else f"lies below {str(lost)!r}, which "
-            raise AudioFileError.of(track.path, f"{where}did not answer a while ago")
-
-        def read() -> Tensor:
-            return read_track(
-                track,
-                sample_rate=self.sample_rate,
-                channels=self.channels,
-                start_seconds=start_seconds,
-                duration_seconds=duration_seconds,
-            )
-
-        try:
-            audio = within(self.timeout_seconds, read)
-        except TimeoutError as error:
-            raise AudioFileError.of(track.path, self._hung(track_index)) from error
-        except AudioFileError:
-            self._hanging.note_answer(track_index)
-            raise
-        self._hanging.note_answer(track_index)
-        return audio
-
-    def _hung(self, track_index: int) -> str:
-        """Why a track is lost whose read takes too long."""
-        reason = f"takes longer to read than data.read_timeout_seconds={self.timeout_seconds:g}"
-        lost = self._hanging.note_hang(track_index)
-        if lost == self.tracks[track_index].path:
-            return reason
-        count = len(self._hanging.lost_with(track_index))
-        return f"{reason}, as others below {str(lost)!r} do, so its {count} tracks are not asked for a while"
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Decoded music is not sent to worker processes.
-        return {**self.__dict__, "_whole": {}}
-
-
 class NothingReadableError(AudioFileError):
     """None of the music can be read any more; the message names the last reason."""
 
     def __init__(self, message: str) -> None:
         # torch hands on what a worker process raised as the text of a traceback, at whose end the message stands.
         super().__init__(message.rpartition(f"{NothingReadableError.__name__}: ")[2].strip())
+
+
+@dataclass
+class _Sought:
+    """A crop on its way: what it was drawn as last, how often it was drawn, and why it was drawn again."""
+
+    key: CropKey
+    crop: Crop = field(init=False)
+    audio: Tensor | None = None
+    attempt: int = 0
+    redraws: int = 0
+    failures: int = 0
+    broken: AbstractSet[int] = frozenset()
 
 
 class CropDataset(Dataset[Tensor]):
@@ -207,43 +108,59 @@ class CropDataset(Dataset[Tensor]):
         self._told: set[int] = set()
 
     def __getitem__(self, key: CropKey) -> Tensor:
-        batch_index, slot = key
-        broken: AbstractSet[int] = frozenset()
-        redraws = failures = 0
-        for attempt in itertools.count():
-            crop = self._crops.crop_for(self._seed, batch_index, slot, attempt=attempt, without=broken)
-            try:
-                audio = self._reader.read(crop.track_index, crop.start_seconds, self._crop_seconds)
-            except AudioFileError as error:
-                lost = self._reader.lost_with(crop.track_index)
-                self._note_failure(crop.track_index, error, lost)
-                # A mount may hold a million tracks, which are not copied for each crop.
-                broken = broken | lost if broken else lost
-                failures += 1
-                if broken >= self._crops.track_indices:
-                    message = f"None of the {len(broken)} training tracks can be read; the last: {error}"
-                    raise NothingReadableError(message + _remedy(error)) from error
-                if failures == _MOST_FAILURES:
-                    raise NothingReadableError(f"{failures} reads in a row failed; the last: {error}") from error
-                continue
-            if redraws == self._silence_redraws or not self._is_silent(audio):
-                break
-            redraws += 1
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[CropKey]) -> list[Tensor]:
+        """The crops of a batch. Each is the one that its key alone would give; together they are read faster."""
+        sought = [_Sought(key) for key in keys]
+        while missing := [one for one in sought if one.audio is None]:
+            self._try_once(missing)
+        return [self._finished(one) for one in sought]
+
+    def _try_once(self, missing: Sequence[_Sought]) -> None:
+        """Reads the next draw of each."""
+        for one in missing:
+            one.crop = self._crops.crop_for(self._seed, *one.key, attempt=one.attempt, without=one.broken)
+            one.attempt += 1
+        places = [(one.crop.track_index, one.crop.start_seconds) for one in missing]
+        readings = self._reader.read_each(places, self._crop_seconds)
+        for one, reading in zip(missing, readings, strict=True):
+            if isinstance(reading, AudioFileError):
+                self._note_failure(one, reading)
+            elif one.redraws == self._silence_redraws or not self._is_silent(reading):
+                one.audio = reading
+            else:
+                one.redraws += 1
+
+    def _finished(self, one: _Sought) -> Tensor:
+        audio = one.audio
+        assert audio is not None
         # To make silence as loud as music would be to train on the noise in it.
         if self._normalize_lufs is not None and not self._is_silent(audio):
             audio = _at_loudness(audio, self._reader.sample_rate, self._normalize_lufs)
-        return _varied(audio, crop)
+        return _varied(audio, one.crop)
 
     def _is_silent(self, audio: Tensor) -> bool:
         return float(torch.linalg.vector_norm(audio)) / math.sqrt(audio.numel()) < self._silence_threshold
 
-    def _note_failure(self, track_index: int, error: AudioFileError, lost: frozenset[int]) -> None:
+    def _note_failure(self, one: _Sought, error: AudioFileError) -> None:
+        """Lets its next draw be of other music; NothingReadableError where there is none."""
+        track_index = one.crop.track_index
+        lost = self._reader.lost_with(track_index)
         if track_index not in self._told:
             logger.warning("A training file is replaced by others from now on: %s", error)
             list_failure(self._failure_list, error)
             # A shard or a mount may hold thousands of tracks, for which one line is enough.
             self._told |= lost
         self.failures[self._reader.tracks[track_index].name] += 1
+        # A mount may hold a million tracks, which are not copied for each crop.
+        one.broken = one.broken | lost if one.broken else lost
+        one.failures += 1
+        if one.broken >= self._crops.track_indices:
+            message = f"None of the {len(one.broken)} training tracks can be read; the last: {error}"
+            raise NothingReadableError(message + _remedy(error)) from error
+        if one.failures == _MOST_FAILURES:
+            raise NothingReadableError(f"{one.failures} reads in a row failed; the last: {error}") from error
 
 
 class HeldOutDataset(Dataset[Tensor]):
@@ -279,16 +196,6 @@ class HeldOutDataset(Dataset[Tensor]):
 def _remedy(error: AudioFileError) -> str:
     is_gone = os.strerror(errno.ENOENT) in error.reason
     return "; where the music has moved, type data.root=FOLDER or scan it there" if is_gone else ""
-
-
-def list_failure(path: Path | None, error: AudioFileError) -> None:
-    """Adds a line to the list, if there is one. The training can go on, so it does, even on a full disk."""
-    if path is None:
-        return
-    line = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} process {os.getpid()}: {error}".replace("\n", " ")
-    # Short lines of several processes do not mix.
-    with suppress(OSError), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(line + "\n")
 
 
 def _at_loudness(audio: Tensor, sample_rate: int, target_lufs: float) -> Tensor:

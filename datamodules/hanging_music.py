@@ -45,8 +45,12 @@ class HangingMusic:
         if not self._lost:
             return None
         now = time.monotonic()
-        places = reversed(self._places(track_index))
-        return next((place for place in places if place in self._lost and now < self._lost[place].until), None)
+        for place in reversed(self._places(track_index)):
+            # Asked by the thread that reads, while another may note an answer.
+            lost = self._lost.get(place)
+            if lost is not None and now < lost.until:
+                return place
+        return None
 
     def lost_with(self, track_index: int) -> frozenset[int]:
         """The tracks that are not to be asked either when this one is not."""

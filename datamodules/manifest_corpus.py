@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
@@ -91,6 +92,16 @@ class _SkippedRows(Sequence[SkippedFile]):
             return [self[one] for one in range(*index.indices(len(self)))]
         root, name, reason = (column[index] for column in self._columns)
         return SkippedFile(file_path(root, name), reason)
+
+    @property
+    def reasons(self) -> np.ndarray:
+        """Of all rows, without their paths."""
+        return self._columns[2]
+
+
+def skip_reasons(skipped: Sequence[SkippedFile]) -> Counter[str]:
+    """How many of a corpus' skipped files were left out for each reason."""
+    return Counter(skipped.reasons if isinstance(skipped, _SkippedRows) else (file.reason for file in skipped))
 
 
 def span_weights(corpus: Corpus, spans: Spans, config: DataConfig, *, sample_rate: int) -> np.ndarray | None:

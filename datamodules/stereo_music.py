@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import signal
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from datamodules.corpus import Corpus, EmptyCorpusError
-from datamodules.crop_dataset import CropDataset, Excerpt, HeldOutDataset, TrackReader
+from datamodules.crop_dataset import CropDataset, Excerpt, HeldOutDataset
 from datamodules.crops import Draws, RandomCrops, StepSampler
 from datamodules.data_config import DataConfig, DataConfigError
 from datamodules.folder_corpus import demo_corpus_root, scan_folder
+from datamodules.lasting_loader import LastingLoader, WorkerStart
 from datamodules.manifest_corpus import load_manifests, span_weights, usable_corpus
 from datamodules.segments import read_segments
 from datamodules.shards.reader import ShardReader
@@ -28,7 +29,8 @@ from datamodules.shards.store import ShardStore
 from datamodules.shards.windows import WindowedCrops
 from datamodules.spans import Spans, evenly_spread
 from datamodules.splits import Split, split_spans
-from datamodules.worker_processes import Lifeline, end_with, worker_context
+from datamodules.track_reader import TrackReader
+from datamodules.worker_processes import worker_context
 
 __all__ = ["DataConfig", "DataConfigError", "Excerpt", "StereoMusicDataModule"]
 
@@ -124,22 +126,31 @@ class StereoMusicDataModule(lightning.LightningDataModule):
             f"{self.split.held_out_seconds:.1f} s held out, {len(self.corpus.skipped)} files skipped{duplicates}"
         )
 
-    def train_dataloader(self) -> DataLoader[Tensor]:
+    def train_dataloader(self) -> Iterable[Tensor]:
         """Endless batches `[batch_size, channels, crop samples]`."""
-        config = self.config
+        workers = self.config.num_workers
+        if not workers:
+            return self._train_loader(self._next_batch)
+        context = worker_context("datamodules.crop_dataset")
+
+        def made(first_batch: int, start: WorkerStart) -> DataLoader[Tensor]:
+            return self._train_loader(
+                first_batch, num_workers=workers, multiprocessing_context=context, worker_init_fn=start
+            )
+
+        self._rank_and_world_size()  # a wrong trainer is told now
+        return LastingLoader(made, self._next_batch, context=context, workers=workers)
+
+    def _train_loader(self, first_batch: int | Callable[[], int], **processes: Any) -> DataLoader[Tensor]:
         rank, world_size = self._rank_and_world_size()
-        sampler = StepSampler(config.batch_size, rank=rank, world_size=world_size, start_batch=self._next_batch)
-        has_workers = config.num_workers > 0
-        context = worker_context("datamodules.crop_dataset") if has_workers else None
         return DataLoader(
             self.train_dataset(),
-            batch_sampler=sampler,
-            num_workers=config.num_workers,
-            persistent_workers=has_workers,
-            multiprocessing_context=context,
-            worker_init_fn=None if context is None else _WorkerStart(Lifeline(context)),
+            batch_sampler=StepSampler(
+                self.config.batch_size, rank=rank, world_size=world_size, start_batch=first_batch
+            ),
             pin_memory=torch.cuda.is_available(),
             generator=self._own_generator(),
+            **processes,
         )
 
     def train_dataset(self) -> CropDataset:
@@ -235,10 +246,12 @@ class StereoMusicDataModule(lightning.LightningDataModule):
 
     def _excerpt(self, parts: Spans) -> Excerpt:
         prepared = self._prepare()
-        first, start = parts[0].track_index, parts[0].start_seconds
-        name = f"{_file_stem(prepared.corpus.tracks[first].name)}-{start:08.3f}s"
+        index = parts[0].track_index
+        # Of the music as it was scanned, so that runs on the originals and on shards of them can be compared.
+        track = str(prepared.corpus.source_tracks.iloc[index])
+        start = parts[0].start_seconds + float(prepared.corpus.starts[index])
         read = [prepared.reader.read(part.track_index, part.start_seconds, part.duration_seconds) for part in parts]
-        return Excerpt(_whole_track(prepared.corpus, first), name, start, torch.cat(read, dim=-1))
+        return Excerpt(track, f"{_file_stem(track)}-{start:08.3f}s", start, torch.cat(read, dim=-1))
 
     def _prepare(self) -> _Prepared:
         if self._prepared is None:
@@ -324,24 +337,6 @@ def _is_small(corpus: Corpus) -> bool:
     return corpus.duration_seconds < _CACHED_SECONDS
 
 
-class _WorkerStart:
-    """What a loader's worker does first. The loader has it, and with it the lifeline; a worker gets the other end."""
-
-    def __init__(self, lifeline: Lifeline) -> None:
-        self._lifeline = lifeline
-        self._end = lifeline.end
-
-    def __getstate__(self) -> dict[str, Connection]:
-        return {"_end": self._end}
-
-    def __call__(self, _worker: int) -> None:
-        end_with(self._end)
-        # A batch system tells every process of a job to make room, as a terminal does on Ctrl-C; a worker that obeyed
-        # would be missed by the trainer, which still has an update to finish.
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-
-
 def _divided(corpus: Corpus, config: DataConfig) -> Split:
     split = split_spans(
         corpus,
@@ -375,12 +370,6 @@ def _divided(corpus: Corpus, config: DataConfig) -> Split:
             len(split.test),
         )
     return split
-
-
-def _whole_track(corpus: Corpus, index: int) -> str:
-    """The track's name; that of the whole for a piece of one, because statistics are over tracks."""
-    name = corpus.tracks[index].name
-    return name.removesuffix(f"#{corpus.table['piece'].iloc[index]}") if "piece" in corpus.table else name
 
 
 def _file_stem(track: str) -> str:

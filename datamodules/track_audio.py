@@ -7,6 +7,7 @@ from torch import Tensor
 
 from datamodules.audio_files import read_audio
 from datamodules.corpus import Track
+from datamodules.crash_marks import reading
 
 
 def read_track(
@@ -20,22 +21,24 @@ def read_track(
         AudioFileError: as `read_audio`, for any of the files.
     """
     if not track.parts:
-        return read_audio(
-            track.path,
-            sample_rate=sample_rate,
-            channels=channels,
-            start_seconds=start_seconds,
-            duration_seconds=duration_seconds,
-        )
+        with reading(track.path):
+            return read_audio(
+                track.path,
+                sample_rate=sample_rate,
+                channels=channels,
+                start_seconds=start_seconds,
+                duration_seconds=duration_seconds,
+            )
     length = track.duration_seconds - start_seconds if duration_seconds is None else duration_seconds
     mixture = torch.zeros(channels, round(length * sample_rate))
     for path in track.parts:
-        mixture += read_audio(
-            path,
-            sample_rate=sample_rate,
-            channels=channels,
-            start_seconds=start_seconds,
-            duration_seconds=length,
-            silent_after_end=True,
-        )
+        with reading(path):
+            mixture += read_audio(
+                path,
+                sample_rate=sample_rate,
+                channels=channels,
+                start_seconds=start_seconds,
+                duration_seconds=length,
+                silent_after_end=True,
+            )
     return mixture

@@ -9,12 +9,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from multiprocessing import util
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
+from multiprocessing.context import BaseContext, ForkServerContext
 
 import torch
 from pebble import ProcessPool
@@ -36,6 +36,7 @@ def worker_processes(workers: int, module: str) -> Iterator[ProcessPool]:
         WorkersError: they end before they begin.
     """
     context = worker_context(module)
+    _wait_for_imports(context)
     lifeline = Lifeline(context)
     pool = ProcessPool(max_workers=workers, initializer=_begin, initargs=[lifeline.end], context=context)
     try:
@@ -58,9 +59,38 @@ def worker_context(module: str) -> BaseContext:
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
+    return fork_server([module])
+
+
+def fork_server(modules: Sequence[str]) -> ForkServerContext:
+    """Processes that are forked from one that has imported `modules`; Ctrl-C reaches neither it nor them.
+
+    They must end with this process by other means. A server that runs already has imported what it was started with.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module])
+    context.set_forkserver_preload(list(modules))
+    # The imports take seconds, and Ctrl-C in the midst of them would be a traceback. A started process inherits which
+    # signals are held back; the tracker of resources, which lets them through, must therefore be there before.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
+
+
+def _wait_for_imports(context: BaseContext) -> None:
+    """Until the server, if there is one, has started a process, and so has imported what it was told to."""
+    if isinstance(context, ForkServerContext):
+        # One that is given nothing: should this process be interrupted meanwhile, it misses nothing and ends quietly.
+        first = context.Process(target=_nothing)
+        first.start()
+        first.join()
+
+
+def _nothing() -> None:
+    pass
 
 
 class Lifeline:

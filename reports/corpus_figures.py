@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 from reports.figure_style import INK, MUTED, OURS, drawing, new_figure, pixels, svg
 
@@ -110,17 +110,15 @@ def _draw_bandwidth(panel: Axes, stacks: _Stacks) -> None:
 
 def _draw_loudness(panel: Axes, stacks: _Stacks) -> None:
     values = stacks.table["loudness_lufs"].astype(float)
-    _draw_histogram(panel, stacks, values, np.arange(-44, 1, 2), "Loudness", "LUFS (integrated)")
-    panel.xaxis.set_major_locator(FixedLocator([-40, -30, -20, -10, 0]))
+    _draw_histogram(panel, stacks, values, np.arange(-40, 1, 2), "Loudness", "LUFS (integrated)")
+    _set_open_ticks(panel, (-40, -30, -20, -10, 0))
 
 
 def _draw_width(panel: Axes, stacks: _Stacks) -> None:
     values = stacks.table["side_to_mid_db"].astype(float)
-    _draw_histogram(panel, stacks, values, np.arange(-40, 13, 4), "Stereo width", "dB (side over mid)")
-    ticks = [-40, -20, 0]
-    panel.xaxis.set_major_locator(FixedLocator(ticks))
-    # Mono in both channels is minus infinity.
-    panel.xaxis.set_major_formatter(FixedFormatter(["≤ −40", *(_signed(tick) for tick in ticks[1:])]))
+    # Mono in both channels is minus infinity, opposite channels are infinity.
+    _draw_histogram(panel, stacks, values, np.arange(-40, 21, 4), "Stereo width", "dB (side over mid)")
+    _set_open_ticks(panel, (-40, -20, 0, 20))
 
 
 def _draw_duration(panel: Axes, stacks: _Stacks) -> None:
@@ -128,13 +126,19 @@ def _draw_duration(panel: Axes, stacks: _Stacks) -> None:
     edges = np.geomspace(_MINUTES[0], _MINUTES[-1], 25)
     _draw_histogram(panel, stacks, values, edges, "Length", "minutes")
     panel.set_xscale("log")
-    panel.xaxis.set_major_locator(FixedLocator(list(_MINUTES)))
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _set_open_ticks(panel, _MINUTES)
+
+
+def _set_open_ticks(panel: Axes, ticks: Sequence[float]) -> None:
+    """From one end of the axis to the other; the outer ones say that what lies beyond counts there."""
+    lowest, *inner, highest = map(_signed, ticks)
+    panel.xaxis.set_major_locator(FixedLocator(list(ticks)))
+    panel.xaxis.set_major_formatter(FixedFormatter([f"≤ {lowest}", *inner, f"≥ {highest}"]))
 
 
 def _draw_histogram(panel: Axes, stacks: _Stacks, values: pd.Series, edges: np.ndarray, title: str, label: str) -> None:
-    """Hours in each bin, stacked by corpus; what lies beyond the edges counts in the outer bins."""
+    """Hours in each bin, stacked by corpus; what lies beyond the edges counts in the outer bins: `_set_open_ticks`."""
     known = values.notna()
     panel.set_title(title)
     panel.set_xlabel(label)
@@ -224,8 +228,8 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
 
 
-def _signed(number: int) -> str:
-    return f"−{-number}" if number < 0 else str(number)
+def _signed(number: float) -> str:
+    return f"{number:g}".replace("-", "−")
 
 
 def _say(panel: Axes, words: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,8 @@ class PrepareError(UserError):
 class PrepareLog:
     """The log of a folder that is prepared into; use as a context, which keeps other processes from the folder.
 
+    manifests, roots: what was prepared into it so far, as `begin` was told; resolved paths, and roots of their rows.
+
     Raises PrepareError: another process works in the folder, or it was prepared in another way.
     """
 
@@ -31,6 +33,8 @@ class PrepareLog:
         self._out = out
         self._settings = settings
         self._lines: dict[str, Mapping[str, Any]] = {}
+        self.manifests: set[str] = set()
+        self.roots: set[str] = set()
 
     def __enter__(self) -> Self:
         self._out.mkdir(parents=True, exist_ok=True)
@@ -41,9 +45,6 @@ class PrepareLog:
         try:
             self._read()
             self._file = (self._out / _NAME).open("ab")
-            # A line that was cut off by a kill must not swallow the next one.
-            self._file.write(b"\n" if self._file.tell() else b"")
-            self._append({"settings": asdict(self._settings)})
         except BaseException:
             self._lock.close()
             raise
@@ -54,6 +55,12 @@ class PrepareLog:
     ) -> None:
         self._file.close()
         self._lock.close()
+
+    def begin(self, manifests: Sequence[str], roots: Sequence[str]) -> None:
+        """To be called before jobs are added: the files and the folders they are of, as `manifests` and `roots`."""
+        # A line that was cut off by a kill must not swallow the next one.
+        self._file.write(b"\n" if self._file.tell() else b"")
+        self._append({"settings": asdict(self._settings), "manifests": list(manifests), "roots": list(roots)})
 
     def made(self, job: Job) -> Made | None:
         """What became of the job when it was done before; None if it was not."""
@@ -66,6 +73,11 @@ class PrepareLog:
             made = _made(line)
             if made is not None:
                 yield from made.files
+
+    def track_names(self) -> set[str]:
+        """What the tracks are called below the folder that were ever made in it."""
+        every = map(_made, self._lines.values())
+        return {name for made in every if made is not None for name, _ in made.rows}
 
     def add(self, job: Job, made: Made) -> None:
         """The job is done."""
@@ -91,6 +103,8 @@ class PrepareLog:
                 continue
             if "settings" in line:
                 self._require_same(line["settings"])
+                self.manifests |= _texts(line.get("manifests"))
+                self.roots |= _texts(line.get("roots"))
             elif isinstance(line.get("job"), str):
                 self._lines[line["job"]] = line
 
@@ -100,6 +114,10 @@ class PrepareLog:
             return
         changed = ", ".join(f"{key}={before.get(key)}, now {now[key]}" for key in now if before.get(key) != now[key])
         raise PrepareError(f"{str(self._out)!r} was prepared in another way ({changed}); type another --out")
+
+
+def _texts(values: object) -> set[str]:
+    return {value for value in values if isinstance(value, str)} if isinstance(values, list) else set()
 
 
 def _made(line: Mapping[str, Any]) -> Made | None:

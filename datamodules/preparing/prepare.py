@@ -20,7 +20,14 @@ from datamodules.preparing.jobs import Job, Made, Settings, is_as_made
 from datamodules.preparing.log import PrepareError, PrepareLog
 from datamodules.preparing.plan import jobs_of, prepared_names
 from datamodules.preparing.pool import run_jobs
-from datamodules.preparing.refusals import require_apart, require_known_splits, require_no_index, require_other_file
+from datamodules.preparing.refusals import (
+    require_apart,
+    require_known_splits,
+    require_no_index,
+    require_other_file,
+    require_same_music,
+    resolved,
+)
 from datamodules.preparing.stale_shards import remove_stale_shards
 from datamodules.preparing.table import prepared_table
 from datamodules.shards.index import INDEX_NAME, write_index
@@ -72,8 +79,8 @@ def prepare(
         done: told of each job that is done, or was done before.
 
     Raises:
-        PrepareError: nothing to prepare, no room, another process at work, a folder that was prepared differently;
-            an index of shards, unknown splits, music or a manifest that could be overwritten.
+        PrepareError: nothing to prepare, no room, another process at work, a folder that was prepared differently or
+            from other music; an index of shards, unknown splits, music or a manifest that could be overwritten.
         OSError: the folder cannot be written to.
     """
     require_no_index(table, manifest)
@@ -87,6 +94,8 @@ def prepare(
     if not jobs:
         raise PrepareError(f"None of the {len(table)} tracks of the manifest can be used; column 'problem' says why")
     with PrepareLog(out, settings) as log:
+        require_same_music(table, names, path, log, manifest)
+        log.begin([] if manifest is None else [str(resolved(manifest))], table["root"].unique().tolist())
         before = dict(_finished(jobs, log, out, verify, retry))
         results = _all_done(jobs, before, log, out, workers, done)
         passed_over = _passed_over(table, names, results)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas
 
 from datamodules.layouts.contract import SPLITS
-from datamodules.manifest import file_path
-from datamodules.preparing.log import PrepareError
+from datamodules.manifest import ManifestError, file_path, read_manifest, source_names
+from datamodules.preparing.log import PrepareError, PrepareLog
 
 _MOST_NAMED = 5
 
@@ -36,12 +36,12 @@ def require_known_splits(table: pandas.DataFrame, manifest: Path | None) -> None
 
 def require_apart(table: pandas.DataFrame, out: Path) -> None:
     """PrepareError where `out` is, lies in, or holds a folder of the music, whose files it could replace."""
-    place = _resolved(out)
+    place = resolved(out)
     for root in table["root"].unique():
         folder = file_path(root, "")
         if "\0" in str(folder):  # No folder can be called so; its tracks are passed over later.
             continue
-        relation = _relation(place, _resolved(folder))
+        relation = _relation(place, resolved(folder))
         if relation:
             raise PrepareError(
                 f"--out {str(out)!r} {relation} {str(folder)!r}, where music of the manifest lies, which could be "
@@ -51,11 +51,57 @@ def require_apart(table: pandas.DataFrame, out: Path) -> None:
 
 def require_other_file(manifest: Path | None, written: tuple[Path, ...]) -> None:
     """PrepareError where the manifest is a file that would be written."""
-    if manifest is not None and _resolved(manifest) in map(_resolved, written):
+    if manifest is not None and resolved(manifest) in map(resolved, written):
         raise PrepareError(
             f"The manifest {str(manifest)!r} would be overwritten, for the new one has this name in --out "
             f"{str(written[0].parent)!r}; type another --out, or copy the manifest to another folder and give the copy"
         )
+
+
+def require_same_music(
+    table: pandas.DataFrame, names: pandas.Series, written: Path, log: PrepareLog, manifest: Path | None
+) -> None:
+    """PrepareError where the folder holds other music, which what is prepared now would replace.
+
+    A manifest that was prepared there before may have changed in any way; any other one has a track in common with
+    what is there, so that folders may move, corpora be renamed, and manifests be put together.
+
+    Args:
+        table: the manifest.
+        names: what its rows become.
+        written: the manifest or index of what was prepared before, if that was finished.
+        log: of the folder.
+        manifest: the file of the table.
+    """
+    if manifest is not None and str(resolved(manifest)) in log.manifests:
+        return
+    try:
+        before = read_manifest(written)
+    except ManifestError:  # nothing was finished yet
+        there = log.track_names()
+        is_other = bool(there) and there.isdisjoint(names)
+    else:
+        there = set(before["corpus"] + "/" + source_names(before))
+        is_other = not _have_a_track_in_common(before, table, log.roots)
+    if is_other:
+        made_of = f" of {', '.join(map(repr, sorted(log.manifests)))}" if log.manifests else ""
+        example = "" if manifest is None else f", for instance --out '{written.parent}-{manifest.stem}'"
+        raise PrepareError(
+            f"--out {str(written.parent)!r} holds {len(there)} tracks{made_of}, the first {min(there)!r}; none of them "
+            f"is in {_called(manifest)}, which would replace them: type another --out{example}, or remove the folder"
+        )
+
+
+def _have_a_track_in_common(before: pandas.DataFrame, now: pandas.DataFrame, roots: set[str]) -> bool:
+    """By the samples, or by the name. In another folder a name says nothing where the samples are known to differ.
+
+    roots: folders of the music before, as far as they are known.
+    """
+    if set(before["content_hash"]) & set(now["content_hash"]) - {""}:
+        return True
+    old, new = (dict(zip(source_names(rows), rows["content_hash"], strict=True)) for rows in (before, now))
+    may_be_the_same = not roots or not roots.isdisjoint(now["root"])
+    return any(may_be_the_same or not old[name] or not new[name] for name in old.keys() & new.keys())
 
 
 def _relation(place: Path, folder: Path) -> str:
@@ -66,7 +112,8 @@ def _relation(place: Path, folder: Path) -> str:
     return "holds" if folder.is_relative_to(place) else ""
 
 
-def _resolved(path: Path) -> Path:
+def resolved(path: Path) -> Path:
+    """Absolute and without links."""
     # Unlike Path.resolve, this raises nothing for links that go in a circle.
     return Path(os.path.realpath(path))
 

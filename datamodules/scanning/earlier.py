@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 
 import pandas
@@ -13,17 +14,37 @@ from datamodules.scanning.measuring import Measurement
 _MEASURED = tuple(field.name for field in fields(Measurement))
 # What people fill in by hand where the corpus and the files' tags say nothing.
 _BY_HAND = ("split", "group", "artist", "album", "genre")
+# Reasons that lie in a disk or in rights, as the pool and `open_audio` word them (of a part, after its name): the same
+# file may well be read another time.
+_PASSING = re.compile(r"(?:^|': )(?:cannot be opened|cannot be read: |took longer than )")
 
 
-def known_rows(earlier: pandas.DataFrame | None) -> dict[TrackKey, Finished]:
-    """The good rows."""
+def known_rows(earlier: pandas.DataFrame | None, *, headers_only: bool = False) -> dict[TrackKey, Finished]:
+    """The good rows, whose files need not be measured again while they are the same.
+
+    headers_only: also those with a problem in the file itself, of which its header may know nothing, as of NaN among
+    the samples. Whoever decodes the file sees whether it is still there.
+    """
     if earlier is None:
         return {}
-    rows = earlier[(earlier["problem"] == "") & earlier["frames"].notna()]
+    good = _finished(earlier[(earlier["problem"] == "") & earlier["frames"].notna()])
+    if not headers_only:
+        return good
+    lasting = (earlier["problem"] != "") & ~earlier["problem"].map(lambda reason: bool(_PASSING.search(reason)))
+    return good | _finished(earlier[lasting])
+
+
+def _finished(rows: pandas.DataFrame) -> dict[TrackKey, Finished]:
     plain = rows.astype(object).where(rows.notna(), None)
     keys = map(TrackKey, plain["root"], plain["name"], plain["parts"])
     measurements = (Measurement(*values) for values in plain[list(_MEASURED)].itertuples(index=False, name=None))
-    return dict(zip(keys, map(Finished, plain["size_bytes"], plain["modified_ns"], measurements), strict=True))
+    outcomes = (
+        Finished(size, modified, None if problem else measurement, problem)
+        for size, modified, problem, measurement in zip(
+            plain["size_bytes"], plain["modified_ns"], plain["problem"], measurements, strict=True
+        )
+    )
+    return dict(zip(keys, outcomes, strict=True))
 
 
 def with_additions(table: pandas.DataFrame, earlier: pandas.DataFrame | None) -> pandas.DataFrame:

@@ -36,10 +36,14 @@ class Finished:
         """Whether more than headers was read, as far as the file allows."""
         return self.measurement is None or bool(self.measurement.content_hash)
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the same would be measured today, as far as the version of the code tells."""
+        return self.measurement is None or self.measurement.measurement_version == VERSION
+
     def is_about(self, size_bytes: int, modified_ns: int) -> bool:
-        """Whether the files have not changed since, and would be measured in the same way today."""
-        is_current = self.measurement is None or self.measurement.measurement_version == VERSION
-        return is_current and (self.size_bytes, self.modified_ns) == (size_bytes, modified_ns)
+        """Whether the files have not changed since."""
+        return (self.size_bytes, self.modified_ns) == (size_bytes, modified_ns)
 
 
 class ScanJournal:

@@ -57,6 +57,16 @@ class Measurement:
     content_hash: str = ""
     measurement_version: int | None = VERSION
 
+    def with_header(self, header: Measurement) -> Measurement:
+        """The same measurement of the same file, whose header was read again since."""
+        return replace(self, **{name: getattr(header, name) for name in _OF_HEADERS})
+
+
+_OF_HEADERS = (
+    *("sample_rate", "channels", "frames", "duration_seconds", "container", "subtype"),
+    *("artist", "album", "genre"),
+)
+
 
 def measure(paths: Sequence[Path]) -> Measurement:
     """Measures one track, which is the sum of its parts.

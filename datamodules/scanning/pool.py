@@ -52,6 +52,8 @@ def measured(
     """
     waiting = deque(_batches(jobs, workers, headers_only))
     running: dict[Future[list[Outcome]], Batch] = {}
+    if not waiting:
+        return
     with worker_processes(workers, __name__) as pool:
         while waiting or running:
             while waiting and len(running) < workers * _QUEUED_PER_WORKER:

@@ -101,9 +101,11 @@ def scan(
             layout's.
         workers: processes that measure.
         timeout_seconds: for one track, see `scan_pool.measured`.
-        headers_only: loudness, bandwidth, hash and so on stay empty.
+        headers_only: loudness, bandwidth, hash and so on stay empty, unless `known` has them of the same file.
         known: an earlier manifest; what has the same size and time of change there is not measured again, except
-            files that could not be used, and what another version measured. What was added to it is kept.
+            files that could not be used, and what another version measured. With `headers_only` the former stay
+            unusable, unless they could not be reached, and of the latter only the headers are read again. What was
+            added to it is kept.
         progress: called now and then, from this thread.
 
     Raises:
@@ -121,7 +123,8 @@ def scan(
         raise ScanError(f"There is no music in {str(root)!r}; type the folder that it lies in")
     with ThreadPoolExecutor(_STAT_THREADS) as pool:
         tracks = list(pool.map(lambda entry: _tracked(root, entry), found.entries))
-    done = _remembered(tracks, known_rows(known) | read_journal(journal), headers_only)
+    earlier = known_rows(known, headers_only=headers_only) | read_journal(journal)
+    done = _remembered(tracks, earlier, headers_only)
     # Names that are one file on disk (hard links) are measured once.
     waiting = list({track.identity: track for track in tracks if track.identity not in done}.values())
     jobs = [Job(number, track.paths, track.size_bytes) for number, track in enumerate(waiting)]
@@ -130,7 +133,7 @@ def scan(
         for batch in _counted(outcomes, jobs, len(tracks), progress):
             for job, outcome in batch:
                 track = waiting[job.number]
-                done[track.identity] = finished = _finished(track, outcome)
+                done[track.identity] = finished = _finished(track, outcome, earlier.get(track.key))
                 written.add(track.key, finished)
     rows = [(track.entry, done[track.identity]) for track in tracks]
     called = name or _name_before(known) or corpus
@@ -184,7 +187,10 @@ def _remembered(
         if track.problem:
             done[track.identity] = Finished(None, None, None, track.problem)
         elif (
-            finished and finished.is_about(track.size_bytes, track.modified_ns) and (headers_only or finished.is_whole)
+            finished
+            and finished.is_about(track.size_bytes, track.modified_ns)
+            and finished.is_current
+            and (headers_only or finished.is_whole)
         ):
             done[track.identity] = finished
     return done
@@ -203,12 +209,18 @@ def _counted(
         report(progress)
 
 
-def _finished(track: _Track, outcome: Outcome) -> Finished:
+def _finished(track: _Track, outcome: Outcome, earlier: Finished | None) -> Finished:
     if isinstance(outcome, Measurement):
-        return Finished(track.size_bytes, track.modified_ns, outcome)
+        return Finished(track.size_bytes, track.modified_ns, _completed(track, outcome, earlier))
     # A reason may quote a name that is no text.
     problem = outcome.encode("utf-8", "backslashreplace").decode()
     return Finished(track.size_bytes, track.modified_ns, None, problem)
+
+
+def _completed(track: _Track, outcome: Measurement, earlier: Finished | None) -> Measurement:
+    """Where only the header was read, with what was measured of the same file before, be it by another version."""
+    before = earlier.measurement if earlier and earlier.is_about(track.size_bytes, track.modified_ns) else None
+    return before.with_header(outcome) if before and before.content_hash and not outcome.content_hash else outcome
 
 
 def _skipped_rows(root: Path, found: Found) -> list[tuple[Entry, Finished]]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.audio_opening import AudioFileError, AudioInfo, ForwardFile, decode, from_pcm16, require_finite
+from datamodules.crash_marks import reading
 from datamodules.encodings import Encoding
 
 
@@ -80,7 +81,7 @@ def _plain(file: IO[bytes], member: Member, start: int, stop: int) -> np.ndarray
 
 
 def _coded(file: IO[bytes], member: Member, start: int, stop: int) -> np.ndarray:
-    with ForwardFile(_Slice(file, member.offset, member.size_bytes)) as coded:
+    with reading(member.path), ForwardFile(_Slice(file, member.offset, member.size_bytes)) as coded:
         found = (coded.format, coded.samplerate, coded.channels, coded.frames)
         expected = (member.encoding.container, member.sample_rate, member.channels, member.frames)
         if found != expected:

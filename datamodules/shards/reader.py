@@ -21,6 +21,7 @@ from datamodules.shards.index import shards_of
 from datamodules.shards.members import Member, read_member
 from datamodules.shards.store import ShardError, ShardStore
 from datamodules.spans import Spans, evenly_spread
+from datamodules.track_reader import Reader
 from spectrostream.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ _REMEMBERED = 100_000
 _PLACES = ("offset", "member_bytes", "sample_rate", "channels", "frames")
 
 
-class ShardReader:
+class ShardReader(Reader):
     """Reads parts of the tracks of a corpus of shards as float32 `[channels, samples]` at one rate.
 
     Args:
@@ -144,7 +145,8 @@ class ShardReader:
         # To fetch a shard takes what it takes; the store has limits of its own for that.
         patience = self._timeout_seconds if self._store.is_local else None
         try:
-            file = within(patience, lambda: self._shard(number))
+            is_open = number in self._open
+            file = self._shard(number) if is_open else within(patience, lambda: self._shard(number))
             return within(self._timeout_seconds, lambda: read_member(file, member, start, stop))
         except TimeoutError as error:
             self._open.pop(number, None)  # not closed, which would hang as well

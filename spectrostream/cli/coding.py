@@ -266,7 +266,7 @@ def _plan(
 def _progress(console: Console, plan: Plan, seconds: Callable[[Path], float]) -> AudioProgress:
     from spectrostream.cli.progress import AudioProgress
 
-    # Only a terminal shows it, and a batch can be thousands of files.
+    # Worth a look into thousands of files for a bar, not for a line now and then.
     return AudioProgress(console, _total(plan, seconds) if console.is_terminal else None)
 
 

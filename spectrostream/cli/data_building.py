@@ -103,15 +103,16 @@ def _last_line(built: Built, out: str) -> str:
 
 
 class _MusicProgress:
-    """A bar over minutes of music; use as a context. It is a recipe's `Report`."""
+    """A bar over minutes of music, or plain lines; use as a context. It is a recipe's `Report`."""
 
     def __init__(self, console: Console) -> None:
         from rich.progress import TextColumn
 
-        from spectrostream.cli.progress import progress_bar
+        from spectrostream.cli.progress import PlainLines, progress_bar
 
         self._progress = progress_bar(console, TextColumn("{task.fields[minutes]}"))
         self._task = self._progress.add_task("", total=None, minutes="")
+        self._lines = PlainLines(console)
 
     def __enter__(self) -> _MusicProgress:
         self._progress.start()
@@ -123,6 +124,7 @@ class _MusicProgress:
     def doing(self, what: str) -> None:
         """What stands before the bar."""
         self._progress.update(self._task, description=what)
+        self._offer_line()
 
     def total(self, seconds: float) -> None:
         """How long the bar is."""
@@ -136,3 +138,8 @@ class _MusicProgress:
         self._progress.update(
             self._task, minutes=f"{task.completed / 60:.1f}/{(task.total or 0) / 60:.1f} min of music"
         )
+        self._offer_line()
+
+    def _offer_line(self) -> None:
+        (task,) = self._progress.tasks
+        self._lines.offer(", ".join(filter(None, (task.description, task.fields["minutes"]))), task)

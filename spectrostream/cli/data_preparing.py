@@ -34,7 +34,7 @@ a whole, by the `gain_db` in the new manifest. Tracks that cannot be used are li
 Shards are tar files that WebDataset reads; tracks of more than 5 minutes are divided evenly, and a shard never holds
 tracks of two splits. The same music gives the same bytes. Which tracks share a shard depends on a hash of their names:
 one more track re-makes its own shard alone, and shards that the new index does not name are removed.
-DIR is a folder of its own, outside of the music.
+DIR is a folder of its own, outside of the music; a manifest that has nothing in common with what is there is refused.
 When it is stopped or killed, the same command goes on; typed once more it makes again what was lost, and with --verify
 what was damaged."""
 

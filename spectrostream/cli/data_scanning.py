@@ -50,7 +50,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     scan.add_argument(
         "--timeout", type=_positive, default=60.0, metavar="SECONDS", help="for each 64 MB of a file (default: 60)"
     )
-    scan.add_argument("--headers-only", action="store_true", help="decode nothing; what is measured stays empty")
+    scan.add_argument("--headers-only", action="store_true", help="decode nothing; what was never measured stays empty")
     stats = add_command(commands, "stats", _stats, "what is in manifests: a table and pictures", _STATS)
     stats.add_argument("manifests", nargs="+", metavar="MANIFEST", help="what `data scan` wrote")
     stats.add_argument("--out", metavar="FOLDER", help="default: <name of the first manifest>-stats beside it")
@@ -125,21 +125,23 @@ def _older_manifest(out: Path, root: Path) -> Any:
 @contextmanager
 def _progress(console: Console, looking: str) -> Iterator[ProgressReport]:
     """A line while the layout is read, then a bar over the bytes that are measured."""
+    from rich.filesize import decimal
     from rich.progress import DownloadColumn, TransferSpeedColumn
 
-    from spectrostream.cli.progress import progress_bar
+    from spectrostream.cli.progress import PlainLines, progress_bar
 
+    lines = PlainLines(console)
     with progress_bar(console, DownloadColumn(), TransferSpeedColumn()) as bar:
-        task = bar.add_task(looking, total=None)
+        number = bar.add_task(looking, total=None)
+        (task,) = bar.tasks
+        # The walk through a large folder can take minutes.
+        lines.offer(looking, task)
 
         def report(progress: ScanProgress) -> None:
             known = f" ({progress.known} known)" if progress.known else ""
-            bar.update(
-                task,
-                description=f"measured {progress.done}/{progress.waiting} tracks{known}",
-                total=progress.bytes_waiting,
-                completed=progress.bytes_done,
-            )
+            words = f"measured {progress.done}/{progress.waiting} tracks{known}"
+            bar.update(number, description=words, total=progress.bytes_waiting, completed=progress.bytes_done)
+            lines.offer(f"{words}, {decimal(progress.bytes_done)} of {decimal(progress.bytes_waiting)}", task)
 
         yield report
 

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 from rich.text import Text
 
-from ablations import console as module
-from ablations.console import TrainingDisplay, numbers_in_words
+from ablations.console import ConsoleDisplay, TrainingDisplay, numbers_in_words
+from datamodules.audio_opening import AudioFileError
+from datamodules.failure_list import FAILURE_LIST, list_failure
+from spectrostream.cli import progress
 
 METRICS = {
     "train/generator_loss": 12.3456,
@@ -22,7 +27,7 @@ def plain_lines(steps: int, *, first: int = 0, line_seconds: float, seconds_per_
     """What a training of `steps` steps says where there is no terminal."""
     now = 1000.0
     patch = pytest.MonkeyPatch()
-    patch.setattr(module.time, "monotonic", lambda: now)
+    patch.setattr(progress.time, "monotonic", lambda: now)
     written = io.StringIO()
     try:
         with TrainingDisplay(Console(file=written), total_steps=steps, line_seconds=line_seconds) as display:
@@ -35,6 +40,23 @@ def plain_lines(steps: int, *, first: int = 0, line_seconds: float, seconds_per_
     finally:
         patch.undo()
     return written.getvalue().splitlines()
+
+
+def test_a_run_of_a_study_says_how_much_music_it_replaced(tmp_path: Path) -> None:
+    written = io.StringIO()
+    settings = SimpleNamespace(training=SimpleNamespace(max_steps=3))
+    with ConsoleDisplay(Console(file=written), total_steps=6) as display:
+        for name in ("good", "bad"):
+            task: Any = SimpleNamespace(cell=SimpleNamespace(name=name, config=settings), folder=tmp_path / name)
+            task.folder.mkdir()
+            if name == "bad":
+                list_failure(task.folder / FAILURE_LIST, AudioFileError.of(Path("a.wav"), "is cut short"))
+            display.started(task)
+            display.ended(task, None, 7.0)
+    good, bad = [line for line in written.getvalue().splitlines() if "done" in line]
+    assert good == "good: done after 7 s"
+    assert bad.startswith("bad: done after 7 s; 1 file could not be read in this run (over all its starts) and was")
+    assert bad.endswith(f": {tmp_path}/bad/unreadable.txt")
 
 
 def test_losses_speed_and_nothing_that_is_not_there() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pandas
 import pytest
 from small_study import write_config, write_music, write_study
 
 from ablations.experiment import TRAINING_VERSION, ConfigError
 from ablations.provenance import read_json
 from ablations.run_folder import require_study_or_empty
+from datamodules import manifest_corpus
+from datamodules.manifest import file_path, read_manifest, write_manifest
 from spectrostream.cli import main
 
 
@@ -102,6 +105,29 @@ def test_another_corpus_is_named_as_such(
         "the corpus' fingerprint",
         "training.max_steps",
     }
+
+
+def test_what_was_skipped_is_counted_by_reason_and_the_first_are_listed(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = tmp_path / "m.parquet"
+    assert main(["data", "scan", str(shop / "music"), "--workers", "1", "--out", str(manifest)]) == 0
+    table = read_manifest(manifest)
+    bad = [table.assign(name=f"{number}.m4a", problem=f"reason {number % 2}") for number in range(301)]
+    write_manifest(pandas.concat([table, *bad], ignore_index=True), manifest)
+    made = []
+
+    def counted(root: str, name: str) -> Path:
+        made.append(name)
+        return file_path(root, name)
+
+    monkeypatch.setattr(manifest_corpus, "file_path", counted)
+    words = [f"config={shop / 'minute.yaml'}", f"data={manifest}", f"out={tmp_path / 'run'}"]
+    assert main(["train", *words, "training.max_steps=1"]) == 0
+    facts = read_json(tmp_path / "run" / "run.json")
+    assert facts["skipped_by_reason"] == {"reason 0": 151, "reason 1": 150}
+    assert len(facts["skipped_files"]) == 100
+    assert len(made) == 100  # a corpus may have a hundred thousand
 
 
 def test_the_same_music_elsewhere_is_the_same_run(shop: Path, run: Path, tmp_path: Path) -> None:

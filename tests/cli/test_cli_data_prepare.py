@@ -84,6 +84,21 @@ def test_mistakes_with_files(manifest: Path, tmp_path: Path, capsys: pytest.Capt
     assert "None of the 0 tracks" in capsys.readouterr().err
 
 
+def test_another_manifest_into_the_same_folder_is_a_mistake(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, options = read_manifest(manifest), ("--out", tmp_path / "out", "--format", "shards", "--workers", 1)
+    for rows, name in ((table.iloc[:1], "one.csv"), (table.iloc[1:2], "two.csv")):
+        write_manifest(rows, tmp_path / name)
+    assert prepared(tmp_path / "one.csv", *options) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert prepared(tmp_path / "two.csv", *options) == 1
+    error = capsys.readouterr().err
+    assert f"holds 1 tracks of '{tmp_path / 'one.csv'}'" in error
+    assert f"type another --out, for instance --out '{tmp_path}/out-two', or remove the folder" in error
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["data", "prepare", "--help"])

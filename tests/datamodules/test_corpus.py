@@ -54,3 +54,16 @@ def test_a_table_of_the_needed_columns_alone_can_be_trained_on(tmp_path: Path) -
 def test_a_size_that_is_known_beside_one_that_is_not() -> None:
     corpus = corpus_of_rows([{"size_bytes": 1000}, {"size_bytes": None}, {"size_bytes": 0}])
     assert [track.size_bytes for track in corpus.tracks] == [1000, None, 0]
+
+
+@pytest.mark.parametrize(("first", "second"), [("a", "b"), ("a", "a")], ids=["names of their own", "alike"])
+def test_pieces_are_called_as_the_music_that_was_scanned(first: str, second: str) -> None:
+    scanned = corpus_of_rows([{"corpus": "x", "name": first}, {"corpus": "y", "name": second}])
+    pieces = [
+        {"corpus": name, "name": f"{name}/{track}.wav#{n}", "source_name": track, "piece_start_seconds": 5.0 * n}
+        for name, track in (("x", first), ("y", second))
+        for n in range(2)
+    ]
+    tracks = [track.name for track in scanned.tracks]
+    assert scanned.source_tracks.tolist() == tracks
+    assert corpus_of_rows(pieces).source_tracks.tolist() == [tracks[0], tracks[0], tracks[1], tracks[1]]

@@ -4,6 +4,7 @@ import logging
 import pickle
 import shutil
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from torch import Tensor
 from datamodules import crop_dataset
 from datamodules.audio_files import AudioFileError, read_audio
 from datamodules.corpus import Track
-from datamodules.crop_dataset import CropDataset, HeldOutDataset, NothingReadableError, TrackReader
+from datamodules.crop_dataset import CropDataset, HeldOutDataset, NothingReadableError
 from datamodules.crops import RandomCrops
 from datamodules.folder_corpus import scan_folder
 from datamodules.loudness import loudness_of
 from datamodules.spans import Span, Spans
 from datamodules.track_audio import read_track
+from datamodules.track_reader import TrackReader
 
 KEYS = [(step, slot) for step in range(12) for slot in range(2)]
 
@@ -56,6 +58,50 @@ def test_cached_and_uncached_crops_are_the_same(music_folder: Path) -> None:
         assert crop.shape == (2, 61440)
         assert crop.dtype == torch.float32
         torch.testing.assert_close(cached[key], crop, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("timeout_seconds", [None, 60.0])
+@pytest.mark.parametrize("cache_audio", [False, True])
+def test_a_batch_is_the_crops_of_its_keys(tmp_path: Path, timeout_seconds: float | None, cache_audio: bool) -> None:
+    frames = noisy_tones(8.0, 48000)
+    frames[: 5 * 48000] = 0
+    for name in ("late", "other", "gone"):
+        write_raw(tmp_path / f"{name}.wav", frames, 48000)
+    reader = reader_of(tmp_path, cache_audio=cache_audio)
+    reader.timeout_seconds = timeout_seconds
+    (tmp_path / "gone.wav").unlink()
+    one_by_one, together = dataset_of(reader), dataset_of(reader)
+    expected = [one_by_one[key] for key in KEYS]
+    # The loader's way to ask for a batch.
+    batch = together.__getitems__(KEYS)
+    assert len({tuple(crop[0, -50:].tolist()) for crop in batch}) > 20
+    assert all(torch.equal(crop, other) for crop, other in zip(batch, expected, strict=True))
+    assert together.failures == one_by_one.failures
+    assert 0 < together.failures["gone.wav"] < 3 * len(KEYS)
+
+
+def test_one_file_of_a_batch_hangs_and_the_others_are_read(music_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = dataset_of(reader_of(music_folder)).__getitems__(KEYS)
+    hanging, asked = threading.Event(), Counter[str]()
+
+    def slow(track: Track, **options: Any) -> Tensor:
+        asked[track.name] += 1
+        return hanging.wait() and torch.zeros(0) if track.name == "b.ogg" else read_track(track, **options)
+
+    monkeypatch.setattr("datamodules.track_reader.read_track", slow)
+    reader = reader_of(music_folder)
+    reader.timeout_seconds = 2.0
+    dataset = dataset_of(reader)
+    batch = dataset.__getitems__(KEYS)
+    hanging.set()
+    drawn = [dataset._crops.crop_for(0, *key).track_index for key in KEYS]
+    hung = next(index for index, track in enumerate(reader.tracks) if track.name == "b.ogg")
+    assert drawn.count(hung) > 1
+    for crop, other, track_index in zip(batch, expected, drawn, strict=True):
+        assert torch.equal(crop, other) == (track_index != hung)
+    assert asked["b.ogg"] == 1
+    # Each crop that was read, and the draws in place of those that were not.
+    assert asked.total() == len(KEYS) + 1
 
 
 def test_a_cached_crop_may_be_changed_in_place(music_folder: Path) -> None:
@@ -177,7 +223,7 @@ def test_a_read_that_hangs_is_replaced_like_a_broken_file(
         # A disk that does not answer, for one of the files.
         return hanging.wait() and torch.zeros(0) if track.name == "b.ogg" else read_track(track, **options)
 
-    monkeypatch.setattr("datamodules.crop_dataset.read_track", slow)
+    monkeypatch.setattr("datamodules.track_reader.read_track", slow)
     plain = dataset_of(reader_of(music_folder))
     keys = [key for key in KEYS if plain._crops.crop_for(0, *key).track_index == 1][:1]
     reader.timeout_seconds = 0.2
@@ -211,7 +257,7 @@ def test_a_disk_that_is_gone_ends_a_training_before_a_million_files_are_tried(
 ) -> None:
     monkeypatch.setattr(crop_dataset, "_MOST_FAILURES", 3)
     dataset = dataset_of(reader_of(music_folder))
-    monkeypatch.setattr(crop_dataset, "read_track", lambda track, **_: read_audio(track.path / "gone"))
+    monkeypatch.setattr("datamodules.track_reader.read_track", lambda track, **_: read_audio(track.path / "gone"))
     with pytest.raises(NothingReadableError, match=r"3 reads in a row failed; the last: .*gone"):
         dataset[0, 0]
 

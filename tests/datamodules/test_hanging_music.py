@@ -18,11 +18,12 @@ from music_files import noisy_tones, write_raw
 from datamodules import hanging_music, patience
 from datamodules.audio_files import AudioFileError
 from datamodules.corpus import Corpus, Tracks
-from datamodules.crop_dataset import CropDataset, TrackReader
+from datamodules.crop_dataset import CropDataset
 from datamodules.crops import RandomCrops
 from datamodules.hanging_music import HangingMusic
 from datamodules.manifest import typed
 from datamodules.spans import Spans
+from datamodules.track_reader import TrackReader
 
 TRACKS = 12  # of each half
 

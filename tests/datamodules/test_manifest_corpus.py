@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 from corpus_tables import corpus_of_rows, table_of_rows
 
+from datamodules import manifest_corpus
 from datamodules.audio_walk import SkippedFile
 from datamodules.corpus import Corpus, EmptyCorpusError
 from datamodules.crops import Draws, RandomCrops
 from datamodules.data_config import DataConfig, DataConfigError
 from datamodules.manifest import typed, write_manifest
-from datamodules.manifest_corpus import load_manifests, span_weights
+from datamodules.manifest_corpus import load_manifests, skip_reasons, span_weights
 from datamodules.shards.windows import WindowedCrops
 from datamodules.spans import Spans
 from datamodules.splits import split_spans
@@ -95,6 +96,15 @@ def test_skipped_files_are_made_when_they_are_looked_at(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         skipped[100]
     assert load_manifests([manifest_of(tmp_path / "m.parquet", [{}])]).skipped == ()
+
+
+def test_reasons_are_counted_without_a_path_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"problem": f"broken {index % 3}"} for index in range(100)]
+    skipped = load_manifests([manifest_of(tmp_path / "m.parquet", [*rows, {}])]).skipped
+    assert skip_reasons(list(skipped)).most_common() == [("broken 0", 34), ("broken 1", 33), ("broken 2", 33)]
+    monkeypatch.setattr(manifest_corpus, "file_path", None)
+    assert skip_reasons(skipped).most_common() == [("broken 0", 34), ("broken 1", 33), ("broken 2", 33)]
+    assert skip_reasons(()) == {}
 
 
 def test_manifests_are_put_below_each_other(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from datamodules.patience import within
+from datamodules.patience import each_within, within
 
 
 @pytest.mark.parametrize("seconds", [None, 30.0])
@@ -29,3 +31,43 @@ def test_one_thread_serves_many_jobs() -> None:
     identities = {within(30.0, threading.get_ident) for _ in range(5)}
     assert len(identities) == 1
     assert identities != {threading.get_ident()}
+
+
+@pytest.mark.parametrize("seconds", [None, 30.0])
+def test_each_job_has_its_outcome_in_order(seconds: float | None) -> None:
+    jobs: list[Callable[[], int]] = [lambda: 1, lambda: {}["lost"], lambda: 3]
+    outcomes = list(each_within(seconds, jobs))
+    assert [outcome.exception() is None for outcome in outcomes] == [True, False, True]
+    assert (outcomes[0].result(), outcomes[2].result()) == (1, 3)
+    assert not list(each_within(seconds, []))
+
+
+def test_each_job_may_take_its_time() -> None:
+    outcomes = each_within(0.5, [lambda: time.sleep(0.3)] * 4)
+    assert [outcome.exception() for outcome in outcomes] == [None] * 4
+
+
+def test_a_job_that_hangs_holds_up_none_of_the_others() -> None:
+    never, order = threading.Event(), list[int]()
+    jobs: list[Callable[[], Any]] = [lambda: order.append(0), never.wait, lambda: order.append(2), never.wait]
+    outcomes = each_within(0.3, [*jobs, lambda: order.append(4)])
+    errors = []
+    for number, outcome in enumerate(outcomes):
+        if number == 1:
+            # What comes after it is not begun before its taker could note that it hangs.
+            assert order == [0]
+        errors.append(type(outcome.exception()))
+    never.set()
+    assert errors == [type(None), TimeoutError, type(None), TimeoutError, type(None)]
+    assert order == [0, 2, 4]
+
+
+def test_the_thread_that_hangs_does_none_of_the_later_jobs() -> None:
+    never, done = threading.Event(), list[int]()
+    outcomes = each_within(0.1, [lambda: done.append(0), never.wait, lambda: done.append(2)])
+    assert next(outcomes).exception() is None
+    never.set()
+    assert within(30.0, lambda: "next") == "next"
+    assert done == [0]
+    assert [outcome.exception() is None for outcome in outcomes] == [False, True]
+    assert done == [0, 2]

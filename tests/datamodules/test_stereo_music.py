@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -70,7 +71,7 @@ def test_a_worker_goes_on_when_the_whole_job_is_told_to_make_room(music_folder: 
     batches = iter(StereoMusicDataModule(replace(config, num_workers=1)).train_dataloader())
     shared = [next(batches)]
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        for worker in batches._workers:
+        for worker in multiprocessing.active_children():
             os.kill(worker.pid, number)
     shared += itertools.islice(batches, 7)  # more than had been prepared
     for one, other in zip(alone, shared, strict=True):

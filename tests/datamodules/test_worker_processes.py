@@ -55,12 +55,12 @@ PARENTS = {
                 time.sleep(600)
     """,
     "a training": """
-        import time
+        import multiprocessing, time
         from datamodules.stereo_music import DataConfig, StereoMusicDataModule
         if __name__ == "__main__":
             batches = iter(StereoMusicDataModule(DataConfig(num_workers=2)).train_dataloader())
             next(batches)
-            print(*(worker.pid for worker in batches._workers), flush=True)
+            print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
             time.sleep(600)
     """,
 }

@@ -71,6 +71,24 @@ def test_every_hour_is_in_every_panel(corpora: int) -> None:
         assert sum(widths) == pytest.approx(hours.sum()), name
 
 
+def test_every_axis_says_where_its_outer_bins_hold_what_lies_beyond() -> None:
+    """Bandwidth has no such bins: its axis grows."""
+    columns = {"Bandwidth": "bandwidth_hz", "Loudness": "loudness_lufs", "Stereo width": "side_to_mid_db"}
+    beyond = {name: [-500.0, 500.0] for name in columns.values()} | {"bandwidth_hz": [0.0, 95000.0]}
+    with drawing("test"):
+        figure = _figure(_tracks(2, **beyond, duration_seconds=[1.0, 1e6]))
+        FigureCanvasAgg(figure).draw()
+        panels = _panels(figure)
+
+    for name in HISTOGRAMS:
+        ticks = {label.get_text(): label.get_position()[0] for label in panels[name].get_xticklabels()}
+        lowest, highest = panels[name].get_xlim()
+        marked = {word[0]: place for word, place in ticks.items() if word[0] in "≤≥"}
+        assert marked == ({} if name == "Bandwidth" else {"≤": lowest, "≥": highest}), name
+    assert panels["Bandwidth"].get_xlim()[1] >= 95
+    assert [label.get_text() for label in panels["Stereo width"].get_xticklabels()] == ["≤ −40", "−20", "0", "≥ 20"]
+
+
 def test_what_lies_in_a_bin_is_drawn_there() -> None:
     table = _tracks(2, bandwidth_hz=[10500.0, 20500.0], duration_seconds=[3600.0, 7200.0])
     with drawing("test"):

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+from music_files import noisy_tones, write_raw
 from scanned_folder import Scanner, by_name, music
 
 from datamodules.conditions import fulfilled
 from datamodules.layouts import LAYOUTS, Entry, Found
-from datamodules.manifest import read_manifest, write_manifest
+from datamodules.manifest import read_manifest, typed, write_manifest
 from datamodules.scanning.measuring import VERSION, measure
 from datamodules.scanning.scan import ScanProgress, scan
 
@@ -102,6 +103,65 @@ def test_headers_are_no_measurement_but_a_measurement_has_headers(scanner: Scann
     again = scanner(known=whole, headers_only=True)
     assert scanner.measured == 0
     pandas.testing.assert_frame_equal(again, whole)
+
+
+def test_headers_forget_nothing_that_was_found_in_files_which_have_not_changed(scanner: Scanner) -> None:
+    samples = noisy_tones(0.5, 44100)
+    samples[1000] = np.nan
+    for name in ("nan.wav", "mended.wav"):
+        write_raw(scanner.root / name, samples, 44100, subtype="FLOAT")
+    music(scanner.root / "good.wav", 1)
+    measured = scanner()
+    assert measured["problem"].str.contains("NaN").sum() == 2
+    write_raw(scanner.root / "mended.wav", noisy_tones(0.5, 44100, 7), 44100, subtype="FLOAT")
+    os.utime(scanner.root / "mended.wav", ns=(1, 1))
+
+    headers = scanner(known=measured, headers_only=True)
+
+    rows, before = by_name(headers), by_name(measured)
+    assert rows["nan.wav"]["problem"] == before["nan.wav"]["problem"]
+    assert rows["good.wav"].equals(before["good.wav"])
+    assert (rows["mended.wav"]["problem"], rows["mended.wav"]["frames"]) == ("", 22050)
+    # Headers alone again and again: it stays known.
+    assert by_name(scanner(known=headers, headers_only=True))["nan.wav"]["problem"] != ""
+    assert scanner.measured == 0
+    # Whoever decodes tries what could not be used.
+    scanner(known=headers)
+    assert scanner.measured == 2
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "cannot be opened: Permission denied",
+        "cannot be opened: No such file or directory ('bass.wav')",
+        "'/music/song/bass.wav': cannot be opened: Permission denied",
+        "cannot be read: Input/output error",
+        "took longer than 60 s; on a slow disk give more time, for instance --timeout 600",
+    ],
+)
+def test_headers_are_tried_again_where_a_disk_was_to_blame(scanner: Scanner, problem: str) -> None:
+    music(scanner.root / "a.wav")
+    unreachable = scanner().assign(problem=problem)
+    assert list(scanner(known=unreachable, headers_only=True)["problem"]) == [""]
+    broken = unreachable.assign(problem="cannot be read as audio, libsndfile says: Format not recognised.")
+    assert list(scanner(known=broken, headers_only=True)["problem"]) == list(broken["problem"])
+
+
+@pytest.mark.parametrize("version", [None, VERSION - 1])
+def test_headers_leave_what_another_version_measured_as_it_is(scanner: Scanner, version: int | None) -> None:
+    music(scanner.root / "a.wav")
+    measured = scanner()
+    # What only a second measurement would change, and what only a header.
+    other = measured.assign(bandwidth_hz=1.0, frames=5, measurement_version=version)
+    again = scanner(known=other, headers_only=True)
+    expected = measured.assign(bandwidth_hz=1.0, measurement_version=version)
+    pandas.testing.assert_frame_equal(again, typed(expected))
+    pandas.testing.assert_frame_equal(scanner(known=again), measured)
+    # Headers that another version read are read by this one.
+    headers = scanner(headers_only=True)
+    old = headers.assign(frames=5, measurement_version=version)
+    pandas.testing.assert_frame_equal(scanner(known=old, headers_only=True), headers)
 
 
 def test_hard_links_are_measured_once_and_symbolic_links_are_named(scanner: Scanner) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 PATIENCE = 20  # log entries in a row
+VALIDATIONS = 2  # in a row; at the first one k-means may just have filled the codebooks
 WON, LOST = 0.999, 0.5  # shares of right verdicts, on originals and decoded audio alike
 LEAST_USED = 0.1
 
@@ -20,7 +21,7 @@ class CollapseWatch(Callback):
     """Warns once per run and kind; it changes nothing."""
 
     def __init__(self) -> None:
-        self._in_a_row = {"won": 0, "lost": 0}
+        self._in_a_row = {"won": 0, "lost": 0, "unused": 0}
         self._warned: set[str] = set()
 
     def on_train_batch_end(
@@ -53,7 +54,10 @@ class CollapseWatch(Callback):
     def on_validation_end(self, trainer: lightning.Trainer, module: object) -> None:
         """Looks at the codebooks."""
         used = _value(trainer.callback_metrics, "validation/codebook_used")
-        if used is not None and used < LEAST_USED:
+        if used is None:
+            return
+        self._count("unused", used < LEAST_USED)
+        if self._in_a_row["unused"] == VALIDATIONS:
             self._warn(
                 f"only {used:.0%} of the codebooks' entries are used; "
                 "try a higher model.quantizer.revival_threshold, or a lower training.generator.learning_rate"

@@ -10,6 +10,7 @@ import torch
 
 from ablations.experiment import ConfigError, configs_folder, find_yaml, load_experiment
 from ablations.study import load_study, studies_folder
+from lightning_modules.optimization import learning_rate
 from spectrostream.baselines.dac import DacConfig
 from spectrostream.cli.parser import build_parser
 from spectrostream.cli.training import split_words
@@ -84,6 +85,14 @@ def test_the_demo_moves_every_axis_and_compares_with_dac() -> None:
     for cell in cells:
         (moved,) = [key for key in cell.variant.set if not key.startswith("evaluation.")] or ["nothing"]
         assert (moved == "nothing") == (cell is baseline)
+
+
+def test_the_demo_s_models_are_at_rest_when_they_are_judged() -> None:
+    """At the full rate one update can undo most of what was learned, so that the last step says little."""
+    for cell in load_study("demo").cells():
+        training = cell.config.training
+        rates = [learning_rate(training.generator, step, training.max_steps) for step in range(training.max_steps)]
+        assert rates[-1] < max(rates) / 100, cell.name
 
 
 def test_every_configuration_s_header_has_its_command() -> None:

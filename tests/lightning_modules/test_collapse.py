@@ -53,8 +53,10 @@ def test_only_what_is_logged_anyway_is_looked_at(caplog: pytest.LogCaptureFixtur
 
 def test_unused_codebooks_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
     watch = CollapseWatch()
-    watch.on_validation_end(trainer(validation__codebook_used=0.5), None)
-    assert caplog.text == ""
+    # Just filled by k-means; then in use; then not.
+    for used in (0.04, 0.5, 0.04):
+        watch.on_validation_end(trainer(validation__codebook_used=used), None)
+        assert caplog.text == ""
     for _ in range(3):
         watch.on_validation_end(trainer(validation__codebook_used=0.04), None)
     assert caplog.text.count("only 4% of the codebooks' entries are used") == 1

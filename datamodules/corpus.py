@@ -136,10 +136,17 @@ class Corpus:
 
     @cached_property
     def source_tracks(self) -> pandas.Series:
-        """What `track` is where the music as it was scanned is the corpus: the same for all that was prepared of it."""
+        """What `track` is where the music as it was scanned is the corpus: the same for all that was prepared of it.
+
+        Where two folders were scanned as one corpus and have tracks that are called alike, which no one can train on
+        before they are prepared, it is what they were prepared as.
+        """
         sources, corpora = self.sources, self.table["corpus"]
-        distinct = ~pandas.DataFrame({"corpus": corpora, "source": sources}).duplicated()
-        return corpora + "/" + sources if sources[distinct].duplicated().any() else sources
+        rows = pandas.DataFrame({"corpus": corpora, "source": sources, "start": self.starts})
+        if rows.duplicated().any():
+            return _without_piece(self.table)
+        is_first = ~rows.duplicated(["corpus", "source"])
+        return corpora + "/" + sources if sources[is_first].duplicated().any() else sources
 
     @property
     def starts(self) -> np.ndarray:
@@ -170,6 +177,14 @@ class Corpus:
 
 def _durations(table: pandas.DataFrame) -> np.ndarray:
     return table["frames"].to_numpy(np.float64) / table["sample_rate"].to_numpy(np.float64)
+
+
+def _without_piece(table: pandas.DataFrame) -> pandas.Series:
+    """The names of whole tracks."""
+    if "piece" not in table:
+        return table["track"]
+    names = [name.removesuffix(f"#{piece}") for name, piece in zip(table["track"], table["piece"], strict=True)]
+    return pandas.Series(names, index=table.index, dtype="str")
 
 
 def _text_bytes(column: pandas.Series) -> tuple[bytes, memoryview]:

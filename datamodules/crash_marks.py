@@ -69,7 +69,10 @@ def reading(path: Path) -> Iterator[None]:
         return
     marks, number = _own
     _reading = path
-    marks.put(number, os.fsencode(path))
+    try:
+        marks.put(number, os.fsencode(path))
+    except UnicodeEncodeError:  # no file can be called so, and opening it says that
+        marks.put(number, b"")
     try:
         yield
     finally:

@@ -39,5 +39,6 @@ def replaced_in_words(path: Path) -> str | None:
     count = len(listed_files(path))
     if not count:
         return None
-    files, were = ("1 file", "was") if count == 1 else (f"{count} files", "were")
+    # A line may stand for all music of a shard, or below a folder that hangs.
+    files, were = ("1 file, shard or folder", "was") if count == 1 else (f"{count} files, shards or folders", "were")
     return f"{files} could not be read in this run (over all its starts) and {were} replaced by others: {path}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -27,6 +27,15 @@ _SECONDS_TO_DIE = 2.0
 _GO_ON = "type the same command again to go on from the last checkpoint"
 
 
+class _Position:
+    """The next batch; apart from the loader, which would else hold itself, and its processes when nobody else does."""
+
+    batch_index = 0
+
+    def __call__(self) -> int:
+        return self.batch_index
+
+
 class LastingLoader(Iterable[Tensor]):
     """Endless batches of a loader with worker processes, which is made anew where a file brought one of them down.
 
@@ -34,8 +43,9 @@ class LastingLoader(Iterable[Tensor]):
     on where they stopped. A later start of the run tries it again.
 
     Args:
-        made: the loader whose first batch has this index; its `worker_init_fn` is the given one.
-        first_batch: the index, asked for whenever an iteration begins.
+        made: the loader whose first batch has the index that the function gives whenever an iteration begins; its
+            `worker_init_fn` is the given one, its processes are persistent.
+        first_batch: the index of the first batch, asked for whenever an iteration begins.
         context: that the loader starts its processes in.
         workers: how many, 1 or more.
 
@@ -45,7 +55,7 @@ class LastingLoader(Iterable[Tensor]):
 
     def __init__(
         self,
-        made: Callable[[int, WorkerStart], DataLoader[Tensor]],
+        made: Callable[[Callable[[], int], WorkerStart], DataLoader[Tensor]],
         first_batch: Callable[[], int],
         *,
         context: BaseContext,
@@ -56,26 +66,41 @@ class LastingLoader(Iterable[Tensor]):
         self._context = context
         self._workers = workers
         self._crashes = 0
+        self._position = _Position()
+        self._running: tuple[DataLoader[Tensor], WorkerStart] | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
-        batch_index = self._first_batch()
+        self._position.batch_index = self._first_batch()
         while True:
-            start = WorkerStart(self._context, self._workers)
-            batches: Any = iter(self._made(batch_index, start))
+            if self._running is None:
+                start = WorkerStart(self._context, self._workers)
+                self._running = self._made(self._position, start), start
+            loader, start = self._running
+            batches: Any = iter(loader)
             try:
                 for batch in batches:
-                    batch_index += 1
+                    self._position.batch_index += 1
                     yield batch
             # What comes from a dead process may also be a connection that breaks, or a half of a message.
             except (RuntimeError, OSError, EOFError) as error:
                 ended_by = _signals(batches._workers)
                 if not ended_by:
                     raise
-                start.lifeline.let_go()
-                batches._shutdown_workers()
+                self.close()
                 # Two may have read the same one.
                 for path, number in {start.marks.path_of(worker): ended_by[worker] for worker in ended_by}.items():
                     self._go_on_without(path, number, error)
+
+    def close(self) -> None:
+        """Ends the processes; another iteration would start new ones."""
+        if self._running is None:
+            return
+        loader, start = self._running
+        self._running = None
+        if loader._iterator is not None:
+            cast(Any, loader._iterator)._shutdown_workers()
+        # Those that hang.
+        start.lifeline.let_go()
 
     def _go_on_without(self, path: Path | None, number: signal.Signals, error: Exception) -> None:
         """Refuses the file that a process was reading; WorkersError where that was not what it died of."""

@@ -123,21 +123,30 @@ def _until_one_hangs(seconds: float | None, jobs: Sequence[Callable[[], T]]) -> 
     if helper is None:
         helper = _helpers.helper = _Helper()
     futures = helper.do(jobs)
-    helper.wait(futures[-1], seconds)
-    finished = list(itertools.takewhile(Future.done, futures))
-    if len(finished) < len(futures):
-        _give_up(helper, futures)
-    yield from finished
-    if len(finished) < len(futures):
+    try:
+        helper.wait(futures[-1], seconds)
+    except BaseException:  # Ctrl-C: nobody will take what is left, and the next job must not wait for it
+        _left_running(futures)
+        _give_up(helper)
+        raise
+    running = _left_running(futures)
+    if running:
+        _give_up(helper)
+    yield from itertools.takewhile(lambda future: future not in running and not future.cancelled(), futures)
+    if running:
         hanging: Future[T] = Future()
         hanging.set_exception(TimeoutError(f"took longer than {seconds:g} s"))
         yield hanging
 
 
-def _give_up(helper: _Helper, futures: Sequence[Future[Any]]) -> None:
-    """Leaves a thread that hangs to itself, without further jobs."""
-    for future in futures:
-        future.cancel()
+def _left_running(futures: Sequence[Future[T]]) -> list[Future[T]]:
+    """Cancels what was not begun, which is to blame for nothing; the job that runs, if one does."""
+    # From the last on, so that none begins meanwhile.
+    return [future for future in reversed(futures) if not (future.done() or future.cancel())]
+
+
+def _give_up(helper: _Helper) -> None:
+    """Leaves a thread that hangs to itself."""
     helper.dismiss()
     _helpers.helper = None
     # soundfile opens one file at a time, under a lock that a hanging open keeps: without a new one, every file of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,7 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         self.batches_per_step = batches_per_step
         self.failure_list: Path | None = None
         self._prepared: _Prepared | None = None
+        self._lasting_loader: weakref.ref[LastingLoader] | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Scan and divide the corpus, once; everything else here does it when it is needed."""
@@ -133,15 +135,28 @@ class StereoMusicDataModule(lightning.LightningDataModule):
             return self._train_loader(self._next_batch)
         context = worker_context("datamodules.crop_dataset")
 
-        def made(first_batch: int, start: WorkerStart) -> DataLoader[Tensor]:
+        def made(first_batch: Callable[[], int], start: WorkerStart) -> DataLoader[Tensor]:
             return self._train_loader(
-                first_batch, num_workers=workers, multiprocessing_context=context, worker_init_fn=start
+                first_batch,
+                num_workers=workers,
+                persistent_workers=True,
+                multiprocessing_context=context,
+                worker_init_fn=start,
             )
 
         self._rank_and_world_size()  # a wrong trainer is told now
-        return LastingLoader(made, self._next_batch, context=context, workers=workers)
+        loader = LastingLoader(made, self._next_batch, context=context, workers=workers)
+        # Its processes end when nobody holds it any more.
+        self._lasting_loader = weakref.ref(loader)
+        return loader
 
-    def _train_loader(self, first_batch: int | Callable[[], int], **processes: Any) -> DataLoader[Tensor]:
+    def teardown(self, stage: str) -> None:
+        """Ends the processes of the training loader."""
+        loader = None if self._lasting_loader is None else self._lasting_loader()
+        if stage == "fit" and loader is not None:
+            loader.close()
+
+    def _train_loader(self, first_batch: Callable[[], int], **processes: Any) -> DataLoader[Tensor]:
         rank, world_size = self._rank_and_world_size()
         return DataLoader(
             self.train_dataset(),

@@ -55,7 +55,9 @@ def test_a_run_of_a_study_says_how_much_music_it_replaced(tmp_path: Path) -> Non
             display.ended(task, None, 7.0)
     good, bad = [line for line in written.getvalue().splitlines() if "done" in line]
     assert good == "good: done after 7 s"
-    assert bad.startswith("bad: done after 7 s; 1 file could not be read in this run (over all its starts) and was")
+    assert bad.startswith(
+        "bad: done after 7 s; 1 file, shard or folder could not be read in this run (over all its starts) and was"
+    )
     assert bad.endswith(f": {tmp_path}/bad/unreadable.txt")
 
 

@@ -30,7 +30,7 @@ def test_replaced_files_are_counted_at_every_end(
     write_music(tmp_path / "music")
     soundfile.write(tmp_path / "music" / "bad.wav", np.full((9 * 48000, 2), np.nan), 48000, subtype="FLOAT")
     words = words_for(tmp_path)
-    said = f"1 file could not be read in this run (over all its starts) and was replaced by others: {tmp_path}/run/unre"
+    said = f"1 file, shard or folder could not be read in this run (over all its starts) and was replaced by others: {tmp_path}/run/unre"
     assert main(words) == 0
     *_, replaced, trained = capsys.readouterr().out.splitlines()
     assert replaced.startswith(said)
@@ -65,6 +65,6 @@ def test_a_training_outlives_a_crash_and_no_file_is_blamed_for_a_kill(tmp_path: 
     else:
         assert done.returncode == 0, done.stderr
         assert f"{str(bad)!r} brought down a process that read it (SIGSEGV); it is left out" in done.stderr
-        assert "1 file could not be read in this run" in done.stdout
+        assert "1 file, shard or folder could not be read in this run" in done.stdout
         assert listed == {repr(str(bad))}
         assert (tmp_path / "run" / "codec.safetensors").exists()

@@ -67,3 +67,14 @@ def test_pieces_are_called_as_the_music_that_was_scanned(first: str, second: str
     tracks = [track.name for track in scanned.tracks]
     assert scanned.source_tracks.tolist() == tracks
     assert corpus_of_rows(pieces).source_tracks.tolist() == [tracks[0], tracks[0], tracks[1], tracks[1]]
+
+
+def test_tracks_of_two_folders_in_one_corpus_keep_names_of_their_own() -> None:
+    names = ("x/a.wav#0", "x/a.wav#1", "x-2/a.wav#0", "x-2/a.wav#1")
+    pieces = [
+        {"corpus": "x", "name": name, "source_name": "a.wav", "piece": int(name[-1]), "piece_start_seconds": 5.0 * n}
+        for name, n in zip(names, (0, 1, 0, 1), strict=True)
+    ]
+    assert corpus_of_rows(pieces).source_tracks.tolist() == ["x-2/a.wav", "x-2/a.wav", "x/a.wav", "x/a.wav"]
+    files = [{"corpus": "x", "name": name, "source_name": "a.wav"} for name in ("x/a.wav.flac", "x-2/a.wav.flac")]
+    assert corpus_of_rows(files).source_tracks.tolist() == ["x-2/a.wav.flac", "x/a.wav.flac"]

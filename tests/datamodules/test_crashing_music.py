@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules import crash_marks
 from datamodules import lasting_loader as module
 from datamodules.audio_opening import AudioFileError
+from datamodules.corpus import Track
 from datamodules.crash_marks import Marks, note_in, reading, refuse, refused
 from datamodules.failure_list import listed_files
 from datamodules.lasting_loader import LastingLoader, WorkerStart
+from datamodules.track_audio import read_track
 from datamodules.worker_processes import WorkersError, worker_context
 
 
@@ -65,6 +68,12 @@ def test_a_refused_file_is_unreadable_for_its_reason(marks: Marks) -> None:
     assert refused() == {Path("bad"): "brought the decoder down"}
 
 
+def test_a_name_that_no_file_can_have_is_unreadable_like_any_other(marks: Marks) -> None:
+    track = Track(Path("lone \ud800.wav"), "lone", 1.0, 48000, 2, None)
+    with pytest.raises(AudioFileError):
+        read_track(track, sample_rate=48000, channels=2)
+
+
 def test_a_note_takes_microseconds(marks: Marks) -> None:
     path = Path("/music/artist/album/01 - song.flac")
     seconds = []
@@ -96,11 +105,12 @@ class _Ending(Dataset[Tensor]):
 def _loader(number: signal.Signals, path: Path | None) -> LastingLoader:
     context = worker_context("datamodules.crop_dataset")
 
-    def made(_first: int, start: WorkerStart) -> DataLoader[Tensor]:
+    def made(_first: Callable[[], int], start: WorkerStart) -> DataLoader[Tensor]:
         return DataLoader(
             _Ending(number, path),
             batch_sampler=([index] for index in itertools.count()),
             num_workers=1,
+            persistent_workers=True,
             multiprocessing_context=context,
             worker_init_fn=start,
         )

@@ -18,12 +18,12 @@ def test_files_are_counted_once_over_processes_and_starts(tmp_path: Path) -> Non
     for reason in ("is cut short", "'other.wav': is broken"):
         list_failure(path, AudioFileError.of(songs[0], reason))
     assert listed_files(path) == {repr("a: b.wav")}
-    said = "1 file could not be read in this run (over all its starts) and was replaced by others"
+    said = "1 file, shard or folder could not be read in this run (over all its starts) and was replaced by others"
     assert replaced_in_words(path) == f"{said}: {path}"
     for error in [*(AudioFileError.of(song, "is broken") for song in songs), SHARD, SHARD]:
         list_failure(path, error)
     assert listed_files(path) == {*(repr(str(song)) for song in songs), str(SHARD)}
-    said = "6 files could not be read in this run (over all its starts) and were replaced by others"
+    said = "6 files, shards or folders could not be read in this run (over all its starts) and were replaced by others"
     assert replaced_in_words(path) == f"{said}: {path}"
 
 

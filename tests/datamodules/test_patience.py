@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
+from datamodules import patience
 from datamodules.patience import each_within, within
 
 
@@ -43,14 +46,14 @@ def test_each_job_has_its_outcome_in_order(seconds: float | None) -> None:
 
 
 def test_each_job_may_take_its_time() -> None:
-    outcomes = each_within(0.5, [lambda: time.sleep(0.3)] * 4)
+    outcomes = each_within(2.5, [lambda: time.sleep(0.8)] * 4)
     assert [outcome.exception() for outcome in outcomes] == [None] * 4
 
 
 def test_a_job_that_hangs_holds_up_none_of_the_others() -> None:
     never, order = threading.Event(), list[int]()
     jobs: list[Callable[[], Any]] = [lambda: order.append(0), never.wait, lambda: order.append(2), never.wait]
-    outcomes = each_within(0.3, [*jobs, lambda: order.append(4)])
+    outcomes = each_within(2.0, [*jobs, lambda: order.append(4)])
     errors = []
     for number, outcome in enumerate(outcomes):
         if number == 1:
@@ -64,10 +67,37 @@ def test_a_job_that_hangs_holds_up_none_of_the_others() -> None:
 
 def test_the_thread_that_hangs_does_none_of_the_later_jobs() -> None:
     never, done = threading.Event(), list[int]()
-    outcomes = each_within(0.1, [lambda: done.append(0), never.wait, lambda: done.append(2)])
+    outcomes = each_within(2.0, [lambda: done.append(0), never.wait, lambda: done.append(2)])
     assert next(outcomes).exception() is None
     never.set()
     assert within(30.0, lambda: "next") == "next"
     assert done == [0]
     assert [outcome.exception() is None for outcome in outcomes] == [False, True]
     assert done == [0, 2]
+
+
+def test_a_job_that_was_not_begun_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    do = patience._do
+
+    def stopped_after(job: Callable[[], Any], future: Future[Any]) -> None:
+        do(job, future)
+        time.sleep(1.5)  # the thread gets no processor between two jobs
+
+    monkeypatch.setattr(patience, "_do", stopped_after)
+    assert [outcome.exception() for outcome in each_within(0.5, [lambda: 0, lambda: 1])] == [None, None]
+
+
+def test_a_wait_that_is_interrupted_leaves_nothing_for_the_next_job_to_wait_for() -> None:
+    never, done = threading.Event(), list[int]()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupt = threading.Timer(0.5, signal.pthread_kill, [threading.get_ident(), signal.SIGINT])
+    try:
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            list(each_within(60.0, [never.wait, lambda: done.append(1)]))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert within(30.0, lambda: "next") == "next"
+    never.set()
+    interrupt.join()
+    assert done == []

@@ -5,7 +5,7 @@ import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from datamodules.audio_files import read_audio
 from datamodules.corpus import EmptyCorpusError
+from datamodules.lasting_loader import WorkerStart
 from datamodules.manifest import table_name
 from datamodules.stereo_music import DataConfig, DataConfigError, StereoMusicDataModule
 
@@ -152,10 +153,28 @@ def test_lightning_trains_validates_and_resumes_exactly(music_folder: Path, tmp_
         assert torch.equal(one, other)
 
 
-def test_short_epochs_do_not_repeat_the_same_crops(music_folder: Path, tmp_path: Path) -> None:
+def test_short_epochs_do_not_repeat_the_same_crops(
+    music_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = DataConfig(root=str(music_folder), batch_size=1, validation_crops=0)
     trained = fit(config, tmp_path, 4, limit_train_batches=2, limit_val_batches=0).trained
     assert len({batch.sum().item() for batch in trained}) == 4
+    started = list[object]()
+    monkeypatch.setattr(WorkerStart, "__init__", _counted(WorkerStart.__init__, started))
+    config = replace(config, num_workers=2, cache_audio=False)
+    in_workers = fit(config, tmp_path, 4, limit_train_batches=2, limit_val_batches=0).trained
+    for one, other in zip(in_workers, trained, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    assert len(started) == 1, "the processes of the first epoch serve the others"
+    assert not multiprocessing.active_children(), "they end with the training"
+
+
+def _counted(function: Callable[..., None], calls: list[object]) -> Callable[..., None]:
+    def counted(*arguments: object) -> None:
+        calls.append(arguments)
+        function(*arguments)
+
+    return counted
 
 
 def test_validation_crops_are_fixed_and_shared_evenly(music_folder: Path) -> None:

@@ -50,7 +50,8 @@ class TrackToPrepare:
 
     name: of what becomes of it, below the output folder, as `manifest.table_name` writes names.
     sources: its files, as names below `root`. notes: what a shard says beside the audio. content_hash: of the samples
-    in its files; "" where unknown.
+    in its files; "" where unknown. source_name, source_hash: what it was called when it was scanned, and the hash of
+    the samples then, however often it was prepared since.
     """
 
     name: str
@@ -63,6 +64,8 @@ class TrackToPrepare:
     modified_ns: int | None
     notes: Mapping[str, Any]
     content_hash: str = ""
+    source_name: str = ""
+    source_hash: str = ""
 
     @property
     def seconds(self) -> float:
@@ -99,8 +102,9 @@ class Job:
         """Equal where the same would be made of the same files, as far as their manifest tells."""
         content = {"version": _VERSION, **asdict(self)}
         for track in content["tracks"]:
-            # Size and time say what the files are; the hash came later, and what was made before is as good.
-            del track["content_hash"]
+            # Size and time say what the files are; these came later, and what was made before is as good.
+            for later in ("content_hash", "source_name", "source_hash"):
+                del track[later]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -128,7 +132,8 @@ class Made:
 
     def to_line(self, job: Job) -> dict[str, Any]:
         """For the log."""
-        return {"job": job.identity(), "name": job.name, **asdict(self)}
+        sources = {track.name: [track.source_name, track.source_hash] for track in job.tracks}
+        return {"job": job.identity(), "name": job.name, "sources": sources, **asdict(self)}
 
     @classmethod
     def from_line(cls, line: Mapping[str, Any]) -> Made:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from datamodules.file_locks import lock
 from datamodules.preparing.jobs import Job, Made, MadeFile, Settings
@@ -19,6 +19,19 @@ _LOCK = ".prepare.lock"
 
 class PrepareError(UserError):
     """Music that cannot be prepared as asked; the message says what to type."""
+
+
+class LoggedTrack(NamedTuple):
+    """A track that was made.
+
+    prepared: what it is called below the folder. source_name, content_hash: as it was scanned; None and "" where an
+    older version wrote the log. seconds: of all its pieces.
+    """
+
+    prepared: str
+    source_name: str | None
+    content_hash: str
+    seconds: float
 
 
 class PrepareLog:
@@ -74,10 +87,12 @@ class PrepareLog:
             if made is not None:
                 yield from made.files
 
-    def track_names(self) -> set[str]:
-        """What the tracks are called below the folder that were ever made in it."""
-        every = map(_made, self._lines.values())
-        return {name for made in every if made is not None for name, _ in made.rows}
+    def tracks(self) -> list[LoggedTrack]:
+        """Those that were ever made in this folder; of two that were called the same, the one that was made last."""
+        tracks: dict[str, LoggedTrack] = {}
+        for line in self._lines.values():
+            tracks |= {track.prepared: track for track in _tracks(line)}
+        return list(tracks.values())
 
     def add(self, job: Job, made: Made) -> None:
         """The job is done."""
@@ -125,3 +140,25 @@ def _made(line: Mapping[str, Any]) -> Made | None:
         return Made.from_line(line)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _tracks(line: Mapping[str, Any]) -> list[LoggedTrack]:
+    made = _made(line)
+    if made is None:
+        return []
+    sources = line.get("sources")
+    known = sources if isinstance(sources, dict) else {}
+    seconds: dict[str, float] = {}
+    try:
+        for name, row in made.rows:
+            seconds[name] = seconds.get(name, 0.0) + row["duration_seconds"]
+        return [LoggedTrack(name, *_source(known.get(name)), total) for name, total in seconds.items()]
+    except (KeyError, TypeError):  # none of ours
+        return []
+
+
+def _source(value: object) -> tuple[str | None, str]:
+    match value:
+        case [str(name), str(content_hash)]:
+            return name, content_hash
+    return None, ""

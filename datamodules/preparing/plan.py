@@ -85,14 +85,19 @@ def _track(row: Mapping[Any, Any], name: str) -> TrackToPrepare:
         modified_ns=_whole(row["modified_ns"]),
         notes={key: row[key] for key in _NOTES},
         content_hash=_content_hash(row),
+        source_name=row["source_name"] if _is_prepared(row) else row["name"],
+        source_hash=row["content_hash"],
     )
+
+
+def _is_prepared(row: Mapping[Any, Any]) -> bool:
+    return isinstance(row.get("source_name"), str) and row["source_name"] != ""
 
 
 def _content_hash(row: Mapping[Any, Any]) -> str:
     """Of the samples in the row's files, if it is known how this version would make it."""
     # What was prepared before keeps the hash of the music that it was made from, whatever its own samples are.
-    is_prepared = isinstance(row.get("source_name"), str) and row["source_name"] != ""
-    return "" if is_prepared or _whole(row["measurement_version"]) != VERSION else row["content_hash"]
+    return "" if _is_prepared(row) or _whole(row["measurement_version"]) != VERSION else row["content_hash"]
 
 
 def _shards(

@@ -8,10 +8,14 @@ from pathlib import Path
 import pandas
 
 from datamodules.layouts.contract import SPLITS
-from datamodules.manifest import ManifestError, file_path, read_manifest, source_names
-from datamodules.preparing.log import PrepareError, PrepareLog
+from datamodules.manifest import ManifestError, empty_manifest, file_path, read_manifest, source_names
+from datamodules.preparing.log import LoggedTrack, PrepareError, PrepareLog
 
 _MOST_NAMED = 5
+# Less than this is lost where a length is rounded to whole samples of another rate.
+_SAME_LENGTH_SECONDS = 1e-3
+# An index calls the pieces of a track so.
+_PIECE = r"#\d+$"
 
 
 def require_no_index(table: pandas.DataFrame, manifest: Path | None) -> None:
@@ -63,45 +67,80 @@ def require_same_music(
 ) -> None:
     """PrepareError where the folder holds other music, which what is prepared now would replace.
 
-    A manifest that was prepared there before may have changed in any way; any other one has a track in common with
-    what is there, so that folders may move, corpora be renamed, and manifests be put together.
+    A manifest that was prepared there before may have changed in any way; any other one has a usable track in common
+    with what is there, so that folders may move, corpora be renamed, and manifests be put together.
 
     Args:
         table: the manifest.
         names: what its rows become.
-        written: the manifest or index of what was prepared before, if that was finished.
+        written: the manifest or index of what was prepared before; the log tells of what was not finished.
         log: of the folder.
         manifest: the file of the table.
     """
     if manifest is not None and str(resolved(manifest)) in log.manifests:
         return
+    now = _tracks(table, names)
+    before = _tracks_before(written, log, now)
+    if before.empty or _have_a_track_in_common(before, now, log.roots):
+        return
+    made_of = f" of {', '.join(map(repr, sorted(log.manifests)))}" if log.manifests else ""
+    example = "" if manifest is None else f", for instance --out '{written.parent}-{manifest.stem}'"
+    raise PrepareError(
+        f"--out {str(written.parent)!r} holds {len(before)} tracks{made_of}, the first {before['label'].min()!r}; none "
+        f"of them is in {_called(manifest)}, which would replace them: type another --out{example}, or remove the "
+        "folder"
+    )
+
+
+def _tracks(table: pandas.DataFrame, prepared: pandas.Series) -> pandas.DataFrame:
+    """The usable tracks of a manifest, once each, whatever their pieces. `name` is what the source was called."""
+    pieces = pandas.DataFrame(
+        {
+            "prepared": prepared,
+            "label": table["corpus"] + "/" + source_names(table),
+            "name": source_names(table),
+            "root": table["root"],
+            "content_hash": table["content_hash"],
+            "seconds": table["frames"].astype("float64") / table["sample_rate"].astype("float64"),
+        }
+    )[table["problem"] == ""]
+    first = pieces.drop_duplicates("prepared").set_index("prepared")
+    return first.assign(seconds=pieces.groupby("prepared")["seconds"].sum()).reset_index()
+
+
+def _tracks_before(written: Path, log: PrepareLog, now: pandas.DataFrame) -> pandas.DataFrame:
+    """What the folder's manifest names; what was made so far where it has none, or an empty one."""
     try:
-        before = read_manifest(written)
-    except ManifestError:  # nothing was finished yet
-        there = log.track_names()
-        is_other = bool(there) and there.isdisjoint(names)
-    else:
-        there = set(before["corpus"] + "/" + source_names(before))
-        is_other = not _have_a_track_in_common(before, table, log.roots)
-    if is_other:
-        made_of = f" of {', '.join(map(repr, sorted(log.manifests)))}" if log.manifests else ""
-        example = "" if manifest is None else f", for instance --out '{written.parent}-{manifest.stem}'"
-        raise PrepareError(
-            f"--out {str(written.parent)!r} holds {len(there)} tracks{made_of}, the first {min(there)!r}; none of them "
-            f"is in {_called(manifest)}, which would replace them: type another --out{example}, or remove the folder"
-        )
+        table = read_manifest(written)
+    except ManifestError:
+        table = empty_manifest()
+    finished = _tracks(table, table["name"].str.replace(_PIECE, "", regex=True))
+    if len(finished):
+        return finished
+    logged = pandas.DataFrame(log.tracks(), columns=LoggedTrack._fields)
+    # Older logs know only what became of a track: its source is called like the one that would become the same.
+    like_now = logged["prepared"].map(dict(zip(now["prepared"], now["name"], strict=True)))
+    names = logged["source_name"].fillna(like_now).fillna(logged["prepared"])
+    return logged.assign(name=names, label=logged["prepared"])
 
 
 def _have_a_track_in_common(before: pandas.DataFrame, now: pandas.DataFrame, roots: set[str]) -> bool:
-    """By the samples, or by the name. In another folder a name says nothing where the samples are known to differ.
+    """By the samples, or by the name in the same folder.
+
+    Other folders have a `01.flac` too: there, where the samples are not known of both, half of the fewer tracks must be
+    called the same and be as long.
 
     roots: folders of the music before, as far as they are known.
     """
     if set(before["content_hash"]) & set(now["content_hash"]) - {""}:
         return True
-    old, new = (dict(zip(source_names(rows), rows["content_hash"], strict=True)) for rows in (before, now))
-    may_be_the_same = not roots or not roots.isdisjoint(now["root"])
-    return any(may_be_the_same or not old[name] or not new[name] for name in old.keys() & new.keys())
+    pairs = before[["name", "content_hash", "seconds"]].merge(now, on="name", suffixes=("_before", ""))
+    if len(pairs) and (not roots or pairs["root"].isin(roots).any()):
+        return True
+    is_unknown = (pairs["content_hash_before"] == "") | (pairs["content_hash"] == "")
+    is_as_long = (pairs["seconds_before"] - pairs["seconds"]).abs() < _SAME_LENGTH_SECONDS
+    alike = pairs.loc[is_unknown & is_as_long, "name"].nunique()
+    return 0 < alike >= min(before["name"].nunique(), now["name"].nunique()) / 2
 
 
 def _relation(place: Path, folder: Path) -> str:

@@ -10,13 +10,19 @@ import pandas
 from datamodules.manifest import COLUMNS
 from datamodules.scanning.journal import Finished, TrackKey
 from datamodules.scanning.measuring import Measurement
+from datamodules.scanning.pool import BROUGHT_DOWN, TOOK_LONGER, UNMEASURED, UNREADABLE
 
 _MEASURED = tuple(field.name for field in fields(Measurement))
 # What people fill in by hand where the corpus and the files' tags say nothing.
 _BY_HAND = ("split", "group", "artist", "album", "genre")
-# Reasons that lie in a disk or in rights, as the pool and `open_audio` word them (of a part, after its name): the same
-# file may well be read another time.
-_PASSING = re.compile(r"(?:^|': )(?:cannot be opened|cannot be read: |took longer than )")
+# Reasons that lie in a disk, in rights or in too little memory, as the pool and `open_audio` word them (of a part,
+# after its name): the same file may well be read another time. Where memory ends, a process is told so, or ended from
+# outside, by SIGKILL (9) or SIGTERM (15).
+_PASSING_REASONS = (
+    *("cannot be opened", UNREADABLE, TOOK_LONGER),
+    *(f"{BROUGHT_DOWN}-9)", f"{BROUGHT_DOWN}-15)", f"{UNMEASURED}MemoryError"),
+)
+_PASSING = re.compile(rf"(?:^|': )(?:{'|'.join(map(re.escape, _PASSING_REASONS))})")
 
 
 def known_rows(earlier: pandas.DataFrame | None, *, headers_only: bool = False) -> dict[TrackKey, Finished]:

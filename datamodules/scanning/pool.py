@@ -21,6 +21,12 @@ _BATCH_BYTES = 16 * 10**6
 _BATCHES_PER_WORKER = 8  # at least, so that all end at about the same time
 _QUEUED_PER_WORKER = 3
 
+# How reasons begin that may not lie in the file; `earlier` knows them again in a manifest.
+TOOK_LONGER = "took longer than "
+BROUGHT_DOWN = "brought the decoder down (exit code "
+UNREADABLE = "cannot be read: "
+UNMEASURED = "cannot be measured ("
+
 Outcome = Measurement | str  # a string says why the track cannot be used
 
 
@@ -103,9 +109,9 @@ def _outcomes(future: Future[list[Outcome]], batch: Batch, timeout: float) -> li
         return future.result()
     if isinstance(error, TimeoutError):
         limit = _limit(batch, timeout)
-        reason = f"took longer than {limit:g} s; on a slow disk give more time, for instance --timeout {10 * timeout:g}"
+        reason = f"{TOOK_LONGER}{limit:g} s; on a slow disk give more time, for instance --timeout {10 * timeout:g}"
     elif isinstance(error, ProcessExpired):
-        reason = f"brought the decoder down (exit code {error.exitcode}); copy it again or remove it"
+        reason = f"{BROUGHT_DOWN}{error.exitcode}); copy it again or remove it"
     else:
         raise error
     return [reason] if len(batch) == 1 else None
@@ -124,6 +130,6 @@ def _outcome_of(paths: tuple[Path, ...], headers_only: bool) -> Outcome:
     except AudioFileError as error:
         return error.reason if len(paths) == 1 else str(error)
     except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+        return f"{UNREADABLE}{error.strerror or error}"
     except Exception as error:  # one odd file among a hundred thousand must not end a scan of hours
-        return f"cannot be measured ({type(error).__name__}: {error})"
+        return f"{UNMEASURED}{type(error).__name__}: {error})"

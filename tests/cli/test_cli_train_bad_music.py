@@ -30,7 +30,8 @@ def test_replaced_files_are_counted_at_every_end(
     write_music(tmp_path / "music")
     soundfile.write(tmp_path / "music" / "bad.wav", np.full((9 * 48000, 2), np.nan), 48000, subtype="FLOAT")
     words = words_for(tmp_path)
-    said = f"1 file, shard or folder could not be read in this run (over all its starts) and was replaced by others: {tmp_path}/run/unre"
+    said = "1 file, shard or folder could not be read in this run (over all its starts) and was replaced by others: "
+    said = f"{said}{tmp_path}/run/unreadable.txt"
     assert main(words) == 0
     *_, replaced, trained = capsys.readouterr().out.splitlines()
     assert replaced.startswith(said)

@@ -15,7 +15,7 @@ from music_files import noisy_tones, write_raw
 from datamodules.audio_files import AudioFileError
 from datamodules.encodings import ENCODINGS
 from datamodules.manifest import read_manifest
-from datamodules.preparing.jobs import Settings
+from datamodules.preparing.jobs import Job, Settings, TrackToPrepare
 from datamodules.preparing.plan import jobs_of, prepared_names
 from datamodules.preparing.prepare import MANIFEST_NAME, PASSED_OVER_NAME, prepare
 from datamodules.preparing.transcoding import Source, transcode
@@ -128,3 +128,9 @@ def test_a_folder_that_an_older_version_prepared_is_not_made_again(scanned: tupl
         return [job.identity() for job in jobs_of(table, prepared_names(table, FLAC), FLAC)]
 
     assert identities(scanned[1]) == identities(scanned[1].assign(content_hash="", measurement_version=None))
+    track = TrackToPrepare(
+        "folder/a.flac", "/m", ("a.wav",), 9600, 48000, 2, 38444, 5, {"corpus": "folder"}, "1", "a", "2"
+    )
+    # As the first version had it.
+    expected = "c66fb42ad1b3cef3526b6330ca1c6e2be6b578d528014d6211854a9ed18375d1"
+    assert Job(track.name, (track,), FLAC).identity() == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
@@ -11,7 +12,7 @@ import pytest
 from manifests import manifest_of
 from music_files import noisy_tones, write_raw
 
-from datamodules.manifest import write_manifest
+from datamodules.manifest import MANIFEST_NAME, write_manifest
 from datamodules.preparing.jobs import Settings
 from datamodules.preparing.log import PrepareError
 from datamodules.preparing.prepare import Prepared, prepare
@@ -21,9 +22,9 @@ SHARDS = Settings("pcm16", as_shards=True)
 Change = Callable[[pandas.DataFrame, Path], pandas.DataFrame]
 
 
-def scanned(root: Path, *names: str, **columns: object) -> pandas.DataFrame:
+def scanned(root: Path, *names: str, seconds: float = 0.2, **columns: object) -> pandas.DataFrame:
     files = [
-        write_raw(root / name, noisy_tones(0.2, 48000, seed), 48000) if not (root / name).exists() else root / name
+        write_raw(root / name, noisy_tones(seconds, 48000, seed), 48000) if not (root / name).exists() else root / name
         for seed, name in enumerate(names)
     ]
     return manifest_of(root, files, **columns)
@@ -63,11 +64,57 @@ def test_what_is_there_is_not_replaced(
     assert prepared(mine, tmp_path, "mine.parquet", settings).made == 0
 
 
-def test_what_was_begun_is_not_replaced(mine: pandas.DataFrame, tmp_path: Path) -> None:
-    prepared(mine, tmp_path, "mine.parquet", SHARDS).path.unlink()
-    with pytest.raises(PrepareError, match=r"holds 2 tracks.*the first 'folder/a\.wav'"):
-        prepared(scanned(tmp_path / "other", "c.wav"), tmp_path, "other.parquet", SHARDS)
-    assert prepared(mine, tmp_path, "mine.parquet", SHARDS).made == 0
+@pytest.mark.parametrize("settings", [FLAC, SHARDS])
+@pytest.mark.parametrize("names", [("c.wav",), ("a.wav", "b.wav")])
+def test_what_was_begun_is_not_replaced(
+    mine: pandas.DataFrame, tmp_path: Path, settings: Settings, names: tuple[str, ...]
+) -> None:
+    prepared(mine, tmp_path, "mine.parquet", settings).path.unlink()
+    before = everything(tmp_path / "out")
+    other = scanned(tmp_path / "other", *names, content_hash=[f"other {name}" for name in names])
+    with pytest.raises(PrepareError, match=r"holds 2 tracks.*the first 'folder/a\.wav"):
+        prepared(other, tmp_path, "other.parquet", settings)
+    assert everything(tmp_path / "out") == before
+    assert prepared(mine, tmp_path, "mine.parquet", settings).made == 0
+
+
+def test_usable_tracks_alone_are_in_common(mine: pandas.DataFrame, tmp_path: Path) -> None:
+    prepared(mine, tmp_path, "mine.parquet")
+    other = scanned(tmp_path / "other", "a.wav", "c.wav", content_hash=["", "3"], problem=["is empty", ""])
+    with pytest.raises(PrepareError, match="holds 2 tracks"):
+        prepared(other, tmp_path, "other.parquet")
+
+
+@pytest.mark.parametrize("settings", [FLAC, SHARDS])
+@pytest.mark.parametrize(
+    ("names", "seconds"), [(("a.wav", "c.wav", "d.wav", "e.wav", "f.wav"), 0.2), (("a.wav", "b.wav"), 0.3)]
+)
+def test_without_samples_a_name_in_another_folder_says_little(
+    tmp_path: Path, settings: Settings, names: tuple[str, ...], seconds: float
+) -> None:
+    mine = scanned(tmp_path / "mine", "a.wav", "b.wav", "g.wav", content_hash=["1", "2", "7"])
+    prepared(mine, tmp_path, "mine.parquet", settings)
+    with pytest.raises(PrepareError, match="holds 3 tracks"):
+        prepared(scanned(tmp_path / "other", *names, seconds=seconds), tmp_path, "other.parquet", settings)
+
+
+def test_the_pieces_of_a_track_are_as_long_as_the_track(mine: pandas.DataFrame, tmp_path: Path) -> None:
+    pieces = replace(SHARDS, piece_seconds=0.15)
+    prepared(mine, tmp_path, "mine.parquet", pieces)
+    other = scanned(tmp_path / "other", "c.wav")
+    with pytest.raises(PrepareError, match="holds 2 tracks"):
+        prepared(other, tmp_path, "other.parquet", pieces)
+    moved = scanned(tmp_path / "moved", "a.wav", "b.wav")
+    assert prepared(moved, tmp_path, "moved.parquet", pieces).tracks == 2
+
+
+def test_an_empty_manifest_keeps_nobody_out(mine: pandas.DataFrame, tmp_path: Path) -> None:
+    write_manifest(mine.iloc[:0], tmp_path / "out" / MANIFEST_NAME)
+    assert prepared(mine, tmp_path, "mine.parquet").tracks == 2
+    # Unless the log knows of music.
+    write_manifest(mine.iloc[:0], tmp_path / "out" / MANIFEST_NAME)
+    with pytest.raises(PrepareError, match="holds 2 tracks"):
+        prepared(scanned(tmp_path / "other", "c.wav"), tmp_path, "other.parquet")
 
 
 UPDATES: dict[str, Change] = {
@@ -81,19 +128,24 @@ UPDATES: dict[str, Change] = {
     "other names of the files": lambda table, root: scanned(root, "c.wav", "d.wav", content_hash=["1", "2"]),
     "another folder": lambda table, root: scanned(root.parent / "moved", "a.wav", "b.wav", content_hash=["1", "2"]),
     "another folder, headers only": lambda table, root: scanned(root.parent / "moved", "a.wav", "b.wav"),
+    "another folder, headers only, a file less": lambda table, root: scanned(root.parent / "moved", "a.wav"),
     "put together": lambda table, root: pandas.concat(
         [scanned(root.parent / "other", "c.wav").assign(corpus="other"), table.assign(content_hash="")]
     ),
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize("settings", [FLAC, SHARDS])
 @pytest.mark.parametrize("change", list(UPDATES))
 def test_the_same_music_goes_on_however_its_manifest_is_called(
-    mine: pandas.DataFrame, tmp_path: Path, change: str
+    mine: pandas.DataFrame, tmp_path: Path, change: str, settings: Settings, is_finished: bool
 ) -> None:
-    prepared(mine, tmp_path, "mine.parquet")
+    made = prepared(mine, tmp_path, "mine.parquet", settings)
+    if not is_finished:  # killed before this was written
+        made.path.unlink()
     new = UPDATES[change](mine, tmp_path / "mine")
-    assert prepared(new, tmp_path, "called otherwise.parquet").tracks == len(new)
+    assert prepared(new, tmp_path, "called otherwise.parquet", settings).tracks == len(new)
 
 
 def test_the_same_manifest_may_change_altogether(mine: pandas.DataFrame, tmp_path: Path) -> None:
@@ -117,6 +169,26 @@ def test_a_folder_of_an_older_version_goes_on_where_names_agree(
     assert prepared(changed, tmp_path, "called otherwise.parquet").made == 0
     with pytest.raises(PrepareError, match="holds 2 tracks"):
         prepared(scanned(tmp_path / "other", "c.wav"), tmp_path, "other.parquet")
+
+
+@pytest.mark.parametrize("sources", [{}, {"sources": 3}, {"sources": {"folder/a.wav.flac": [1]}}])
+@pytest.mark.parametrize("settings", [FLAC, SHARDS])
+def test_what_an_older_version_began_goes_on_by_names_and_folders(
+    mine: pandas.DataFrame, tmp_path: Path, settings: Settings, sources: dict[str, object]
+) -> None:
+    prepared(mine, tmp_path, "mine.parquet", settings).path.unlink()
+    log = tmp_path / "out" / "prepared.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line in lines:
+        line.pop("sources", None)
+    log.write_text("".join(json.dumps(line | sources) + "\n" for line in lines))
+    for name, seconds in (("c.wav", 0.2), ("b.wav", 0.3)):
+        other = scanned(tmp_path / f"other {name}", name, seconds=seconds)
+        with pytest.raises(PrepareError, match="holds 2 tracks"):
+            prepared(other, tmp_path, "other.parquet", settings)
+    moved = scanned(tmp_path / "moved", "a.wav", "b.wav")
+    for number, table in enumerate((mine.assign(content_hash=["3", "4"]), moved)):
+        prepared(table, tmp_path, f"called otherwise {number}.parquet", settings).path.unlink()
 
 
 def test_a_manifest_that_cannot_be_read_is_made_again(mine: pandas.DataFrame, tmp_path: Path) -> None:

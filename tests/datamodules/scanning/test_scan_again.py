@@ -138,14 +138,30 @@ def test_headers_forget_nothing_that_was_found_in_files_which_have_not_changed(s
         "'/music/song/bass.wav': cannot be opened: Permission denied",
         "cannot be read: Input/output error",
         "took longer than 60 s; on a slow disk give more time, for instance --timeout 600",
+        "brought the decoder down (exit code -9); copy it again or remove it",
+        "brought the decoder down (exit code -15); copy it again or remove it",
+        "cannot be measured (MemoryError: Unable to allocate 7.11 PiB for an array)",
     ],
 )
-def test_headers_are_tried_again_where_a_disk_was_to_blame(scanner: Scanner, problem: str) -> None:
+def test_headers_are_tried_again_where_the_file_was_not_to_blame(scanner: Scanner, problem: str) -> None:
     music(scanner.root / "a.wav")
     unreachable = scanner().assign(problem=problem)
     assert list(scanner(known=unreachable, headers_only=True)["problem"]) == [""]
-    broken = unreachable.assign(problem="cannot be read as audio, libsndfile says: Format not recognised.")
-    assert list(scanner(known=broken, headers_only=True)["problem"]) == list(broken["problem"])
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "cannot be read as audio, libsndfile says: Format not recognised.",
+        "brought the decoder down (exit code -11); copy it again or remove it",
+        "brought the decoder down (exit code -6); copy it again or remove it",
+        "cannot be measured (ValueError: MemoryError)",
+    ],
+)
+def test_headers_forget_no_reason_that_lies_in_the_file(scanner: Scanner, problem: str) -> None:
+    music(scanner.root / "a.wav")
+    broken = scanner().assign(problem=problem)
+    assert list(scanner(known=broken, headers_only=True)["problem"]) == [problem]
 
 
 @pytest.mark.parametrize("version", [None, VERSION - 1])

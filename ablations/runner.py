@@ -10,14 +10,17 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ablations.cell import is_done, run_cell
 from ablations.provenance import read_json, write_json
 from ablations.study import Cell
-from datamodules.worker_processes import fork_server
+from datamodules.worker_processes import fork_server, obey_signals
+
+if TYPE_CHECKING:
+    # Where processes can only be spawned, as on Windows, there are no such classes.
+    from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 # Imported once in the server that the cells' processes are forked from: Lightning alone takes seconds.
 _PRELOADED = ["ablations.cell"]
@@ -132,6 +135,8 @@ def _conclude(ended: _Running) -> str | None:
 
 def _work(task: Task, connection: Connection, device: str | None) -> None:
     """In the cell's process."""
+    # A cell that is told to make room saves itself.
+    obey_signals()
     if device is not None:
         # Before anything asks CUDA what there is; the server that this process is forked from never does.
         os.environ["CUDA_VISIBLE_DEVICES"] = device

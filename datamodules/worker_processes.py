@@ -14,12 +14,17 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext, ForkServerContext
+from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING
 
 import torch
 from pebble import ProcessPool
 
 from spectrostream.errors import UserError
+
+if TYPE_CHECKING:
+    # Where processes can only be spawned, as on Windows, the first is not there.
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 
 class WorkersError(UserError):
@@ -52,7 +57,7 @@ def worker_processes(workers: int, module: str) -> Iterator[ProcessPool]:
         lifeline.let_go()
 
 
-def worker_context(module: str) -> BaseContext:
+def worker_context(module: str) -> ForkServerContext | SpawnContext:
     """Processes that start in milliseconds, from one that has imported `module`, where there is such a thing.
 
     None is a copy of this process, whose threads and locks a copy would find in any state.
@@ -63,26 +68,44 @@ def worker_context(module: str) -> BaseContext:
 
 
 def fork_server(modules: Sequence[str]) -> ForkServerContext:
-    """Processes that are forked from one that has imported `modules`; Ctrl-C reaches neither it nor them.
+    """Processes that are forked from one that has imported `modules`, and that signals to a whole job do not end.
 
-    They must end with this process by other means. A server that runs already has imported what it was started with.
+    Ctrl-C reaches neither the server nor them; SIGTERM and SIGUSR1 reach those of them that call `obey_signals`. They
+    must end with this process by other means. A server that runs already goes on as whoever started it did so: with
+    those imports, and if that was not this function, open to those signals.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(modules))
-    # The imports take seconds, and Ctrl-C in the midst of them would be a traceback. A started process inherits which
-    # signals are held back; the tracker of resources, which lets them through, must therefore be there before.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    # A batch system tells every process of a job to make room. Without the server its processes seem to have ended,
+    # and without the tracker of resources their semaphores are unknown. A started process inherits what is held back.
+    with _held_back(signal.SIGUSR1):
+        # It ignores the other two by itself. It also lets them through in this process: it must be there before.
+        resource_tracker.ensure_running()
+    # Ctrl-C in the midst of the imports, which take seconds, would moreover be a traceback.
+    with _held_back(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
-def _wait_for_imports(context: BaseContext) -> None:
+@contextmanager
+def _held_back(*signals: signal.Signals) -> Iterator[None]:
+    """These signals wait until the end of the context; for good in a process that is started in it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def obey_signals() -> None:
+    """In a process of `fork_server`, before it starts threads: SIGTERM and SIGUSR1 come in, also those that waited."""
+    if hasattr(signal, "pthread_sigmask"):  # a spawned process elsewhere holds nothing back
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGUSR1})
+
+
+def _wait_for_imports(context: ForkServerContext | SpawnContext) -> None:
     """Until the server, if there is one, has started a process, and so has imported what it was told to."""
-    if isinstance(context, ForkServerContext):
+    if context.get_start_method() == "forkserver":
         # One that is given nothing: should this process be interrupted meanwhile, it misses nothing and ends quietly.
         first = context.Process(target=_nothing)
         first.start()
@@ -118,6 +141,8 @@ def end_with(lifeline: Connection) -> None:
 
 
 def _begin(lifeline: Connection) -> None:
+    # SIGTERM is how the pool ends a process.
+    obey_signals()
     # Ctrl-C goes to all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)

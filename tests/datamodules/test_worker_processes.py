@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from pebble import ProcessExpired
 
 from datamodules import worker_processes as module
 from datamodules.worker_processes import WorkersError, worker_processes
@@ -41,6 +43,74 @@ def test_processes_that_end_before_they_begin_are_an_error(monkeypatch: pytest.M
         worker_processes(1, "datamodules.worker_processes") as pool,
     ):
         pool.schedule(os.getpid).result(timeout=60)
+
+
+def _end_by(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_worker_obeys_a_signal_that_its_server_does_not(number: signal.Signals) -> None:
+    """Cells do so, too: ablations/test_runner.py."""
+    with worker_processes(1, "datamodules.worker_processes") as pool:
+        with pytest.raises(ProcessExpired):
+            pool.schedule(_end_by, [number]).result(timeout=30)
+        assert pool.schedule(abs, [-1]).result(timeout=30) == 1
+
+
+# Those names that are not there on Windows are gone, also in the processes that it starts.
+_WITHOUT_A_FORK_SERVER = """
+    import multiprocessing, os, signal
+    from multiprocessing import context
+    for name in ("ForkContext", "ForkServerContext", "ForkProcess", "ForkServerProcess"):
+        delattr(context, name)
+    del signal.pthread_sigmask, signal.SIGUSR1
+    context._concrete_contexts = {"spawn": context.SpawnContext()}
+    multiprocessing.get_all_start_methods = lambda: ["spawn"]
+    from datamodules.worker_processes import worker_processes
+    if __name__ == "__main__":
+        with worker_processes(1, "datamodules.worker_processes") as pool:
+            assert pool.schedule(os.getpid).result() != os.getpid()
+"""
+
+
+@pytest.mark.slow
+def test_jobs_are_done_where_processes_can_only_be_spawned(tmp_path: Path) -> None:
+    assert _errors_of(_WITHOUT_A_FORK_SERVER, tmp_path) == ""
+
+
+def _errors_of(program: str, folder: Path) -> str:
+    """What a program that ends well, in a session of its own, wrote to its standard error."""
+    script = folder / "program.py"
+    script.write_text(textwrap.dedent(program))
+    words = [sys.executable, str(script)]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=120, start_new_session=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stderr
+
+
+# Its worker stands still for longer than the 5 seconds after which torch looks whether it is still there.
+_TOLD_TO_MAKE_ROOM = """
+    import itertools, multiprocessing, os, signal, threading
+    from datamodules.stereo_music import DataConfig, StereoMusicDataModule
+    if __name__ == "__main__":
+        batches = iter(StereoMusicDataModule(DataConfig(num_workers=1)).train_dataloader())
+        next(batches)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+            os.killpg(0, number)
+        (worker,) = multiprocessing.active_children()
+        os.kill(worker.pid, signal.SIGSTOP)
+        threading.Timer(7, os.kill, (worker.pid, signal.SIGCONT)).start()
+        assert len(list(itertools.islice(batches, 8))) == 8  # more than had been prepared
+"""
+
+
+@pytest.mark.slow
+def test_a_loader_goes_on_when_every_process_of_the_job_is_told_to_make_room(tmp_path: Path) -> None:
+    """Also those that multiprocessing started: the server of the workers, and the tracker of their semaphores."""
+    assert _errors_of(_TOLD_TO_MAKE_ROOM, tmp_path) == ""
 
 
 # Each prints the numbers of its helpers and stays.
@@ -85,6 +155,8 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path, kind: str) -> 
         assert parent.stdout
         workers = [int(word) for word in parent.stdout.readline().split()]
         parent.kill()
+        # Until nobody holds its standard output any more; the server did.
+        parent.communicate(timeout=30)
     assert workers
     deadline = time.monotonic() + 30
     while any(map(_is_there, workers)):

@@ -169,7 +169,9 @@ def open_audio(path: Path) -> ForwardFile:
         raise AudioFileError.of(path, f"cannot be opened: {error.strerror}") from error
     except (soundfile.SoundFileError, TypeError) as error:
         if not os.access(path, os.R_OK):
-            raise AudioFileError.of(path, f"cannot be opened: {os.strerror(errno.EACCES)}") from error
+            # It may have vanished since it was looked at.
+            number = errno.EACCES if path.exists() else errno.ENOENT
+            raise AudioFileError.of(path, f"cannot be opened: {os.strerror(number)}") from error
         # Of a file that is called MP3 and is none, libsndfile says that it is not there.
         said = "whatever it is called." if "not a regular file" in str(error) else libsndfile_reason(error)
         reason = f"cannot be read as audio, {said} Allowed is what libsndfile reads: WAV, FLAC, Ogg, MP3, ..."

@@ -13,7 +13,7 @@ from music_files import noisy_tones, write_raw
 
 from datamodules import resampling, seeking
 from datamodules.audio_files import AudioFileError, probe, read_audio, verify_ends, write_audio
-from datamodules.audio_opening import decode, open_audio
+from datamodules.audio_opening import ForwardFile, decode, open_audio
 from datamodules.audio_pieces import AudioReader
 from datamodules.folder_corpus import demo_corpus_root
 from datamodules.scanning.measuring import measure
@@ -167,6 +167,19 @@ def test_unreadable_files_say_why(tmp_path: Path) -> None:
         assert name not in caught.value.reason
     with pytest.raises(AudioFileError, match=r"2 channels, allowed are 1;"):
         read_audio(write_raw(tmp_path / "stereo.wav", np.zeros((100, 2)), 48000), channels=1)
+
+
+def test_a_file_that_vanishes_while_it_is_opened_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_raw(tmp_path / "brief.wav", noisy_tones(0.1, 48000), 48000)
+
+    class Late(ForwardFile):
+        def __init__(self, name: bytes) -> None:
+            path.unlink()
+            super().__init__(name)
+
+    monkeypatch.setattr("datamodules.audio_opening.ForwardFile", Late)
+    with pytest.raises(AudioFileError, match=r"brief.wav': cannot be opened: No such file or directory"):
+        open_audio(path)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

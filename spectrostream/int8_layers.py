@@ -44,7 +44,7 @@ class PackedWeights:
         try:
             self.blocks = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
             torch.ops.onednn.qlinear_pointwise  # noqa: B018  (looked up: a build may have one without the other)
-        except (AttributeError, RuntimeError, NotImplementedError) as error:
+        except (AttributeError, RuntimeError) as error:
             raise Int8UnavailableError(
                 f"precision = 'int8' is not possible with PyTorch {torch.__version__} on {weight.device.type} here: it "
                 f"needs the oneDNN products of PyTorch's x86 CPU builds, 2.11 to 2.13 "

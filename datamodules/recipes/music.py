@@ -90,7 +90,7 @@ class ZippedAudio:
                 return {name: _extracted(archive, members[name], work / name) for name in sorted(members)}
         except FileNotFoundError as error:
             raise RecipeError(f"The archive {str(path)!r} is missing; unpack the package again") from error
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise RecipeError(f"The archive {str(path)!r} is broken ({error}); unpack the package again") from error
 
     def _name(self, member: str) -> str:

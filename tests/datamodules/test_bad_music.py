@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -221,15 +222,10 @@ def _damage(paths: dict[str, Path]) -> None:
     pipe.replace(paths["piped"])  # in one step: the workers are reading, and would also see it gone
 
 
-LOST: dict[str, str | tuple[str, ...]] = {
+LOST = {
     "vanishing.wav": "cannot be opened: No such file or directory",
     "halved.wav": "is cut short: its header promises",
-    # The others where the pipe took its place just after the file, or just before, was opened.
-    "piped.wav": (
-        "is not a regular file",
-        "is broken: its header promises 72000 frames, which 0 bytes cannot hold",
-        "takes longer to read than data.read_timeout_seconds=3",
-    ),
+    "piped.wav": "is not a regular file",
     "hanging.wav": "takes longer to read than data.read_timeout_seconds=3",
     "bad spot.wav": "has 1 NaN or infinite samples",
 }
@@ -257,6 +253,8 @@ def test_two_workers_go_on_while_files_vanish_shrink_and_hang(tmp_path: Path) ->
     assert (len(data.corpus.tracks), data.corpus.skipped) == (10, ())
     batches = iter(data.train_dataloader())
     first = [next(batches) for _ in range(2)]
+    # Until the workers are as far ahead as they may be: between two looks at a file each reason would be another.
+    time.sleep(2)
     _damage(paths)
     with hanging(paths["hanging"]):
         later = [next(batches) for _ in range(40)]

@@ -29,6 +29,7 @@ from spectrostream.balancing import LossBalancer
 from spectrostream.codebook_learning import summed
 from spectrostream.codec import SpectroStream
 from spectrostream.interface import Reconstruction
+from spectrostream.judges import Discriminator
 from spectrostream.losses import MultiScaleMelLoss
 from spectrostream.objectives import build_objective
 from spectrostream.registry import Codec
@@ -51,7 +52,7 @@ class CodecTraining(lightning.LightningModule):
     are kept, or None.
     """
 
-    def __init__(self, codec: Codec, discriminator: nn.Module, config: TrainingConfig) -> None:
+    def __init__(self, codec: Codec, discriminator: Discriminator, config: TrainingConfig) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.codec = codec
@@ -125,6 +126,7 @@ class CodecTraining(lightning.LightningModule):
     def training_step(self, batch: Tensor, batch_index: int) -> None:
         """batch: `[batch, channels, samples]`. Both turns; on the last batch of an update also both optimizers."""
         self._count_generator_updates_only()
+        self.precision.check(self.codec, self.discriminator, batch[:1])
         self._seed_batch()
         self._batches.append(batch)
         is_last = len(self._batches) == self.config.accumulate

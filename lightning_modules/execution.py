@@ -13,6 +13,8 @@ from spectrostream.codec import SpectroStream
 from spectrostream.decoder import DecoderBlock
 from spectrostream.discriminators import ResidualBlock2d
 from spectrostream.encoder import EncoderBlock
+from spectrostream.judges import Discriminator
+from spectrostream.precision_check import run_wrong_convolutions_in_float32
 from spectrostream.registry import Codec
 
 SIDES = ("generator", "discriminator")
@@ -25,11 +27,16 @@ class Precision:
     """Autocast for forward passes, and a gradient scaler for each side where float16 needs one.
 
     Lightning's own plugin shares one scaler between optimizers and unscales after clipping.
+
+    float32_layers: convolutions that run in float32, because this CPU computes them wrongly in the short format; of all
+    starts of a run the most.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
         self.name = name
+        self.float32_layers = 0
         self._device = device
+        self._is_checked = device.type != "cpu" or name not in _AUTOCAST_TYPES
         self.is_scaled = name == "16-mixed"
         self._scalers = {
             side: torch.amp.GradScaler(device.type, INITIAL_SCALE, enabled=self.is_scaled) for side in SIDES
@@ -39,6 +46,26 @@ class Precision:
         """A fresh context for one forward pass: what it casts it keeps until its end."""
         dtype = _AUTOCAST_TYPES.get(self.name)
         return torch.autocast(self._device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+    def check(self, codec: Codec, discriminator: Discriminator, crop: Tensor) -> None:
+        """On a CPU, once: has the convolutions that it computes wrongly in this format computed in float32.
+
+        crop: `[1, channels, samples]`, as the training has it.
+        """
+        if self._is_checked:
+            return
+        self._is_checked = True
+        short = crop[..., : discriminator.shortest_audio]
+
+        def run() -> None:
+            codec.decode(codec.encode(short), length=short.shape[-1])
+            # Not the compiled form, if there is one.
+            discriminator.forward(short)
+
+        wrong = run_wrong_convolutions_in_float32(
+            nn.ModuleList((codec, discriminator)), run, dtype=_AUTOCAST_TYPES[self.name], gradients=True
+        )
+        self.float32_layers = max(self.float32_layers, len(wrong))
 
     def scaled(self, loss: Tensor, side: str) -> Tensor:
         """The loss to call backward on."""
@@ -58,10 +85,12 @@ class Precision:
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {side: scaler.state_dict() for side, scaler in self._scalers.items()}
+        scalers = {side: scaler.state_dict() for side, scaler in self._scalers.items()}
+        return {**scalers, "float32_layers": self.float32_layers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """From a checkpoint; one of another number format leaves the scales as they are."""
+        self.float32_layers = max(self.float32_layers, state.get("float32_layers", 0))
         for side, scaler in self._scalers.items():
             if self.is_scaled and state.get(side):
                 scaler.load_state_dict(state[side])

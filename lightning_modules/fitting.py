@@ -32,11 +32,17 @@ class TrainingStoppedError(UserError):
 
 @dataclass(frozen=True)
 class FitResult:
-    """steps: generator updates; seconds: of training over all attempts; audio_seconds: heard by the generator."""
+    """What a finished training was.
+
+    steps: generator updates. seconds: of training over all attempts. audio_seconds: trained on. float32_layers:
+    convolutions that the CPU computes wrongly in the short number format of `trainer.precision` and that ran in
+    float32.
+    """
 
     steps: int
     seconds: float
     audio_seconds: float
+    float32_layers: int = 0
 
 
 def fit(
@@ -74,7 +80,8 @@ def fit(
         preemption.raise_if_preempted()
         _require_good_end(trainer, module)
     module.adopt_averaged_weights()
-    return FitResult(trainer.global_step, clock.seconds, clock.audio_seconds)
+    layers = module.precision.float32_layers
+    return FitResult(trainer.global_step, clock.seconds, clock.audio_seconds, layers)
 
 
 def _require_good_end(trainer: lightning.Trainer, module: CodecTraining) -> None:

@@ -154,10 +154,28 @@ class BandDiscriminator(nn.Module):
 def _band_layers(features: int, width: int) -> nn.ModuleList:
     layers = nn.ModuleList()
     for kernel, stride in zip(BAND_KERNELS, BAND_STRIDES, strict=True):
-        padding = (kernel[0] // 2, kernel[1] // 2)
-        layers.append(weight_norm(nn.Conv2d(features, width, kernel, (1, stride), padding)))
+        layers.append(weight_norm(BandConvolution(features, width, kernel, (1, stride))))
         features = width
     return layers
+
+
+class BandConvolution(nn.Conv2d):
+    """A convolution padded by half of its kernel, before it where the band is narrow.
+
+    With the convolution's own padding oneDNN's bfloat16 kernels for AMX are wrong where the output is one bin wide
+    (docs/bfloat16.md). Wide bands are not copied for that.
+    """
+
+    def __init__(self, features: int, width: int, kernel: tuple[int, int], stride: tuple[int, int]) -> None:
+        super().__init__(features, width, kernel, stride, padding=(kernel[0] // 2, kernel[1] // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[examples, features, T, F]` to `[examples, width, T, ceil(F / stride)]`."""
+        frames, bins = self.kernel_size[0] // 2, self.kernel_size[1] // 2
+        if x.shape[-1] > self.stride[1]:
+            return super().forward(x)
+        padded = F.pad(x, (bins, bins, frames, frames))
+        return F.conv2d(padded, self.weight, self.bias, self.stride)
 
 
 class DacDiscriminator(nn.Module):
@@ -171,6 +189,7 @@ class DacDiscriminator(nn.Module):
         super().__init__()
         self.config = config
         self.channels = channels
+        self.shortest_audio = config.shortest_audio
         heard = 1 if config.per_channel else channels
         self.judges = nn.ModuleList(
             [
@@ -182,11 +201,11 @@ class DacDiscriminator(nn.Module):
     def forward(self, audio: Tensor) -> Judgement:
         """Judge audio `[batch, channels, samples]`; ValueError if it is shorter than `config.shortest_audio`."""
         check_audio(audio, self.channels)
-        shortest = self.config.shortest_audio
-        if audio.shape[-1] < shortest:
+        if audio.shape[-1] < self.shortest_audio:
             raise ValueError(
                 f"the discriminator got {audio.shape[-1]} samples; discriminator.windows is {self.config.windows} and "
-                f"discriminator.periods {self.config.periods}, so it needs {shortest} or more: use longer crops"
+                f"discriminator.periods {self.config.periods}, so it needs {self.shortest_audio} or more: "
+                "use longer crops"
             )
         examples = level(audio.flatten(0, 1)[:, None] if self.config.per_channel else audio)
         logits, features = zip(*(judge(examples) for judge in self.judges), strict=True)

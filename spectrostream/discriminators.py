@@ -87,7 +87,7 @@ class ResidualBlock2d(nn.Module):
         kernel = (stride[0] + 2, stride[1] + 2)
         self.first = nn.Conv2d(in_features, in_features, 3, padding=1)
         self.first_norm = nn.GroupNorm(1, in_features)
-        self.second = nn.Conv2d(in_features, out_features, kernel, stride, padding=1)
+        self.second = nn.Conv2d(in_features, out_features, kernel, stride)
         self.second_norm = nn.GroupNorm(1, out_features)
         self.shortcut = nn.Conv2d(in_features, out_features, 1)
 
@@ -95,8 +95,10 @@ class ResidualBlock2d(nn.Module):
         """`[batch, in, T, F]` to `[batch, out, ceil(T/stride_t), ceil(F/stride_f)]`."""
         frames, bins = x.shape[-2:]
         y = F.leaky_relu(self.first_norm(self.first(x)), self.negative_slope)
-        # A rest of a stride at the end still gets a position, here as in the shortcut.
-        y = F.pad(y, (0, -bins % self.stride[1], 0, -frames % self.stride[0]))
+        # One position of padding on each side; a rest of a stride at the end still gets a position, here as in the
+        # shortcut. Not the convolution's own padding: with it oneDNN's bfloat16 kernels for AMX are wrong where the
+        # output is one bin wide (docs/bfloat16.md).
+        y = F.pad(y, (1, 1 + -bins % self.stride[1], 1, 1 + -frames % self.stride[0]))
         y = self.second_norm(self.second(y))
         # Sliced, not strided: torch's strided 1x1 convolution in the channels-last layout ends a CPU process (2.13).
         shortcut = self.shortcut(x[..., :: self.stride[0], :: self.stride[1]])
@@ -144,9 +146,10 @@ class STFTDiscriminator(nn.Module):
             # [batch, width * multiplier, frames / time strides, bins / frequency strides]
             x = block(x)
             features.append(x)
-        # [batch, 1, time, 1]
-        logits = self.last(x)
-        return logits[:, 0, :, 0], features
+        # [batch, time, width * bins] to [batch, time, 1]: a convolution over all bins is a matrix product. Written as a
+        # convolution, oneDNN's bfloat16 kernels for AMX get it wrong at small widths (docs/bfloat16.md).
+        logits = F.linear(x.transpose(1, 2).flatten(2), self.last.weight.flatten(1), self.last.bias)
+        return logits[..., 0], features
 
     def spectrogram(self, audio: Tensor) -> Tensor:
         """Real, imaginary, modulus of all channels: `[batch, 3 * channels, frames, window/2]`, always float32.
@@ -173,14 +176,15 @@ class MultiScaleSTFTDiscriminator(nn.Module):
         self.channels = channels
         self.scales = nn.ModuleList(STFTDiscriminator(config, window, channels) for window in config.windows)
         self.windows = config.windows
+        self.shortest_audio = config.shortest_audio
 
     def forward(self, audio: Tensor) -> Judgement:
         """Judge audio `[batch, channels, samples]`; ValueError if it is shorter than the longest window."""
         check_audio(audio, self.channels)
-        if audio.shape[-1] < max(self.windows):
+        if audio.shape[-1] < self.shortest_audio:
             raise ValueError(
                 f"the discriminator got {audio.shape[-1]} samples; discriminator.windows is {self.windows}, "
-                f"so it needs {max(self.windows)} or more: use longer crops or shorter windows"
+                f"so it needs {self.shortest_audio} or more: use longer crops or shorter windows"
             )
         logits, features = zip(*(scale(audio) for scale in self.scales), strict=True)
         return Judgement(list(logits), list(features))

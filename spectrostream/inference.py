@@ -8,11 +8,13 @@ from typing import Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from spectrostream.convolution import Convolution, TransposedConvolution
 from spectrostream.decoder import Decoder
 from spectrostream.encoder import Encoder
 from spectrostream.fast_stack import INT8, FastDecoder, FastEncoder
-from spectrostream.frontends import FrontEnd
+from spectrostream.frontends import SAMPLES_PER_TOKEN, FrontEnd
 from spectrostream.int8_layers import Int8UnavailableError
+from spectrostream.precision_check import run_wrong_convolutions_in_float32
 from spectrostream.quantizer import ResidualVectorQuantizer
 from spectrostream.streaming import StreamState
 
@@ -30,6 +32,10 @@ class TrainedCodec(Protocol):
     def frontend(self) -> FrontEnd:
         """Its layout."""
 
+    @property
+    def channels(self) -> int:
+        """Audio channels."""
+
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """See `torch.nn.Module`."""
 
@@ -44,13 +50,29 @@ C = TypeVar("C", bound=TrainedCodec)
 
 
 class LibraryStack(nn.Module):
-    """An encoder or decoder with the library's own convolutions, in any precision; float32 in and out."""
+    """An encoder or decoder with the library's own convolutions, in any precision; float32 in and out.
 
-    def __init__(self, stack: Encoder | Decoder, dtype: torch.dtype) -> None:
+    example: an input; on a CPU the convolutions that are wrong in `dtype` for such inputs run in float32.
+    float32_layers: how many those are.
+    """
+
+    def __init__(self, stack: Encoder | Decoder, dtype: torch.dtype, example: Tensor) -> None:
         super().__init__()
-        self.stack = copy.deepcopy(stack).to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.dtype = dtype
+        self.stack = copy.deepcopy(stack).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.input_span = self.stack.input_span
+        self.dtype = torch.float32
+        self.float32_layers = 0
+        if dtype == torch.float32:
+            return
+        wrong = []
+        if example.device.type == "cpu":
+            wrong = run_wrong_convolutions_in_float32(self, lambda: self(example), dtype=dtype, gradients=False)
+        self.float32_layers = len(wrong)
+        stay = {self.get_submodule(name) for name, _ in wrong}
+        for layer in self.stack.modules():
+            if isinstance(layer, Convolution | TransposedConvolution) and layer not in stay:
+                layer.to(dtype)
+        self.dtype = dtype
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """As the stack's."""
@@ -72,7 +94,14 @@ def for_inference(codec: C, *, precision: str = "float32", compile: bool = False
         return _with_stacks(codec, FastEncoder(codec.encoder, INT8), FastDecoder(codec.decoder, INT8))
     if precision == "float32" and not compile and on_cpu and is_spectral:
         return _with_stacks(codec, FastEncoder(codec.encoder), FastDecoder(codec.decoder))
-    encoder, decoder = (LibraryStack(stack, PRECISIONS[precision]) for stack in (codec.encoder, codec.decoder))
+    dtype = PRECISIONS[precision]
+    with torch.no_grad():
+        # Two tokens of silence; what counts is the shape.
+        silence = codec.quantizer.codebooks.new_zeros(1, codec.channels, 2 * SAMPLES_PER_TOKEN)
+        features = codec.frontend.analysis(silence)
+        embeddings = codec.encoder(features)
+    encoder = LibraryStack(codec.encoder, dtype, features)
+    decoder = LibraryStack(codec.decoder, dtype, embeddings)
     if compile:
         encoder.compile(dynamic=True)
         decoder.compile(dynamic=True)

@@ -128,6 +128,7 @@ def _run_facts(path: Path) -> Facts:
         "is_trained": weights is not None,
         "steps": trained.get("steps"),
         "audio_seconds": trained.get("audio_seconds"),
+        "float32_layers": trained.get("float32_layers", 0),
         "checkpoints": checkpoints,
         "failure": _read_json(path / "failed.json").get("reason"),
         "weights": weights,

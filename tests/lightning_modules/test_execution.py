@@ -7,15 +7,18 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
-from training_setup import LIGHTNING_WARNINGS, Batches, cpu_config, is_same, noise, tiny_module
+from torch.nn import functional as F
+from training_setup import LIGHTNING_WARNINGS, Batches, cpu_config, is_same, load, noise, tiny_module
 
 from lightning_modules import execution
 from lightning_modules.codec_training import CodecTraining
 from lightning_modules.execution import Precision, checkpoint_activations
 from lightning_modules.fitting import build_trainer, fit
+from spectrostream import precision_check
 from spectrostream.discriminators import ResidualBlock2d, STFTDiscriminator
 from spectrostream.encoder import EncoderBlock
 from spectrostream.errors import UserError
+from spectrostream.precision_check import WrongConvolution
 
 pytestmark = [
     *(pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS),
@@ -150,3 +153,38 @@ def test_the_balancer_and_scaled_gradients_are_refused_together() -> None:
         UserError, match=r"training.balance = true and trainer.precision = '16-mixed' do not go together"
     ):
         build_trainer(tiny_module(balance=True), cpu_config(precision="16-mixed"), [], [])
+
+
+def test_a_convolution_that_is_wrong_in_bfloat16_trains_in_float32(
+    plain: list[list[float]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The 7x7 convolutions of codec and discriminator are broken; the run trains as in float32, says so and counts."""
+    monkeypatch.setattr(precision_check, "_known_errors", {})
+    right = F.conv2d
+
+    def broken(x: torch.Tensor, weight: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        y = right(x, weight, *rest, **options)
+        return y * torch.nan if y.dtype == torch.bfloat16 and weight.shape[2:] == (7, 7) else y
+
+    monkeypatch.setattr(F, "conv2d", broken)
+    losses, module = losses_of_run(3, precision="bf16-mixed")
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(plain[:3]), rtol=0.05, atol=0.05)
+    # The codec's first and last convolution, and the discriminator's first.
+    assert module.precision.float32_layers == 3
+    assert "computes 3 of" in caplog.text
+    module.trainer.save_checkpoint(tmp_path / "run.ckpt")
+    resumed = Precision("bf16-mixed", torch.device("cpu"))
+    resumed.load_state_dict(load(tmp_path / "run.ckpt")["carried"]["precision"])
+    assert resumed.float32_layers == 3
+    # Before this count existed.
+    resumed.load_state_dict({"generator": {}, "discriminator": {}})
+    assert resumed.float32_layers == 3
+
+
+def test_the_run_counts_the_layers_in_float32(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = [WrongConvolution("0.encoder.first", 1.0), WrongConvolution("1.scales.0.first", 1.0)]
+    monkeypatch.setattr(execution, "run_wrong_convolutions_in_float32", lambda *_, **__: found)
+    result = fit(tiny_module(max_steps=1), Batches(), cpu_config(precision="bf16-mixed"), tmp_path / "short")
+    assert result.float32_layers == 2
+    result = fit(tiny_module(max_steps=1), Batches(), cpu_config(), tmp_path / "float32")
+    assert result.float32_layers == 0

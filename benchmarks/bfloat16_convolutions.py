@@ -1,0 +1,116 @@
+"""Which bfloat16 convolutions this processor computes wrongly: a sweep of small shapes against float32, as a table.
+
+Run `python -m benchmarks.bfloat16_convolutions` on any machine. With AMX it shows the two faults of oneDNN
+(docs/bfloat16.md), and with ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 on the same machine none of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from spectrostream.precision_check import TOLERANCE
+
+FRAMES = 16
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A two-dimensional convolution and the width of its input; pairs are (time, frequency)."""
+
+    features: int
+    outputs: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    bins: int
+
+    def __str__(self) -> str:
+        kernel, stride = (f"{pair[0]}x{pair[1]}" for pair in (self.kernel, self.stride))
+        return f"{self.features} | {self.outputs} | {kernel} | {stride} | {self.padding[1]} | {self.bins}"
+
+
+def few_features(shape: Shape) -> bool:
+    """The first kind known to be wrong: fewer than 16 features that fill the rows of a tile with the kernel's width."""
+    row = shape.features * shape.kernel[1]
+    return shape.features < 16 and row % 32 == 0 and row >= 64
+
+
+def one_bin_from_padding(shape: Shape) -> bool:
+    """The second kind known to be wrong: padded by the convolution, strided, with an output one bin wide."""
+    outputs = (shape.bins + 2 * shape.padding[1] - shape.kernel[1]) // shape.stride[1] + 1
+    return shape.padding[1] > 0 and shape.stride[1] > 1 and outputs == 1
+
+
+def swept() -> Iterator[Shape]:
+    """Both kinds with their neighbours: all of few features and wide kernels, all of narrow inputs."""
+    for features, width in itertools.product(
+        (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), (1, 3, 4, 7, 8, 9, 12, 16, 20, 24, 32)
+    ):
+        yield Shape(features, 1, (1, width), (1, 1), (0, 0), width)
+        yield Shape(features, 16, (3, width), (1, 1), (0, 0), width + 5)
+    narrow = itertools.product((8, 32, 128, 512), ((4, 4), (3, 4), (3, 3), (3, 9)), (1, 2), (0, 1), (1, 2, 3, 4, 5))
+    for features, kernel, stride, is_padded, bins in narrow:
+        padding = (kernel[0] // 2, kernel[1] // 2 if kernel[1] % 2 else 1) if is_padded else (0, 0)
+        if bins + 2 * padding[1] >= kernel[1]:
+            yield Shape(features, features, kernel, (1, stride), padding, bins)
+            yield Shape(features, features, kernel, (2, stride), padding, bins)
+
+
+def relative_error(shape: Shape, repetitions: int = 3) -> float:
+    """Of the bfloat16 result against float32 on the same numbers; infinite where it is not finite."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, shape.features, FRAMES, shape.bins, generator=generator).bfloat16()
+    weight = torch.randn(shape.outputs, shape.features, *shape.kernel, generator=generator).bfloat16()
+    exact = F.conv2d(x.float(), weight.float(), None, shape.stride, shape.padding)
+    errors = []
+    for _ in range(repetitions):
+        short = F.conv2d(x, weight, None, shape.stride, shape.padding).float()
+        errors.append(float((short - exact).norm() / exact.norm()))
+    return max(error if math.isfinite(error) else math.inf for error in errors)
+
+
+def processor() -> str:
+    """The processor, its units for bfloat16, and what limits oneDNN."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    facts = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in facts.items()}
+    flags = facts.get("flags", "").split()
+    units = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "none")
+    name = facts.get("model name", platform.processor())
+    return f"{name} ({', '.join(units) or 'no units known'}), ONEDNN_MAX_CPU_ISA {limit}, torch {torch.__version__}"
+
+
+def main(words: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true", help="print the right shapes too")
+    arguments = parser.parse_args(words)
+    print(processor())
+    print("| features | outputs | kernel | stride | padding | bins | relative error | known as |\n" + "|---" * 8 + "|")
+    shapes = list(swept())
+    wrong = 0
+    for shape in shapes:
+        error = relative_error(shape)
+        is_wrong = error > TOLERANCE
+        wrong += is_wrong
+        known = "few features" if few_features(shape) else "one bin" if one_bin_from_padding(shape) else ""
+        if is_wrong or arguments.all:
+            print(f"| {shape} | {error:.2g} | {known} |")
+    expected = sum(few_features(shape) or one_bin_from_padding(shape) for shape in shapes)
+    print(f"{wrong} of {len(shapes)} shapes are wrong; {expected} are of the two kinds known from processors with AMX")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Finds convolutions that this CPU computes wrongly in a short number format, and runs those in float32.
+
+oneDNN's bfloat16 convolutions for processors with AMX give wrong results for some shapes, without an error
+(docs/bfloat16.md has the table). So no shape is trusted: each is compared with float32 once, before it is used.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import types
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from spectrostream.convolution import Convolution, TransposedConvolution
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 0.03
+"""Largest relative error that rounding explains: bfloat16 gives at most 0.009, a wrong kernel 0.4 and more, or NaN."""
+
+_CONVOLUTIONS = (Convolution, TransposedConvolution, nn.modules.conv._ConvNd)
+# Features, kernel, stride and the last axis decide which kernel oneDNN takes. More frames only repeat the same work.
+_FRAMES = 8
+_POSITIONS = 32  # of a layer whose only axis is time
+_BLOCK = 64  # a long last axis is shortened by whole blocks of so many bins
+# A kernel that reads memory which nobody wrote may be right by chance in a fresh process.
+_REPETITIONS = 2
+_known_errors: dict[tuple[object, ...], float] = {}
+
+
+class WrongConvolution(NamedTuple):
+    """A convolution that runs in float32 because the short format is wrong for its shape.
+
+    name: of the layer in its module. error: relative; infinite where the result is not finite.
+    """
+
+    name: str
+    error: float
+
+
+def run_wrong_convolutions_in_float32(
+    module: nn.Module, run: Callable[[], object], *, dtype: torch.dtype, gradients: bool
+) -> list[WrongConvolution]:
+    """Compares each convolution of `module` in `dtype` with float32, and runs the wrong ones in float32 from now on.
+
+    The error of a shape is measured once per process. The random state of the caller stays as it is.
+
+    Args:
+        module: on the CPU; its wrong layers are changed in place. Names, parameters and deep copies stay as they were.
+        run: a forward pass; called once without gradients to see which shapes the layers get. Its length does not
+            matter.
+        dtype: `torch.bfloat16` or `torch.float16`.
+        gradients: whether the gradients of input and parameters are compared too.
+
+    Returns:
+        The wrong convolutions. They are also logged, in one warning.
+    """
+    with torch.random.fork_rng(devices=[]):
+        examples = _example_inputs(module, run)
+        errors = {
+            name: max(_error(layer, example, dtype, gradients=gradients) for example in examples[layer])
+            for name, layer in module.named_modules()
+            if layer in examples
+        }
+    wrong = [WrongConvolution(name, error) for name, error in errors.items() if error > TOLERANCE]
+    for name, _ in wrong:
+        layer = module.get_submodule(name).float()
+        # A bound method: a deep copy of the layer then computes with its own weights.
+        layer.forward = types.MethodType(_forward_in_float32, layer)
+    if wrong:
+        worst = max(wrong, key=lambda one: one.error)
+        logger.warning(
+            "this processor computes %d of %d convolutions wrongly in %s, for instance %s (relative error %.2g); "
+            "they run in float32. See docs/bfloat16.md",
+            len(wrong), len(errors), str(dtype).removeprefix("torch."), worst.name, worst.error,
+        )  # fmt: skip
+    return wrong
+
+
+def _forward_in_float32(self: nn.Module, x: Tensor, *state: Any) -> Tensor:
+    is_cast = torch.is_autocast_enabled("cpu")
+    with torch.autocast("cpu", enabled=False):
+        y: Tensor = type(self).forward(self, x.float(), *state)
+    return y.to(torch.get_autocast_dtype("cpu") if is_cast else x.dtype)
+
+
+def _example_inputs(module: nn.Module, run: Callable[[], object]) -> dict[nn.Module, list[Tensor]]:
+    """A small input for each layout that each convolution gets; its values mean nothing."""
+    found: dict[nn.Module, dict[tuple[int, ...], Tensor]] = {}
+
+    def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        example = _small_input_like(inputs[0])
+        found.setdefault(layer, {})[example.shape + example.stride()] = example
+
+    with ExitStack() as hooks, torch.no_grad(), torch.autocast("cpu", enabled=False):
+        for layer in module.modules():
+            if isinstance(layer, _CONVOLUTIONS):
+                hooks.enter_context(layer.register_forward_pre_hook(note))
+        run()
+    return {layer: list(inputs.values()) for layer, inputs in found.items()}
+
+
+def _small_input_like(x: Tensor) -> Tensor:
+    """One example in x's memory layout, `[1, C, T]` or `[1, C, T, F]`, shortened where it makes no difference."""
+    _, features, *axes = x.shape
+    if len(axes) == 1 or axes[1] == 1:
+        axes[0] = _POSITIONS
+    else:
+        axes = [_FRAMES, axes[1] if axes[1] < 2 * _BLOCK else _BLOCK + axes[1] % _BLOCK]
+    is_last = x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if is_last else torch.contiguous_format
+    return torch.empty((1, features, *axes), memory_format=layout)
+
+
+def _error(layer: nn.Module, example: Tensor, dtype: torch.dtype, *, gradients: bool) -> float:
+    key = _signature(layer), example.shape, example.stride(), dtype, gradients, torch.get_num_threads()
+    if key not in _known_errors:
+        probe = copy.deepcopy(layer).float().requires_grad_(gradients)
+        _known_errors[key] = _measured_error(probe, torch.randn_like(example), dtype)
+    return _known_errors[key]
+
+
+def _signature(layer: nn.Module) -> tuple[object, ...]:
+    assert isinstance(layer, _CONVOLUTIONS)
+    names = ("stride", "padding", "output_padding", "dilation", "groups")
+    return type(layer).forward, layer.weight.shape, *(getattr(layer, name, None) for name in names)
+
+
+def _measured_error(probe: nn.Module, x: Tensor, dtype: torch.dtype) -> float:
+    """The largest relative error of the output, and of the gradients where the probe's parameters want them."""
+    # What is compared is the arithmetic, not the rounding of the input.
+    x = x.to(dtype).float()
+    exact = _results(probe, x, None)
+    rounded = [_results(probe, x, dtype) for _ in range(_REPETITIONS)]
+    pairs = [pair for results in rounded for pair in zip(exact, results, strict=True)]
+    errors = [float((one - other).norm() / one.norm().clamp(min=1e-30)) for one, other in pairs]
+    return max(error if math.isfinite(error) else math.inf for error in errors)
+
+
+def _results(probe: nn.Module, x: Tensor, dtype: torch.dtype | None) -> list[Tensor]:
+    """Output, and gradients of input and parameters where these want them; `dtype`: of autocast, None for none."""
+    parameters = [parameter for parameter in probe.parameters() if parameter.requires_grad]
+    x = x.detach().requires_grad_(bool(parameters))
+    with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        # By its class: the layer may have been found wrong before.
+        y = type(probe).forward(probe, x)
+    # Numbers that bfloat16 has; all positive, so that no sum over them is small by cancelling.
+    arriving = torch.randint(1, 256, y.shape, generator=torch.Generator().manual_seed(0)).to(y.dtype) / 256
+    gradients = torch.autograd.grad(y, [x, *parameters], arriving) if parameters else ()
+    return [result.detach().float() for result in (y, *gradients)]

@@ -58,7 +58,12 @@ class Convolution(nn.Module):
         x = F.pad(x, (*self._frequency_padding, silence, self._future_frames))
         if x.shape[-1] == self.weight.shape[-1] == 1:
             # The same sum either way; CPU kernels vectorise over the last axis, which must then be time.
-            return F.conv1d(x.squeeze(-1), self.weight.squeeze(-1), self.bias, self.stride[0]).unsqueeze(-1)
+            x, weight, stride = x.squeeze(-1), self.weight.squeeze(-1), self.stride[0]
+            if x.shape[-1] < weight.shape[-1] + stride:
+                # A single frame, where the stride means nothing; with it oneDNN's bfloat16 kernels for AMX are wrong
+                # (docs/bfloat16.md).
+                x, stride = x[..., : weight.shape[-1]], 1
+            return F.conv1d(x, weight, self.bias, stride).unsqueeze(-1)
         return F.conv2d(x, self.weight, self.bias, self.stride)
 
     def input_span(self, first: int, last: int) -> Span:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from spectrostream.discriminators import Judgement, check_audio, require
+from spectrostream.discriminators import Judgement, PaddedConv2d, check_audio, require
 
 # Descript's layers. Periods: widths over `width`; kernel 5 along time, stride 3 but for the last.
 PERIOD_MULTIPLIERS = (1, 4, 16, 32, 32)
@@ -154,28 +154,10 @@ class BandDiscriminator(nn.Module):
 def _band_layers(features: int, width: int) -> nn.ModuleList:
     layers = nn.ModuleList()
     for kernel, stride in zip(BAND_KERNELS, BAND_STRIDES, strict=True):
-        layers.append(weight_norm(BandConvolution(features, width, kernel, (1, stride))))
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        layers.append(weight_norm(PaddedConv2d(features, width, kernel, (1, stride), padding)))
         features = width
     return layers
-
-
-class BandConvolution(nn.Conv2d):
-    """A convolution padded by half of its kernel, before it where the band is narrow.
-
-    With the convolution's own padding oneDNN's bfloat16 kernels for AMX are wrong where the output is one bin wide
-    (docs/bfloat16.md). Wide bands are not copied for that.
-    """
-
-    def __init__(self, features: int, width: int, kernel: tuple[int, int], stride: tuple[int, int]) -> None:
-        super().__init__(features, width, kernel, stride, padding=(kernel[0] // 2, kernel[1] // 2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[examples, features, T, F]` to `[examples, width, T, ceil(F / stride)]`."""
-        frames, bins = self.kernel_size[0] // 2, self.kernel_size[1] // 2
-        if x.shape[-1] > self.stride[1]:
-            return super().forward(x)
-        padded = F.pad(x, (bins, bins, frames, frames))
-        return F.conv2d(padded, self.weight, self.bias, self.stride)
 
 
 class DacDiscriminator(nn.Module):

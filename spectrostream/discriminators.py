@@ -73,6 +73,24 @@ def require(condition: bool, key: str, value: object, allowed: str) -> None:
         raise ValueError(f"discriminator.{key} is {value!r}; allowed: {allowed}")
 
 
+class PaddedConv2d(nn.Conv2d):
+    """`nn.Conv2d` over (time, frequency) with zero padding, right in bfloat16 on every processor.
+
+    oneDNN's kernels for AMX are wrong where a convolution with a stride along frequency gives a single bin
+    (docs/bfloat16.md). There that stride means nothing: the padded input is cut to the width of the kernel instead.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, in, T, F]` to `[batch, out, T', F']`, as `nn.Conv2d`."""
+        frames, bins = (int(side) for side in self.padding)
+        width = self.kernel_size[1]
+        gives_one_bin = 0 <= x.shape[-1] + 2 * bins - width < self.stride[1]
+        if not gives_one_bin:
+            return super().forward(x)
+        x = F.pad(x, (bins, width - bins - x.shape[-1], frames, frames))
+        return F.conv2d(x, self.weight, self.bias, (self.stride[0], 1))
+
+
 class ResidualBlock2d(nn.Module):
     """3x3 convolution, then a strided one of size stride + 2, each normalised; strided 1x1 shortcut (SoundStream).
 
@@ -87,7 +105,7 @@ class ResidualBlock2d(nn.Module):
         kernel = (stride[0] + 2, stride[1] + 2)
         self.first = nn.Conv2d(in_features, in_features, 3, padding=1)
         self.first_norm = nn.GroupNorm(1, in_features)
-        self.second = nn.Conv2d(in_features, out_features, kernel, stride)
+        self.second = PaddedConv2d(in_features, out_features, kernel, stride, padding=1)
         self.second_norm = nn.GroupNorm(1, out_features)
         self.shortcut = nn.Conv2d(in_features, out_features, 1)
 
@@ -95,10 +113,8 @@ class ResidualBlock2d(nn.Module):
         """`[batch, in, T, F]` to `[batch, out, ceil(T/stride_t), ceil(F/stride_f)]`."""
         frames, bins = x.shape[-2:]
         y = F.leaky_relu(self.first_norm(self.first(x)), self.negative_slope)
-        # One position of padding on each side; a rest of a stride at the end still gets a position, here as in the
-        # shortcut. Not the convolution's own padding: with it oneDNN's bfloat16 kernels for AMX are wrong where the
-        # output is one bin wide (docs/bfloat16.md).
-        y = F.pad(y, (1, 1 + -bins % self.stride[1], 1, 1 + -frames % self.stride[0]))
+        # A rest of a stride at the end still gets a position, here as in the shortcut.
+        y = F.pad(y, (0, -bins % self.stride[1], 0, -frames % self.stride[0]))
         y = self.second_norm(self.second(y))
         # Sliced, not strided: torch's strided 1x1 convolution in the channels-last layout ends a CPU process (2.13).
         shortcut = self.shortcut(x[..., :: self.stride[0], :: self.stride[1]])

@@ -62,7 +62,7 @@ def run_wrong_convolutions_in_float32(
         The wrong convolutions. They are also logged, in one warning.
     """
     with torch.random.fork_rng(devices=[]):
-        examples = _example_inputs(module, run)
+        examples = _example_inputs(module, run, streams=not gradients)
         errors = {
             name: max(_error(layer, example, dtype, gradients=gradients) for example in examples[layer])
             for name, layer in module.named_modules()
@@ -90,13 +90,20 @@ def _forward_in_float32(self: nn.Module, x: Tensor, *state: Any) -> Tensor:
     return y.to(torch.get_autocast_dtype("cpu") if is_cast else x.dtype)
 
 
-def _example_inputs(module: nn.Module, run: Callable[[], object]) -> dict[nn.Module, list[Tensor]]:
-    """A small input for each layout that each convolution gets; its values mean nothing."""
+def _example_inputs(module: nn.Module, run: Callable[[], object], *, streams: bool) -> dict[nn.Module, list[Tensor]]:
+    """A small input for each layout that each convolution gets; its values mean nothing.
+
+    streams: also one that gives a single frame, as a stream of single tokens does.
+    """
     found: dict[nn.Module, dict[tuple[int, ...], Tensor]] = {}
 
     def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        example = _small_input_like(inputs[0])
-        found.setdefault(layer, {})[example.shape + example.stride()] = example
+        x = inputs[0]
+        frames = [_POSITIONS if x.ndim == 3 or x.shape[3] == 1 else _FRAMES]
+        if streams and isinstance(layer, Convolution):
+            frames.append(layer.stride[0])
+        for example in (_small_input_like(x, count) for count in frames):
+            found.setdefault(layer, {})[example.shape + example.stride()] = example
 
     with ExitStack() as hooks, torch.no_grad(), torch.autocast("cpu", enabled=False):
         for layer in module.modules():
@@ -106,16 +113,14 @@ def _example_inputs(module: nn.Module, run: Callable[[], object]) -> dict[nn.Mod
     return {layer: list(inputs.values()) for layer, inputs in found.items()}
 
 
-def _small_input_like(x: Tensor) -> Tensor:
-    """One example in x's memory layout, `[1, C, T]` or `[1, C, T, F]`, shortened where it makes no difference."""
-    _, features, *axes = x.shape
-    if len(axes) == 1 or axes[1] == 1:
-        axes[0] = _POSITIONS
-    else:
-        axes = [_FRAMES, axes[1] if axes[1] < 2 * _BLOCK else _BLOCK + axes[1] % _BLOCK]
+def _small_input_like(x: Tensor, frames: int) -> Tensor:
+    """One example of so many frames in x's memory layout, `[1, C, T]` or `[1, C, T, F]`; of many bins fewer."""
+    axes = [frames, *x.shape[3:]]
+    if len(axes) == 2 and axes[1] >= 2 * _BLOCK:
+        axes[1] = _BLOCK + axes[1] % _BLOCK
     is_last = x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if is_last else torch.contiguous_format
-    return torch.empty((1, features, *axes), memory_format=layout)
+    return torch.empty((1, x.shape[1], *axes), memory_format=layout)
 
 
 def _error(layer: nn.Module, example: Tensor, dtype: torch.dtype, *, gradients: bool) -> float:

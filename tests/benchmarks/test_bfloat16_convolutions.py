@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ablations.experiment import load_experiment
 from benchmarks import bfloat16_convolutions
-from benchmarks.bfloat16_convolutions import Shape, few_features, main, one_bin_from_padding, relative_error, swept
+from benchmarks.bfloat16_convolutions import Shape, few_features, main, relative_error, single_bin, swept
 from spectrostream import SpectroStream, SpectroStreamConfig
 from spectrostream.dac_discriminators import DacDiscriminatorConfig
 from spectrostream.discriminators import MultiScaleSTFTConfig
@@ -48,7 +48,7 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> set[Shape]:
 
 
 def wrong(shapes: set[Shape]) -> Iterator[Shape]:
-    return (shape for shape in shapes if few_features(shape) or one_bin_from_padding(shape))
+    return (shape for shape in shapes if few_features(shape) or single_bin(shape))
 
 
 def run_codec(config: SpectroStreamConfig) -> None:
@@ -97,10 +97,12 @@ def test_the_known_kinds() -> None:
     assert not few_features(Shape(16, 1, (1, 8), (1, 1), (0, 0), 8))
     assert not few_features(Shape(8, 1, (1, 7), (1, 1), (0, 0), 8))
     assert not few_features(Shape(8, 1, (1, 4), (1, 1), (0, 0), 8))
-    assert one_bin_from_padding(Shape(64, 64, (4, 4), (2, 2), (1, 1), 3))
-    assert not one_bin_from_padding(Shape(64, 64, (4, 4), (2, 2), (1, 1), 4))
-    assert not one_bin_from_padding(Shape(64, 64, (4, 4), (2, 2), (0, 0), 4))
-    assert not one_bin_from_padding(Shape(64, 64, (3, 3), (1, 1), (1, 1), 1))
+    assert single_bin(Shape(64, 64, (4, 4), (2, 2), (1, 1), 3))
+    assert not single_bin(Shape(64, 64, (4, 4), (2, 2), (1, 1), 4))
+    assert not single_bin(Shape(64, 64, (4, 4), (2, 2), (0, 0), 4))
+    assert single_bin(Shape(64, 64, (4, 4), (2, 2), (0, 0), 5))
+    assert single_bin(Shape(64, 64, (3, 3), (1, 2), (0, 0), 3))
+    assert not single_bin(Shape(64, 64, (3, 3), (1, 1), (1, 1), 1))
 
 
 def test_the_sweep_prints_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +127,7 @@ def test_the_sweep_prints_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys:
 def test_the_sweep_holds_both_kinds_and_right_shapes() -> None:
     shapes = list(swept())
     assert sum(map(few_features, shapes)) > 20
-    assert sum(map(one_bin_from_padding, shapes)) > 20
+    assert sum(map(single_bin, shapes)) > 20
     assert len(set(shapes)) == len(shapes)
     # A shape that every processor computes rightly.
     assert 0.0005 < relative_error(Shape(32, 32, (3, 3), (1, 1), (0, 0), 16)) < 0.01

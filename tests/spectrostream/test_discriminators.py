@@ -4,11 +4,12 @@ import re
 import pytest
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from spectrostream.discriminators import (
     MultiScaleSTFTConfig,
     MultiScaleSTFTDiscriminator,
+    PaddedConv2d,
     ResidualBlock2d,
     STFTDiscriminator,
 )
@@ -164,6 +165,28 @@ def test_residual_block_divides_by_its_stride_rounding_up(stride: tuple[int, int
     block = ResidualBlock2d(2, 6, stride, negative_slope=0.2)
     expected = (1, 6, math.ceil(frames / stride[0]), math.ceil(bins / stride[1]))
     assert block(noise(1, 2, frames, bins)).shape == expected
+
+
+@pytest.mark.parametrize("bins", range(1, 8))
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [((4, 4), (2, 2), (1, 1)), ((3, 9), (1, 2), (1, 4))])
+def test_a_padded_convolution_is_the_plain_one_at_every_width(
+    bins: int, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+) -> None:
+    plain = nn.Conv2d(3, 5, kernel, stride, padding)
+    padded = PaddedConv2d(3, 5, kernel, stride, padding)
+    padded.load_state_dict(plain.state_dict())
+    if bins + 2 * padding[1] < kernel[1]:
+        for layer in (plain, padded):
+            with pytest.raises(RuntimeError, match="Kernel size"):
+                layer(noise(2, 3, 6, bins))
+        return
+    results = []
+    for layer in (plain, padded):
+        x = noise(2, 3, 6, bins).requires_grad_()
+        y = layer(x)
+        results.append([y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
 
 
 def test_config_from_omegaconf_has_tuples_again() -> None:

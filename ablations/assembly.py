@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 
 from ablations.experiment import ConfigError, ExperimentConfig
-from ablations.starting import put_start_into
-from datamodules.segments import segments_fingerprint
+from ablations.initial_weights import put_start_into
+from datamodules.corpora.segments import segments_fingerprint
 from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.checkpoints import latest_valid_checkpoint
 from lightning_modules.codec_training import CodecTraining
 from reports.evaluation import Segment, protocol
 from reports.records import EvaluationProtocol
-from spectrostream.baselines.dac import Dac
+from spectrostream.adversarial.discriminators import build_discriminator
 from spectrostream.freezing import freeze
-from spectrostream.judges import build_discriminator
+from spectrostream.other_codecs.dac import Dac
 from spectrostream.registry import Codec, build_codec
 from spectrostream.weights import load_codec
 

@@ -10,13 +10,12 @@ from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 
 from ablations.assembly import data_module, training_module
-from ablations.cell import cell_folder, is_done, locked, trained
-from ablations.console import ConsoleDisplay, TrainingDisplay
+from ablations.collect_results import measure_costs, study_report
+from ablations.display import Display, Silent
 from ablations.experiment import ConfigError, load_experiment
-from ablations.gathering import measure_costs, study_report
+from ablations.initial_weights import Starts
 from ablations.preflight import (
     chosen_accelerator,
     device_counts,
@@ -27,18 +26,18 @@ from ablations.preflight import (
     require_writable,
     usable_cores,
 )
+from ablations.run import cell_folder, is_done, locked, trained
 from ablations.run_folder import claim, require_run_or_empty, require_same_run, require_study_or_empty
 from ablations.runner import Task, run_tasks
-from ablations.starting import Starts
 from ablations.study import Cell, Study, load_study
-from datamodules.failure_list import FAILURE_LIST, replaced_in_words
 from datamodules.stereo_music import StereoMusicDataModule
+from datamodules.workers.unreadable_files import FAILURE_LIST, replaced_in_words
 from lightning_modules.codec_training import OtherModelError
 from lightning_modules.optimization import TrainingDivergedError
 from spectrostream.errors import UserError
 
 
-def train(config: str, overrides: Sequence[str], out: Path, console: Console, *, accept_changes: bool = False) -> Path:
+def train(config: str, overrides: Sequence[str], out: Path, display: Display, *, accept_changes: bool = False) -> Path:
     """One training in `out`; started again it resumes.
 
     It refuses to go on under another configuration, unless `accept_changes` and a checkpoint can go on with it. What
@@ -50,7 +49,7 @@ def train(config: str, overrides: Sequence[str], out: Path, console: Console, *,
     experiment = load_experiment(config, overrides, starts=starts)
     require_devices(experiment.trainer)
     data = data_module(experiment)
-    console.print(data.describe(), markup=False, highlight=False, soft_wrap=True)
+    display.say(data.describe())
     require_music(experiment, data.split.train_seconds)
     require_segments(data)
     start = starts.fingerprint(experiment.training.start_from, experiment.model.kind)
@@ -65,28 +64,27 @@ def train(config: str, overrides: Sequence[str], out: Path, console: Console, *,
         if is_first:
             starts.remember()
             claim(out, experiment, data, start, changes)
-        shown = console if is_first else Console(quiet=True)
-        steps = experiment.training.max_steps
-        with _replaced_files_told(shown, out), TrainingDisplay(shown, total_steps=steps) as display:
+        shown = display if is_first else Silent()
+        with _replaced_files_told(shown, out), shown.training(experiment.training.max_steps) as progress:
             try:
-                trained(experiment, out, data, display.progressed, run_name=out.name, start_fingerprint=start)
+                trained(experiment, out, data, progress.progressed, run_name=out.name, start_fingerprint=start)
             except (TrainingDivergedError, MisconfigurationException, OtherModelError) as error:
                 raise UserError(f"{out}: {error}") from error
     return out / "codec.safetensors"
 
 
 @contextmanager
-def _replaced_files_told(console: Console, out: Path) -> Iterator[None]:
+def _replaced_files_told(display: Display | Silent, out: Path) -> Iterator[None]:
     """At the end, however it comes, one line says how many files the run has replaced by others, if any."""
     try:
         yield
     finally:
         if replaced := replaced_in_words(out / FAILURE_LIST):
-            console.print(replaced, markup=False, highlight=False, soft_wrap=True)
+            display.say(replaced)
 
 
 def ablate(
-    study_name: str, overrides: Sequence[str], out: Path, jobs: int | None, console: Console
+    study_name: str, overrides: Sequence[str], out: Path, jobs: int | None, display: Display
 ) -> tuple[Path, int]:
     """Runs what is missing of a study and writes its report; returns the page and how many runs failed."""
     require_writable(out)
@@ -94,23 +92,23 @@ def ablate(
     study = load_study(study_name)
     tasks = study_tasks(study, overrides, out, to_train=True)
     waiting = [task for task in tasks if not is_done(task.folder, task.cell)]
-    console.print(f"{study.title}: {len(tasks)} runs, {len(tasks) - len(waiting)} done before", highlight=False)
-    with ConsoleDisplay(console, total_steps=sum(task.cell.config.training.max_steps for task in waiting)) as display:
+    display.say(f"{study.title}: {len(tasks)} runs, {len(tasks) - len(waiting)} done before")
+    with display.runs(sum(task.cell.config.training.max_steps for task in waiting)) as progress:
         devices = cuda_devices(tasks)
-        failures = run_tasks(tasks, jobs=jobs or default_jobs(tasks), display=display, devices=devices)
-    return _report(study, tasks, failures, out, console), len(failures)
+        failures = run_tasks(tasks, jobs=jobs or default_jobs(tasks), display=progress, devices=devices)
+    return _report(study, tasks, failures, out, display), len(failures)
 
 
-def report(study_name: str, overrides: Sequence[str], out: Path, console: Console) -> Path:
+def report(study_name: str, overrides: Sequence[str], out: Path, display: Display) -> Path:
     """The report of what lies in `out`, without running anything."""
     study = load_study(study_name)
-    return _report(study, study_tasks(study, overrides, out), {}, out, console)
+    return _report(study, study_tasks(study, overrides, out), {}, out, display)
 
 
-def _report(study: Study, tasks: Sequence[Task], failures: dict[str, str], out: Path, console: Console) -> Path:
-    with console.status("measuring real-time factors"):
+def _report(study: Study, tasks: Sequence[Task], failures: dict[str, str], out: Path, display: Display) -> Path:
+    with display.busy("measuring real-time factors"):
         measure_costs(tasks)
-    with console.status("writing the report"):
+    with display.busy("writing the report"):
         return study_report(study, tasks, failures, out / "report")
 
 

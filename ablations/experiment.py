@@ -16,17 +16,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from ablations.starting import LEARNING_KEYS, Start, Starts
+from ablations.initial_weights import LEARNING_KEYS, Start, Starts
+from datamodules.corpora.manifest import FORMATS, MANIFEST_NAME
 from datamodules.data_config import DataConfig
-from datamodules.manifest import FORMATS, MANIFEST_NAME
 from datamodules.shards.index import INDEX_NAME
 from lightning_modules.trainer_config import TrainerConfig
 from lightning_modules.training_config import TrainingConfig
+from spectrostream.adversarial.discriminators import DISCRIMINATORS, DiscriminatorConfig
+from spectrostream.adversarial.objectives import RECIPES
+from spectrostream.adversarial.stft_discriminator import MultiScaleSTFTConfig
 from spectrostream.codec_config import SpectroStreamConfig
-from spectrostream.discriminators import MultiScaleSTFTConfig
 from spectrostream.errors import UserError
-from spectrostream.judges import DISCRIMINATORS, DiscriminatorConfig
-from spectrostream.objectives import RECIPES
 from spectrostream.registry import CONFIGS, CodecConfig
 
 

@@ -21,10 +21,10 @@ from ablations.experiment import (
     to_plain,
     to_yaml,
 )
+from ablations.initial_weights import LEARNING_KEYS
 from ablations.provenance import git_revision, package_versions, read_json, write_json, write_text
 from ablations.run_readme import write_readme
-from ablations.starting import LEARNING_KEYS
-from datamodules.manifest_corpus import skip_reasons
+from datamodules.corpora.manifest_corpus import skip_reasons
 from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.checkpoints import latest_valid_checkpoint
 

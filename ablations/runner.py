@@ -13,17 +13,17 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ablations.cell import is_done, run_cell
 from ablations.provenance import read_json, write_json
+from ablations.run import is_done, run_cell
 from ablations.study import Cell
-from datamodules.worker_processes import fork_server, obey_signals
+from datamodules.workers.processes import fork_server, obey_signals
 
 if TYPE_CHECKING:
     # Where processes can only be spawned, as on Windows, there are no such classes.
     from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 # Imported once in the server that the cells' processes are forked from: Lightning alone takes seconds.
-_PRELOADED = ["ablations.cell"]
+_PRELOADED = ["ablations.run"]
 # Exit code of a process that has written its reason.
 _EXPLAINED = 3
 
@@ -36,7 +36,7 @@ class Task:
     folder: Path
 
 
-class Display(Protocol):
+class RunsDisplay(Protocol):
     """What the runner tells while it works."""
 
     def started(self, task: Task) -> None:
@@ -60,7 +60,7 @@ class _Running:
     started: float = field(default_factory=time.monotonic)
 
 
-def run_tasks(tasks: Sequence[Task], *, jobs: int, display: Display, devices: Sequence[str] = ()) -> dict[str, str]:
+def run_tasks(tasks: Sequence[Task], *, jobs: int, display: RunsDisplay, devices: Sequence[str] = ()) -> dict[str, str]:
     """Runs every task that is not done, `jobs` at a time. Returns the reason of each failed cell by its name.
 
     devices: CUDA devices as CUDA_VISIBLE_DEVICES names them; each running cell sees one, which no other has as long as
@@ -107,7 +107,7 @@ def _start(context: ForkServerContext, task: Task, device: str | None) -> _Runni
     return _Running(task, process, ours, device)
 
 
-def _relay(one: _Running, display: Display) -> bool:
+def _relay(one: _Running, display: RunsDisplay) -> bool:
     """Passes one message on; False if the process has ended."""
     try:
         phase, step = one.connection.recv()

@@ -21,10 +21,10 @@ from ablations.experiment import (
     load_layer,
     overrides_layer,
 )
-from ablations.starting import Starts
+from ablations.initial_weights import Starts
 from spectrostream.codec_config import SpectroStreamConfig
 from spectrostream.errors import UserError
-from spectrostream.matching import COSTS, matched_widths
+from spectrostream.width_matching import COSTS, matched_widths
 
 BASELINE = "baseline"
 _WIDTHS = ("model.encoder_width", "model.decoder_width")

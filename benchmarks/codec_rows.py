@@ -53,7 +53,7 @@ def _waveform() -> AudioCodec:
 
 
 def _dac() -> AudioCodec:
-    from spectrostream.baselines.dac import Dac, DacConfig
+    from spectrostream.other_codecs.dac import Dac, DacConfig
 
     codec = Dac(DacConfig()).eval()
     codec.fuse_weight_norm()
@@ -61,7 +61,7 @@ def _dac() -> AudioCodec:
 
 
 def _encodec() -> AudioCodec:
-    from spectrostream.baselines.encodec import Encodec, EncodecConfig
+    from spectrostream.other_codecs.encodec import Encodec, EncodecConfig
 
     return cast(AudioCodec, Encodec(EncodecConfig()).eval())  # its codes are an object of its own
 

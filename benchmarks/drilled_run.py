@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_modules.codec_training import CodecTraining
-from lightning_modules.fitting import fit
+from lightning_modules.fit import fit
 from lightning_modules.trainer_config import TrainerConfig
 from lightning_modules.training_config import TrainingConfig
 from spectrostream import SpectroStreamConfig
+from spectrostream.adversarial.stft_discriminator import MultiScaleSTFTConfig, MultiScaleSTFTDiscriminator
 from spectrostream.codec import SpectroStream
-from spectrostream.discriminators import MultiScaleSTFTConfig, MultiScaleSTFTDiscriminator
 from spectrostream.errors import UserError
 from spectrostream.quantizer import QuantizerConfig
 

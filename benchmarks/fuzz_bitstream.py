@@ -33,9 +33,11 @@ def main() -> None:
         import atheris
     except ModuleNotFoundError:
         sys.exit("atheris is not installed; type: pip install atheris")
-    with atheris.instrument_imports(include=["spectrostream.bitstream", "spectrostream.entropy_coding"]):
+    with atheris.instrument_imports(
+        include=["spectrostream.bitstream.files", "spectrostream.bitstream.entropy_coding"]
+    ):
         _forget_modules()
-        import spectrostream.bitstream  # noqa: F401  again, instrumented
+        import spectrostream.bitstream.files  # noqa: F401  again, instrumented
     corpus = FOLDER / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     for name, content in seed_files().items():
@@ -51,7 +53,7 @@ def main() -> None:
 
 def _forget_modules() -> None:
     for name in list(sys.modules):
-        if name.startswith(("spectrostream.bitstream", "spectrostream.entropy_coding")):
+        if name.startswith(("spectrostream.bitstream.files", "spectrostream.bitstream.entropy_coding")):
             del sys.modules[name]
 
 
@@ -69,7 +71,7 @@ def examine(content: bytes) -> None:
 
 def _read(content: bytes, *, conceal: bool) -> Tensor | None:
     """The codes of all chunks; None if there is an error or no end."""
-    from spectrostream.bitstream import BitstreamError, BitstreamReader
+    from spectrostream.bitstream.files import BitstreamError, BitstreamReader
 
     try:
         reader = BitstreamReader(io.BytesIO(content), conceal=conceal)
@@ -95,7 +97,7 @@ def _read(content: bytes, *, conceal: bool) -> Tensor | None:
 
 
 def _examine_header(content: bytes) -> None:
-    from spectrostream.bitstream import BitstreamError, read_header
+    from spectrostream.bitstream.files import BitstreamError, read_header
 
     try:
         header = read_header(io.BytesIO(content))
@@ -111,7 +113,7 @@ def _examine_message(error: Exception) -> None:
 
 def _examine_repacked(content: bytes, codes: Tensor) -> None:
     """Half of the levels, read back; and all of them, which must give the same frames again."""
-    from spectrostream.bitstream import read_bitstream, repack
+    from spectrostream.bitstream.files import read_bitstream, repack
 
     levels = -(-len(codes) // 2)
     target = io.BytesIO()
@@ -124,7 +126,7 @@ def _examine_repacked(content: bytes, codes: Tensor) -> None:
 
 def seed_files() -> dict[str, bytes]:
     """Small valid files that use everything the format has, by name."""
-    from spectrostream.bitstream import BitstreamWriter, FrequencyTables, StreamHeader
+    from spectrostream.bitstream.files import BitstreamWriter, FrequencyTables, StreamHeader
 
     generator = np.random.default_rng(0)
     files = {}

@@ -29,7 +29,7 @@ from benchmarks.official.audio_file import write_signal
 from benchmarks.official.client import OfficialWorker
 from benchmarks.official.layouts import LAYOUTS
 from benchmarks.parity import Parity, compare_arrays, compare_codes
-from datamodules.audio_files import read_audio
+from datamodules.audio.files import read_audio
 from spectrostream.codec import SpectroStream
 from spectrostream.errors import UserError
 from spectrostream.frontends import SAMPLES_PER_TOKEN

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from datamodules.manifest import typed, write_manifest
+from datamodules.corpora.manifest import typed, write_manifest
 from datamodules.stereo_music import DataConfig, StereoMusicDataModule
 
 

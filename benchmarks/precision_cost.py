@@ -12,9 +12,9 @@ import argparse
 import torch
 from torch import Tensor
 
-from datamodules.audio_files import read_audio
-from datamodules.folder_corpus import demo_corpus_root
-from reports.visqol_scores import StereoVisqol, VisqolPool
+from datamodules.audio.files import read_audio
+from datamodules.corpora.folder_corpus import demo_corpus_root
+from reports.metrics.visqol import StereoVisqol, VisqolPool
 from spectrostream.codec import SpectroStream
 from spectrostream.codec_config import SpectroStreamConfig
 

@@ -22,10 +22,10 @@ import numpy as np
 import soundfile
 import torch
 
+from datamodules.corpora.folder_corpus import demo_corpus_root, scan_folder
+from datamodules.corpora.spans import Spans
 from datamodules.crop_dataset import CropDataset
 from datamodules.crops import Crop, RandomCrops
-from datamodules.folder_corpus import demo_corpus_root, scan_folder
-from datamodules.spans import Spans
 from datamodules.track_reader import TrackReader
 
 CROP_SECONDS = 1.28

@@ -108,7 +108,7 @@ def make_tree(root: Path, tracks: int, is_copied: bool) -> None:
 
 def scanned(case: dict) -> dict[str, float]:
     """Seconds from the folder to the written manifest, and the peak memory of this process."""
-    from datamodules.manifest import write_manifest
+    from datamodules.corpora.manifest import write_manifest
     from datamodules.scanning.scan import scan
 
     begin = time.perf_counter()

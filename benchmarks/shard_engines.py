@@ -93,11 +93,11 @@ def our_crops(url: str, count: int, cache: Path | None, **options: Any) -> Calla
     """Through windows of shards, as training takes them."""
 
     def take() -> int:
+        from datamodules.corpora.spans import Spans
         from datamodules.shards.index import shard_corpus
         from datamodules.shards.reader import ShardReader
         from datamodules.shards.store import ShardStore
         from datamodules.shards.windows import WindowedCrops
-        from datamodules.spans import Spans
 
         store = ShardStore(url, cache_folder=cache, **options)
         reader = ShardReader(shard_corpus(url, store.read_index()), store)

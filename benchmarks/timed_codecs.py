@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.official.audio_file import write_signal
 from benchmarks.official.client import OfficialWorker
-from reports.cost import count_parameters
+from reports.metrics.cost import count_parameters
 from spectrostream.frontends import SAMPLES_PER_TOKEN
 from spectrostream.interface import AudioCodec
 

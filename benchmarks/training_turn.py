@@ -26,9 +26,10 @@ from ablations.provenance import write_json
 from benchmarks.training_case import TrainingCase
 from benchmarks.training_watch import StepProfile, Stopwatch
 from datamodules.stereo_music import StereoMusicDataModule
-from lightning_modules import codec_training, fitting
+from lightning_modules import codec_training
+from lightning_modules import fit as fitting
 from lightning_modules.codec_training import CodecTraining
-from lightning_modules.orphans import is_rank
+from lightning_modules.rank_cleanup import is_rank
 from spectrostream.codec import SpectroStream
 from spectrostream.errors import UserError
 

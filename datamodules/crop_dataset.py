@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.audio_files import AudioFileError
+from datamodules.audio.files import AudioFileError
+from datamodules.audio.loudness import loudness_of
+from datamodules.corpora.spans import Spans
 from datamodules.crops import Crop, CropKey, Draws
-from datamodules.failure_list import list_failure
-from datamodules.loudness import loudness_of
-from datamodules.spans import Spans
 from datamodules.track_reader import Reader
+from datamodules.workers.unreadable_files import list_failure
 
 logger = logging.getLogger(__name__)
 

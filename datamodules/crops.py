@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from torch.utils.data import Sampler
 
-from datamodules.spans import Spans
+from datamodules.corpora.spans import Spans
 
 # (batch index since the start of the run, slot within the batch of all ranks)
 CropKey = tuple[int, int]

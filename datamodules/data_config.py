@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from datamodules.splits import SPLITS
+from datamodules.corpora.splits import SPLITS
 from spectrostream.errors import UserError
 
 _SHORTEST_SECONDS = 0.01

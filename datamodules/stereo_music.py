@@ -17,21 +17,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from datamodules.corpus import Corpus, EmptyCorpusError
+from datamodules.corpora.corpus import Corpus, EmptyCorpusError
+from datamodules.corpora.folder_corpus import demo_corpus_root, scan_folder
+from datamodules.corpora.manifest_corpus import load_manifests, span_weights, usable_corpus
+from datamodules.corpora.segments import read_segments
+from datamodules.corpora.spans import Spans, evenly_spread
+from datamodules.corpora.splits import Split, split_spans
 from datamodules.crop_dataset import CropDataset, Excerpt, HeldOutDataset
 from datamodules.crops import Draws, RandomCrops, StepSampler
 from datamodules.data_config import DataConfig, DataConfigError
-from datamodules.folder_corpus import demo_corpus_root, scan_folder
-from datamodules.lasting_loader import LastingLoader, WorkerStart
-from datamodules.manifest_corpus import load_manifests, span_weights, usable_corpus
-from datamodules.segments import read_segments
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.store import ShardStore
 from datamodules.shards.windows import WindowedCrops
-from datamodules.spans import Spans, evenly_spread
-from datamodules.splits import Split, split_spans
 from datamodules.track_reader import TrackReader
-from datamodules.worker_processes import worker_context
+from datamodules.workers.processes import worker_context
+from datamodules.workers.resilient_loader import LastingLoader, WorkerStart
 
 __all__ = ["DataConfig", "DataConfigError", "Excerpt", "StereoMusicDataModule"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from datamodules.audio_files import read_audio
-from datamodules.corpus import Track
-from datamodules.crash_marks import reading
+from datamodules.audio.files import read_audio
+from datamodules.corpora.corpus import Track
+from datamodules.workers.crash_markers import reading
 
 
 def read_track(

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from datamodules.audio_files import AudioFileError
-from datamodules.corpus import Corpus, Track
-from datamodules.hanging_music import HangingMusic
-from datamodules.patience import each_within
+from datamodules.audio.files import AudioFileError
+from datamodules.corpora.corpus import Corpus, Track
 from datamodules.track_audio import read_track
+from datamodules.workers.timeouts import each_within
+from datamodules.workers.unresponsive_paths import HangingMusic
 
 # Index of a track, and where in it to start, in seconds.
 Place = tuple[int, float]

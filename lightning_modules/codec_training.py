@@ -13,10 +13,9 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.averaging import WeightAverage
-from lightning_modules.distributed import GradientAverage
 from lightning_modules.execution import Precision
-from lightning_modules.guards import UpdateGuard
+from lightning_modules.gradient_averaging import GradientAverage
+from lightning_modules.gradient_guard import UpdateGuard
 from lightning_modules.optimization import (
     OptimizerConfig,
     build_optimizer,
@@ -25,13 +24,14 @@ from lightning_modules.optimization import (
     set_learning_rate,
 )
 from lightning_modules.training_config import TrainingConfig
-from spectrostream.balancing import LossBalancer
+from lightning_modules.weight_ema import WeightAverage
+from spectrostream.adversarial.discriminators import Discriminator
+from spectrostream.adversarial.loss_balancer import LossBalancer
+from spectrostream.adversarial.losses import MultiScaleMelLoss
+from spectrostream.adversarial.objectives import build_objective
 from spectrostream.codebook_learning import summed
 from spectrostream.codec import SpectroStream
 from spectrostream.interface import Reconstruction
-from spectrostream.judges import Discriminator
-from spectrostream.losses import MultiScaleMelLoss
-from spectrostream.objectives import build_objective
 from spectrostream.registry import Codec
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"

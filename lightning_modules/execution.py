@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from spectrostream.adversarial.discriminators import Discriminator
+from spectrostream.adversarial.stft_discriminator import ResidualBlock2d
 from spectrostream.codec import SpectroStream
 from spectrostream.decoder import DecoderBlock
-from spectrostream.discriminators import ResidualBlock2d
 from spectrostream.encoder import EncoderBlock
-from spectrostream.judges import Discriminator
 from spectrostream.precision_check import run_wrong_convolutions_in_float32
 from spectrostream.registry import Codec
 

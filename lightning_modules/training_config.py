@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lightning_modules.optimization import OptimizerConfig
-from spectrostream.losses import LossWeights
-from spectrostream.objectives import RECIPES
+from spectrostream.adversarial.losses import LossWeights
+from spectrostream.adversarial.objectives import RECIPES
 
 FREEZABLE = ("encoder", "codebooks", "decoder")
 

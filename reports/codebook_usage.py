@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reports.scores import Score
+from reports.metrics.score import Score
 
 FEWEST_TOKENS = (
     5000  # per level; with fewer the entropy of 1024 entries says more about the sample than about the codec

@@ -14,11 +14,13 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from reports import spectral_metrics, stereo_metrics, visqol_scores
-from reports.cost import device_of
+from reports.metrics import spectral as spectral_metrics
+from reports.metrics import stereo as stereo_metrics
+from reports.metrics import visqol as visqol_scores
+from reports.metrics.cost import device_of
+from reports.metrics.score import Score
+from reports.metrics.visqol import PendingStereoVisqol, VisqolPool
 from reports.records import COLUMNS, METRICS, EvaluationProtocol, check_records
-from reports.scores import Score
-from reports.visqol_scores import PendingStereoVisqol, VisqolPool
 from spectrostream.interface import AudioCodec
 
 SAMPLE_RATE = spectral_metrics.SAMPLE_RATE

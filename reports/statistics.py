@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.interpolate import PchipInterpolator
 
-from reports.scores import Score
+from reports.metrics.score import Score
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 from spectrostream.codec_config import SpectroStreamConfig
 from spectrostream.codec_stream import CodecStream, DecoderStream, EncoderStream
+from spectrostream.cpu_inference.convert import for_inference
 from spectrostream.decoder import Decoder
 from spectrostream.encoder import Encoder
 from spectrostream.frontends import FRONT_ENDS, SAMPLES_PER_TOKEN
-from spectrostream.inference import for_inference
 from spectrostream.interface import Reconstruction
-from spectrostream.pretrained import LoadedWeights, find_weights
 from spectrostream.quantizer import ABSENT, ResidualVectorQuantizer
 from spectrostream.streaming import Span, StreamState
+from spectrostream.weight_files.pretrained import LoadedWeights, find_weights
 
 SAMPLE_RATE = 48000
 PIECE_TOKENS = 250  # `encode` and `decode` go through a long signal in pieces of 10 s, so that memory stays bounded
@@ -86,14 +86,15 @@ class SpectroStream(nn.Module):
     def for_inference(self, *, precision: str = "float32", compile: bool = False) -> SpectroStream:
         """A copy of this codec that encodes and decodes faster, and does nothing else.
 
-        precision: "float32": on a CPU the codec's own matrix products (`spectrostream.fast_stack`), equal to this codec
-            within rounding (1e-5 of the peak; a code differs where two entries are almost equally near);
+        precision: "float32": on a CPU the codec's own matrix products (`spectrostream.cpu_inference.stacks`), equal to
+            this codec within rounding (1e-5 of the peak; a code differs where two entries are almost equally near);
             "bfloat16": the library's convolutions in bfloat16, for processors with matrix units for it. It changes some
             codes and costs quality (BENCHMARKS.md has the measurement);
-            "int8": 8-bit products (`spectrostream.int8_layers`) on a CPU, for the spectral front-ends. With VNNI it
-            decodes 1.2 to 1.4 times as fast as float32 where that was measured, and encodes no faster; without VNNI it
-            works, slower. It changes more codes than bfloat16 does. It needs no calibration, and pieces give what the
-            whole gives. The copy holds its weights in a form that cannot be saved: save this codec.
+            "int8": 8-bit products (`spectrostream.cpu_inference.int8_layers`) on a CPU, for the spectral front-ends.
+            With VNNI it decodes 1.2 to 1.4 times as fast as float32 where that was measured, and encodes no faster;
+            without VNNI it works, in two products for one and so slower. It changes more codes than bfloat16 does. It
+            needs no calibration, and pieces give what the whole gives. The copy holds its weights in a form that cannot
+            be saved: save this codec.
         compile: `torch.compile` for the library's convolutions; the first calls take minutes and need a C++ compiler.
 
         Raises ValueError for another precision, Int8UnavailableError (a UserError) where int8 is not possible.

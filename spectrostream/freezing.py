@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from spectrostream.baselines.dac import Dac
+from spectrostream.other_codecs.dac import Dac
 from spectrostream.registry import Codec
 
 PARTS = ("encoder", "codebooks", "decoder")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from spectrostream.baselines.dac import Dac, DacConfig
 from spectrostream.codec import SpectroStream
 from spectrostream.codec_config import SpectroStreamConfig
-from spectrostream.plain_config import config_of, kind_of
+from spectrostream.config_from_plain import config_of, kind_of
+from spectrostream.other_codecs.dac import Dac, DacConfig
 
 Codec = SpectroStream | Dac
 CodecConfig = SpectroStreamConfig | DacConfig

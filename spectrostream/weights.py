@@ -10,10 +10,10 @@ import numpy as np
 
 from spectrostream.codec import SpectroStream
 from spectrostream.errors import WeightsError
-from spectrostream.official_files import write_official
-from spectrostream.official_weights import official_weights
 from spectrostream.registry import Codec, build_codec, config_from_plain
-from spectrostream.weights_file import read_weights, weights_digest, write_weights
+from spectrostream.weight_files.official_files import write_official
+from spectrostream.weight_files.official_weights import official_weights
+from spectrostream.weight_files.safetensors_file import read_weights, weights_digest, write_weights
 
 __all__ = [
     "WeightsError",

@@ -14,10 +14,10 @@ sys.path.insert(0, str(Path(__file__).parent / "ablations"))
 from small_study import TINY_DAC, write_config, write_music, write_study
 
 from ablations.experiment import load_layer
-from spectrostream.baselines.dac import Dac, DacConfig
-from spectrostream.bitstream import read_bitstream
-from spectrostream.cli import main
+from spectrostream.bitstream.files import read_bitstream
+from spectrostream.other_codecs.dac import Dac, DacConfig
 from spectrostream.weights import save_codec
+from spectrostream_cli import main
 
 COMMANDS = ("train", "ablate", "report", "encode", "decode", "repack", "stream", "info", "export")
 RATE = 48000

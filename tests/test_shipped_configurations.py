@@ -11,12 +11,12 @@ import torch
 from ablations.experiment import ConfigError, configs_folder, find_yaml, load_experiment
 from ablations.study import load_study, studies_folder
 from lightning_modules.optimization import learning_rate
-from spectrostream.baselines.dac import DacConfig
-from spectrostream.cli.parser import build_parser
-from spectrostream.cli.training import split_words
-from spectrostream.dac_discriminators import DacDiscriminatorConfig
-from spectrostream.objectives import RECIPES
+from spectrostream.adversarial.dac_discriminator import DacDiscriminatorConfig
+from spectrostream.adversarial.objectives import RECIPES
+from spectrostream.other_codecs.dac import DacConfig
 from spectrostream.registry import build_codec
+from spectrostream_cli.parser import build_parser
+from spectrostream_cli.training import split_words
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(configs_folder().glob("*.yaml"))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.audio_walk import SkippedFile
+from datamodules.audio.find_files import SkippedFile
 from spectrostream.errors import UserError
 
 # Names of a corpus' own division, whatever the corpus calls them.

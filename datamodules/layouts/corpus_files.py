@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from datamodules.audio_walk import SkippedFile, audio_below
+from datamodules.audio.find_files import SkippedFile, audio_below
+from datamodules.corpora.manifest import table_name
 from datamodules.layouts.contract import Entry, Found, LayoutError
-from datamodules.manifest import table_name
 
 
 @dataclass(frozen=True)

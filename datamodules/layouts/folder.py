@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datamodules.audio_walk import audio_below
+from datamodules.audio.find_files import audio_below
+from datamodules.corpora.manifest import table_name
 from datamodules.layouts.contract import Entry, Found
 from datamodules.layouts.corpus_files import require_folder
-from datamodules.manifest import table_name
 
 
 def folder(root: Path) -> Found:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from datamodules.corpora.manifest import table_name
 from datamodules.layouts.contract import Entry, Found
 from datamodules.layouts.corpus_files import CorpusFiles, Shape, matching, require_folder
 from datamodules.layouts.metadata import broken, first_file, read_json
-from datamodules.manifest import table_name
 
 _SHAPE = Shape("MoisesDB", "moisesdb_v0.1/<song>/data.json and <song>/<stem>/<source>.wav", "*/*/data.json")
 

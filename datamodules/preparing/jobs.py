@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from datamodules.audio_opening import AudioFileError
-from datamodules.encodings import ENCODINGS, Encoding
-from datamodules.manifest import file_path, table_name
+from datamodules.audio.opening import AudioFileError
+from datamodules.corpora.manifest import file_path, table_name
 from datamodules.preparing.transcoding import Source, Transcoded, transcode
+from datamodules.shards.encodings import ENCODINGS, Encoding
 from datamodules.shards.packing import PIECE_OVERHEAD_BYTES, ShardPacker
-from spectrostream.unfinished import whole_file
+from spectrostream.atomic_files import whole_file
 
 # Changes whenever the same input would give other bytes: what an older version made is then made again.
 _VERSION = 1

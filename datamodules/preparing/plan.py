@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas
 
+from datamodules.corpora.splits import hash_places
 from datamodules.layouts.contract import SPLITS
 from datamodules.preparing.jobs import Job, Settings, TrackToPrepare
 from datamodules.scanning.measuring import VERSION
 from datamodules.shards.packing import END_BYTES
-from datamodules.splits import hash_places
 
 # A name on a POSIX disk may have 255 bytes; what is longer than this is cut, with a hash in place of the rest.
 _LONGEST_NAME_BYTES = 200

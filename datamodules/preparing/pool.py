@@ -12,7 +12,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from datamodules.preparing.jobs import Job, Made, do_job
 from datamodules.preparing.log import PrepareError
-from datamodules.worker_processes import worker_processes
+from datamodules.workers.processes import worker_processes
 
 # A job may take this long and as long as its music lasts; reading takes a few hundredths of that.
 _PATIENCE_SECONDS = 600.0

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas
 
-from datamodules.manifest import MANIFEST_NAME, typed, write_manifest
+from datamodules.corpora.manifest import MANIFEST_NAME, typed, write_manifest
 from datamodules.preparing.jobs import Job, Made, Settings, is_as_made
 from datamodules.preparing.log import PrepareError, PrepareLog
 from datamodules.preparing.plan import jobs_of, prepared_names

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas
 
-from datamodules.manifest import source_names, table_name, typed
+from datamodules.corpora.manifest import source_names, table_name, typed
 from datamodules.preparing.jobs import Settings
 
 

@@ -16,10 +16,10 @@ from typing import BinaryIO, Self
 import torch
 from torch import Tensor
 
-from datamodules.audio_opening import AudioFileError
-from datamodules.audio_pieces import AudioReader
-from datamodules.encodings import Encoding, PieceWriter, samples_digest
+from datamodules.audio.blocks import AudioReader
+from datamodules.audio.opening import AudioFileError
 from datamodules.scanning.measuring import content_hash
+from datamodules.shards.encodings import Encoding, PieceWriter, samples_digest
 from spectrostream.errors import UserError
 
 _BLOCK_SECONDS = 10

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-from datamodules.manifest import read_manifest
+from datamodules.corpora.manifest import read_manifest
 from datamodules.scanning.duplicates import count_duplicates, mark_duplicates
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

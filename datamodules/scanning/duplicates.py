@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas
 
-from datamodules.manifest import source_names
+from datamodules.corpora.manifest import source_names
 
 
 @dataclass(frozen=True)

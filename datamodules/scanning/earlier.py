@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pandas
 
-from datamodules.manifest import COLUMNS
+from datamodules.corpora.manifest import COLUMNS
 from datamodules.scanning.journal import Finished, TrackKey
 from datamodules.scanning.measuring import Measurement
 from datamodules.scanning.pool import BROUGHT_DOWN, TOOK_LONGER, UNMEASURED, UNREADABLE

@@ -17,9 +17,9 @@ import numpy as np
 import soundfile
 import torch
 
-from datamodules.audio_files import verify_ends
-from datamodules.audio_opening import AudioFileError, AudioInfo, audio_info, decode, open_audio, require_samples
-from datamodules.loudness import BlockEnergies, LoudnessMeter
+from datamodules.audio.files import verify_ends
+from datamodules.audio.loudness import BlockEnergies, LoudnessMeter
+from datamodules.audio.opening import AudioFileError, AudioInfo, audio_info, decode, open_audio, require_samples
 from datamodules.scanning.signal_statistics import AverageSpectrum, ClippedRuns, StereoEnergies
 
 # Samples of all channels together that are held at once: small enough for a processor's cache.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pebble import ProcessExpired, ProcessPool
 
-from datamodules.audio_opening import AudioFileError
+from datamodules.audio.opening import AudioFileError
 from datamodules.scanning.measuring import Measurement, measure, measure_header
-from datamodules.worker_processes import worker_processes
+from datamodules.workers.processes import worker_processes
 
 # Larger files may take longer than the timeout says, so that a day of radio is no slow disk.
 _TIMEOUT_BYTES = 64 * 10**6

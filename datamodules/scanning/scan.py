@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas
 from pandas.api.types import pandas_dtype
 
-from datamodules.audio_walk import SkippedFile
+from datamodules.audio.find_files import SkippedFile
+from datamodules.corpora.manifest import COLUMNS, file_path, table_name, typed
 from datamodules.layouts import LAYOUTS, Entry, Found, Layout, LayoutError
-from datamodules.manifest import COLUMNS, file_path, table_name, typed
 from datamodules.scanning.duplicates import mark_duplicates
 from datamodules.scanning.earlier import known_rows, with_additions
 from datamodules.scanning.journal import Finished, ScanJournal, TrackKey, read_journal

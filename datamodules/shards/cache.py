@@ -15,7 +15,7 @@ from typing import IO
 
 from datamodules.file_locks import lock
 from datamodules.shards.index import Shard
-from spectrostream.unfinished import open_beside
+from spectrostream.atomic_files import open_beside
 
 logger = logging.getLogger(__name__)
 

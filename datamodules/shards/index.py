@@ -1,7 +1,7 @@
 """The index of shards: a row for each piece of music, with the shard that holds it and where in it.
 
-It is a manifest (`datamodules.manifest`) with more columns. What does not fit together is refused when it is read, so
-that whoever reads audio by it can trust it.
+It is a manifest (`datamodules.corpora.manifest`) with more columns. What does not fit together is refused when it is
+read, so that whoever reads audio by it can trust it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import pandas
 import pyarrow
 import pyarrow.parquet
 
-from datamodules.corpus import Corpus
-from datamodules.encodings import ENCODINGS
-from datamodules.manifest import ManifestError, typed
-from spectrostream.unfinished import whole_file
+from datamodules.corpora.corpus import Corpus
+from datamodules.corpora.manifest import ManifestError, typed
+from datamodules.shards.encodings import ENCODINGS
+from spectrostream.atomic_files import whole_file
 
 INDEX_NAME = "index.parquet"
 

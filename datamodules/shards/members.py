@@ -13,9 +13,9 @@ import soundfile
 import torch
 from torch import Tensor
 
-from datamodules.audio_opening import AudioFileError, AudioInfo, ForwardFile, decode, from_pcm16, require_finite
-from datamodules.crash_marks import reading
-from datamodules.encodings import Encoding
+from datamodules.audio.opening import AudioFileError, AudioInfo, ForwardFile, decode, from_pcm16, require_finite
+from datamodules.shards.encodings import Encoding
+from datamodules.workers.crash_markers import reading
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, Self
 
-from spectrostream.unfinished import open_beside
+from spectrostream.atomic_files import open_beside
 
 # What a piece takes beside its own size at most: two headers, the notes, the padding.
 PIECE_OVERHEAD_BYTES = 4096

@@ -12,16 +12,16 @@ from typing import IO, Any
 import numpy as np
 from torch import Tensor
 
-from datamodules.audio_opening import AudioFileError
-from datamodules.corpus import Corpus
-from datamodules.encodings import ENCODINGS
-from datamodules.patience import within
-from datamodules.resampling import PartResampler
+from datamodules.audio.opening import AudioFileError
+from datamodules.audio.resampling import PartResampler
+from datamodules.corpora.corpus import Corpus
+from datamodules.corpora.spans import Spans, evenly_spread
+from datamodules.shards.encodings import ENCODINGS
 from datamodules.shards.index import shards_of
 from datamodules.shards.members import Member, read_member
 from datamodules.shards.store import ShardError, ShardStore
-from datamodules.spans import Spans, evenly_spread
 from datamodules.track_reader import Reader
+from datamodules.workers.timeouts import within
 from spectrostream.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlparse
 
 import pandas
 
-from datamodules.audio_opening import AudioFileError
+from datamodules.audio.opening import AudioFileError
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.index import INDEX_NAME, LARGEST_INDEX_BYTES, Shard, ShardIndexError, read_index
 from datamodules.shards.transfer import Remote, RemoteError

@@ -23,8 +23,8 @@ from functools import cached_property
 
 import numpy as np
 
+from datamodules.corpora.spans import Spans, hashed_number
 from datamodules.crops import Crop, RandomCrops, span_mass
-from datamodules.spans import Spans, hashed_number
 
 Window = tuple[int, ...]
 

@@ -12,7 +12,8 @@ class Waveform(nn.Module):
     """Samples as they are: one feature per channel, one bin; the stacks become 1-D strided residual networks.
 
     Strides follow the spectral stack's reduction of time x frequency positions as closely as 1920 samples a token
-    allow. At equal widths it costs half of the spectral stack; `spectrostream.matching` finds the widths of equal cost.
+    allow. At equal widths it costs half of the spectral stack; `spectrostream.width_matching` finds the widths of equal
+    cost.
     """
 
     hop_length = 1

@@ -11,14 +11,14 @@ from omegaconf import OmegaConf
 from small_study import MINUTE, Remembers, write_config, write_music, write_study
 
 from ablations.assembly import data_module, evaluation_protocol, evaluation_segments, segment_limit
-from ablations.cell import evaluation_identity, is_done
 from ablations.commands import study_tasks
 from ablations.experiment import ConfigError, ExperimentConfig, compose, overrides_layer
+from ablations.run import evaluation_identity, is_done
 from ablations.runner import run_tasks
-from ablations.samples import sampling
 from ablations.study import load_study
+from ablations.training_samples import sampling
 from reports.records import read_records
-from spectrostream.cli import main
+from spectrostream_cli import main
 
 # Of the nine seconds of each track the last two are held out.
 HELD_OUT, TRAINED_ON = 7.0, 3.0

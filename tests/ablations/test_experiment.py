@@ -27,10 +27,10 @@ from ablations.experiment import (
     to_yaml,
 )
 from lightning_modules.training_config import TrainingConfig
-from spectrostream.baselines.dac import DacConfig
+from spectrostream.adversarial.dac_discriminator import DacDiscriminatorConfig
+from spectrostream.adversarial.stft_discriminator import MultiScaleSTFTConfig
 from spectrostream.codec import SpectroStreamConfig
-from spectrostream.dac_discriminators import DacDiscriminatorConfig
-from spectrostream.discriminators import MultiScaleSTFTConfig
+from spectrostream.other_codecs.dac import DacConfig
 
 
 def layer(**sections: Any) -> DictConfig:

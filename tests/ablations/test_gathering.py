@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from small_study import finished_study
 
-from ablations.gathering import NothingToReportError, measure_costs, study_report, training_curves
+from ablations.collect_results import NothingToReportError, measure_costs, study_report, training_curves
 from ablations.provenance import write_json
 from ablations.runner import Task
 from ablations.study import Study

@@ -30,7 +30,7 @@ from ablations.preflight import (
 )
 from ablations.runner import Task, least_used
 from lightning_modules.trainer_config import TrainerConfig
-from spectrostream.cli import main
+from spectrostream_cli import main
 
 CPU_ONLY = {"cuda": 0, "mps": 0, "cpu": 2}
 FOUR_GPUS = {"cuda": 4, "mps": 0, "cpu": 8}

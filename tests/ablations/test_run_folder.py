@@ -12,9 +12,9 @@ from small_study import write_config, write_music, write_study
 from ablations.experiment import TRAINING_VERSION, ConfigError
 from ablations.provenance import read_json
 from ablations.run_folder import require_study_or_empty
-from datamodules import manifest_corpus
-from datamodules.manifest import file_path, read_manifest, write_manifest
-from spectrostream.cli import main
+from datamodules.corpora import manifest_corpus
+from datamodules.corpora.manifest import file_path, read_manifest, write_manifest
+from spectrostream_cli import main
 
 
 @pytest.fixture(scope="module")

@@ -18,14 +18,14 @@ from small_study import (
     write_study,
 )
 
-from ablations.cell import locked
 from ablations.commands import study_tasks
 from ablations.experiment import signature
 from ablations.provenance import read_json
+from ablations.run import locked
 from ablations.runner import Task, run_tasks
 from ablations.study import load_study
 from reports.records import read_card, read_records
-from spectrostream.cli import main
+from spectrostream_cli import main
 
 pytestmark = pytest.mark.slow
 

@@ -13,11 +13,11 @@ from small_study import write_config, write_music
 
 from ablations.assembly import data_module
 from ablations.experiment import ExperimentConfig, load_experiment, signature
-from ablations.samples import ClipScores, sampling
-from reports.scores import Score
-from reports.spectral_metrics import mel_distance, si_sdr
-from reports.stereo_metrics import cue_errors
-from spectrostream.cli import main
+from ablations.training_samples import ClipScores, sampling
+from reports.metrics.score import Score
+from reports.metrics.spectral import mel_distance, si_sdr
+from reports.metrics.stereo import cue_errors
+from spectrostream_cli import main
 
 
 def clip(seconds: float = 1.5, seed: int = 0) -> torch.Tensor:
@@ -52,7 +52,7 @@ def test_what_has_no_score_is_left_out_and_told_once(caplog: pytest.LogCaptureFi
 def test_a_lost_visqol_costs_its_score_and_the_next_clip_starts_another(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from reports.visqol_scores import VisqolWorkerError
+    from reports.metrics.visqol import VisqolWorkerError
 
     class Waiting:
         def __init__(self, is_lost: bool) -> None:
@@ -81,7 +81,7 @@ def test_a_lost_visqol_costs_its_score_and_the_next_clip_starts_another(
             assert self.is_open
             return Waiting(is_lost=self.index == 0)
 
-    monkeypatch.setattr("ablations.samples.VisqolPool", Pool)
+    monkeypatch.setattr("ablations.training_samples.VisqolPool", Pool)
     with ClipScores(visqol_workers=2) as score:
         assert not Pool.made  # a training that ends before its first sample starts none
         assert "visqol" not in score(clip(seed=1), clip())
@@ -103,7 +103,7 @@ def test_a_corpus_without_held_out_music_is_told(tmp_path: Path, caplog: pytest.
     config = small(tmp_path, "trainer.samples_every=1", "data.held_out_fraction=0")
     with sampling(config, tmp_path, data_module(config)) as callbacks:
         assert callbacks == ()
-    assert [record.getMessage() for record in caplog.records if record.name == "ablations.samples"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "ablations.training_samples"] == [
         "trainer.samples_every = 1, but no held-out music is long enough for a sample"
     ]
 

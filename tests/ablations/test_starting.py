@@ -17,13 +17,13 @@ from small_study import MINUTE, TINY_DAC, write_config, write_music, write_study
 from ablations.assembly import training_module
 from ablations.commands import study_tasks
 from ablations.experiment import ConfigError, ExperimentConfig, compose, overrides_layer, signature
+from ablations.initial_weights import StartError, Starts
 from ablations.provenance import read_json
-from ablations.starting import StartError, Starts
 from ablations.study import load_study
 from spectrostream import SpectroStream
-from spectrostream.baselines.dac import Dac, DacConfig
-from spectrostream.cli import main
+from spectrostream.other_codecs.dac import Dac, DacConfig
 from spectrostream.weights import codec_fingerprint, save_codec, save_official
+from spectrostream_cli import main
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "spectrostream"))
 from official_setup import fixture_params, write_official

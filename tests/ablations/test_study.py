@@ -10,8 +10,8 @@ from small_study import STUDY, TINY_DAC, write_music, write_study, write_yaml
 from ablations.commands import default_jobs, study_tasks
 from ablations.experiment import ConfigError, signature, to_plain
 from ablations.study import Study, load_study
-from spectrostream.baselines.dac import DacConfig
-from spectrostream.matching import matched_widths
+from spectrostream.other_codecs.dac import DacConfig
+from spectrostream.width_matching import matched_widths
 
 
 def variant(**changes: Any) -> dict[str, Any]:

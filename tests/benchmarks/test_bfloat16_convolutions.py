@@ -14,10 +14,10 @@ from ablations.experiment import load_experiment
 from benchmarks import bfloat16_convolutions
 from benchmarks.bfloat16_convolutions import Shape, few_features, main, relative_error, single_bin, swept
 from spectrostream import SpectroStream, SpectroStreamConfig
-from spectrostream.dac_discriminators import DacDiscriminatorConfig
-from spectrostream.discriminators import MultiScaleSTFTConfig
+from spectrostream.adversarial.dac_discriminator import DacDiscriminatorConfig
+from spectrostream.adversarial.discriminators import DiscriminatorConfig, build_discriminator
+from spectrostream.adversarial.stft_discriminator import MultiScaleSTFTConfig
 from spectrostream.frontends import FRONT_ENDS
-from spectrostream.judges import DiscriminatorConfig, build_discriminator
 
 WIDTHS = range(1, 33)
 

@@ -16,7 +16,7 @@ from benchmarks.training_operators import OperatorProfile
 from benchmarks.training_table import COLUMNS, MISSING, TrainingRow, title, training_table
 from benchmarks.training_turn import SkippedUpdatesError, decode_music, profile, start_codebooks, train
 from benchmarks.training_watch import QuantizerTimer, peak_memory_bytes, quantizer_of
-from spectrostream.discriminators import MultiScaleSTFTConfig
+from spectrostream.adversarial.stft_discriminator import MultiScaleSTFTConfig
 from spectrostream.quantizer import QuantizerConfig, ResidualVectorQuantizer
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -12,11 +12,11 @@ import soundfile
 from rich.console import Console
 from workbench import RATE, hidden_or_unfinished, started, write_sound
 
-from spectrostream.bitstream import read_header
-from spectrostream.cli import main
-from spectrostream.cli.batches import Job, planned
-from spectrostream.cli.progress import AudioProgress
+from spectrostream.bitstream.files import read_header
 from spectrostream.errors import UserError
+from spectrostream_cli import main
+from spectrostream_cli.coding.many_files import Job, planned
+from spectrostream_cli.progress import AudioProgress
 
 AUDIO = {".wav", ".flac"}
 
@@ -214,7 +214,7 @@ def test_no_space_for_the_output_is_explained_and_leaves_nothing(
         raise OSError(28, "No space left on device", "out.wav")
 
     assert run("encode", bench.folder / "short.flac", tmp_path / "x.sps", "--weights", bench.weights) == 0
-    monkeypatch.setattr("datamodules.audio_pieces.AudioWriter.write", full)
+    monkeypatch.setattr("datamodules.audio.blocks.AudioWriter.write", full)
     assert run("decode", tmp_path / "x.sps", tmp_path / "out.wav", "--weights", bench.weights) == 1
     assert capsys.readouterr().err == "error: out.wav: No space left on device\n"
     assert [path.name for path in tmp_path.iterdir()] == ["x.sps"]
@@ -226,7 +226,7 @@ def test_ctrl_c_leaves_nothing_half_written(
     def interrupted(self: object, codes: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("spectrostream.bitstream_writer.BitstreamWriter.write", interrupted)
+    monkeypatch.setattr("spectrostream.bitstream.writer.BitstreamWriter.write", interrupted)
     assert run("encode", bench.folder / "short.flac", tmp_path / "x.sps", "--weights", bench.weights) == 130
     assert "stopped; type the same command again to go on" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

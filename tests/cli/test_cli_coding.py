@@ -15,12 +15,13 @@ import soundfile
 import torch
 from workbench import RATE, codec_on_disk, hidden_or_unfinished, noise, started, write_sound
 
-from datamodules.audio_files import read_audio
-from spectrostream import inference
-from spectrostream.bitstream import BitstreamReader, read_bitstream, read_header
-from spectrostream.cli import command, encoding, main
+from datamodules.audio.files import read_audio
+from spectrostream.bitstream.files import BitstreamReader, read_bitstream, read_header
+from spectrostream.cpu_inference import convert as inference
 from spectrostream.frontends import SAMPLES_PER_TOKEN as TOKEN
 from spectrostream.weights import codec_fingerprint
+from spectrostream_cli import command, main
+from spectrostream_cli.coding import encode_file as encoding
 
 HALF_STEP_24_BITS = 2**-24
 
@@ -255,7 +256,7 @@ def test_a_file_that_contradicts_its_codec_is_explained(
     bench, coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The fingerprint fits, the rest does not: made on purpose."""
-    from spectrostream.bitstream import Header, write_bitstream
+    from spectrostream.bitstream.files import Header, write_bitstream
 
     header, codes = read_bitstream(coded)
     for changes, given, message in (
@@ -307,7 +308,7 @@ def test_a_killed_encoder_leaves_nothing_under_the_final_name(bench, tmp_path: P
 _WITH_PEAK = """
 import re, sys
 from pathlib import Path
-from spectrostream.cli import main
+from spectrostream_cli import main
 code = main(sys.argv[1:])
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 sys.exit(code)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from workbench import hidden_or_unfinished, started
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "datamodules" / "recipes"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "datamodules" / "free_corpora"))
 from stand_ins import SMALL_FONT_PACKAGE, apt_get, fluidsynth, on_path, write_debs
 
-from spectrostream.cli import main
+from spectrostream_cli import main
 
 SLEEP = shutil.which("sleep")
 NAMES = ["freedoom1/D_E1M1.flac", "freedoom1/D_E1M2.flac", "freedoom2/D_RUNNIN.flac"]

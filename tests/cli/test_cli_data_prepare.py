@@ -12,10 +12,10 @@ import pytest
 import soundfile
 from workbench import hidden_or_unfinished, started, write_sound
 
-from datamodules.folder_corpus import demo_corpus_root
-from datamodules.manifest import read_manifest, table_name, write_manifest
+from datamodules.corpora.folder_corpus import demo_corpus_root
+from datamodules.corpora.manifest import read_manifest, table_name, write_manifest
 from datamodules.shards.index import read_index
-from spectrostream.cli import main
+from spectrostream_cli import main
 
 
 @pytest.fixture(scope="module")

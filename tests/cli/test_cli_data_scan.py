@@ -15,10 +15,10 @@ import pytest
 import soundfile
 from workbench import hidden_or_unfinished, started, write_sound
 
-from datamodules.manifest import read_manifest
-from datamodules.manifest_corpus import load_manifests
-from spectrostream.cli import main
+from datamodules.corpora.manifest import read_manifest
+from datamodules.corpora.manifest_corpus import load_manifests
 from spectrostream.errors import UserError
+from spectrostream_cli import main
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from datamodules.folder_corpus import demo_corpus_root, scan_folder
-from datamodules.manifest import read_manifest, write_manifest
-from spectrostream.cli import main
+from datamodules.corpora.folder_corpus import demo_corpus_root, scan_folder
+from datamodules.corpora.manifest import read_manifest, write_manifest
+from spectrostream_cli import main
 
 
 @pytest.fixture

@@ -26,9 +26,9 @@ from miniatures import MINIATURES, SECONDS
 from small_study import write_config
 
 from benchmarks.fault_drills import COMPARED, first_difference
-from datamodules.folder_corpus import demo_corpus_root
-from datamodules.manifest import read_manifest
-from spectrostream.cli import main
+from datamodules.corpora.folder_corpus import demo_corpus_root
+from datamodules.corpora.manifest import read_manifest
+from spectrostream_cli import main
 
 UPDATES = 2
 

@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 import torch
 
-from datamodules.audio_files import read_audio
-from spectrostream.cli import main
+from datamodules.audio.files import read_audio
 from spectrostream.weights import codec_fingerprint
+from spectrostream_cli import main
 
 
 def run(*words: object) -> int:

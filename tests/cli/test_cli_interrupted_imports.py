@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.folder_corpus import demo_corpus_root
+from datamodules.corpora.folder_corpus import demo_corpus_root
 
-_CONSOLE_SCRIPT = "import sys; from spectrostream.cli import main; sys.exit(main())"
+_CONSOLE_SCRIPT = "import sys; from spectrostream_cli import main; sys.exit(main())"
 _CTRL_C = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\n"
 
 
@@ -38,7 +38,7 @@ def _ran(stubs: Path, *words: str) -> tuple[int, str]:
         ("torch", "stopped; type the same command again to go on"),
     ],
 )
-@pytest.mark.parametrize("entry", [("-m", "spectrostream.cli"), ("-c", _CONSOLE_SCRIPT)])
+@pytest.mark.parametrize("entry", [("-m", "spectrostream_cli"), ("-c", _CONSOLE_SCRIPT)])
 def test_ctrl_c_during_the_imports_is_one_line(
     tmp_path: Path, module: str, last_line: str, entry: tuple[str, str]
 ) -> None:
@@ -50,7 +50,7 @@ def test_ctrl_c_during_the_imports_is_one_line(
 
 _POOL = """
 import os, sys
-from datamodules.worker_processes import worker_processes
+from datamodules.workers.processes import worker_processes
 try:
     with worker_processes(1, "slow_module") as pool:
         pool.schedule(os.getpid).result()

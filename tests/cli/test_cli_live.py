@@ -18,11 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from workbench import RATE, hidden_or_unfinished, noise, started, write_sound
 
-from datamodules.audio_files import read_audio
-from spectrostream.cli import live, main
-from spectrostream.cli.pcm import PcmSink, PcmSource
+from datamodules.audio.files import read_audio
 from spectrostream.errors import UserError
 from spectrostream.frontends import SAMPLES_PER_TOKEN as TOKEN
+from spectrostream_cli import main
+from spectrostream_cli.coding import live
+from spectrostream_cli.coding.pcm import PcmSink, PcmSource
 
 DTYPES = {"s16le": "<i2", "f32le": "<f4"}
 

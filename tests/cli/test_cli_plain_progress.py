@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 from workbench import write_sound
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "datamodules" / "recipes"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "datamodules" / "free_corpora"))
 from stand_ins import apt_get, fluidsynth, write_debs
 
-from spectrostream.cli import main, progress
-from spectrostream.cli.progress import AudioProgress, PlainLines, progress_bar
+from spectrostream_cli import main, progress
+from spectrostream_cli.progress import AudioProgress, PlainLines, progress_bar
 
 
 class Clock:

@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "datamodules"))
 from crashing_decoder import with_crashing_decoder
 from small_study import write_config, write_music
 
-from datamodules.failure_list import listed_files
-from spectrostream.cli import main
+from datamodules.workers.unreadable_files import listed_files
+from spectrostream_cli import main
 
 
 def words_for(folder: Path, *words: str) -> list[str]:
@@ -54,7 +54,7 @@ def test_a_training_outlives_a_crash_and_no_file_is_blamed_for_a_kill(tmp_path: 
     write_music(tmp_path / "music")
     bad = (tmp_path / "music" / "track-1.flac").rename(tmp_path / "music" / f"{name}.flac")
     words = words_for(tmp_path, "data.num_workers=2", "data.cache_audio=false")
-    command = [sys.executable, "-m", "spectrostream.cli", *words]
+    command = [sys.executable, "-m", "spectrostream_cli", *words]
     done = subprocess.run(command, env=with_crashing_decoder(tmp_path), capture_output=True, text=True, timeout=300)
     assert "Traceback" not in done.stderr
     listed = listed_files(tmp_path / "run" / "unreadable.txt")

@@ -17,7 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "ablations"))
 from small_study import write_config, write_music
 
-from spectrostream.cli import main
+from spectrostream_cli import main
 
 
 class Terminal:
@@ -74,7 +74,7 @@ def words_for_long_training(folder: Path, *words: str) -> list[str]:
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_saves_and_the_same_words_go_on(tmp_path: Path, devices: int) -> None:
     words = words_for_long_training(tmp_path, f"trainer.devices={devices}", "data.batch_size=1")
-    terminal = Terminal("-m", "spectrostream.cli", *words)
+    terminal = Terminal("-m", "spectrostream_cli", *words)
     terminal.wait_for("step 1/")
     terminal.ctrl_c()
     code, error = terminal.end()
@@ -95,7 +95,7 @@ def test_ctrl_c_saves_and_the_same_words_go_on(tmp_path: Path, devices: int) -> 
 def test_a_second_ctrl_c_ends_at_once_without_saving(tmp_path: Path) -> None:
     """In an update that takes a minute."""
     slow = (
-        "import sys, time; from lightning_modules.preemption import Preemption; from spectrostream.cli import main\n"
+        "import sys, time; from lightning_modules.preemption import Preemption; from spectrostream_cli import main\n"
         "def wait(*_): print('an update', flush=True); time.sleep(60)\n"
         "Preemption.on_train_batch_start = wait\n"
         "sys.exit(main(sys.argv[1:]))"

@@ -45,7 +45,7 @@ def codec_on_disk(folder: Path, **changes: object) -> tuple[SpectroStream, Path]
 def started(*words: object, **options: Any) -> subprocess.Popen[bytes]:
     """A process that runs a command, with one thread as in these tests."""
     return subprocess.Popen(
-        [sys.executable, "-m", "spectrostream.cli", *map(str, words)],
+        [sys.executable, "-m", "spectrostream_cli", *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from datamodules.corpus import Corpus
+from datamodules.corpora.corpus import Corpus
 
 COMMON = {"corpus": "folder", "root": "/music", "sample_rate": 48000, "channels": 2, "size_bytes": 1000}
 

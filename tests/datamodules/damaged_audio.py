@@ -22,10 +22,10 @@ from typing import NamedTuple
 import soundfile
 import torch
 
-from datamodules.audio_files import read_audio, verify_ends
-from datamodules.audio_opening import AudioFileError
-from datamodules.audio_pieces import AudioReader
-from datamodules.folder_corpus import demo_corpus_root
+from datamodules.audio.blocks import AudioReader
+from datamodules.audio.files import read_audio, verify_ends
+from datamodules.audio.opening import AudioFileError
+from datamodules.corpora.folder_corpus import demo_corpus_root
 from datamodules.scanning.measuring import measure
 
 # name: (libsndfile's format, subtype)

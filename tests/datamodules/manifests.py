@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas
 import soundfile
 
-from datamodules.manifest import table_name, typed
+from datamodules.corpora.manifest import table_name, typed
 
 
 def manifest_of(root: Path, files: Sequence[Path], **columns: Sequence[object] | object) -> pandas.DataFrame:

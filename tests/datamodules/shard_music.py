@@ -13,8 +13,8 @@ from manifests import manifest_of
 from music_files import write_raw
 from torch import Tensor
 
+from datamodules.corpora.folder_corpus import demo_corpus_root
 from datamodules.crop_dataset import CropDataset
-from datamodules.folder_corpus import demo_corpus_root
 from datamodules.preparing.jobs import Settings
 from datamodules.preparing.prepare import prepare
 from datamodules.shards.windows import WindowedCrops

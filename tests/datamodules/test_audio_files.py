@@ -11,11 +11,11 @@ import torch
 from damaged_audio import with_ogg_checksums
 from music_files import noisy_tones, write_raw
 
-from datamodules import resampling, seeking
-from datamodules.audio_files import AudioFileError, probe, read_audio, verify_ends, write_audio
-from datamodules.audio_opening import ForwardFile, decode, open_audio
-from datamodules.audio_pieces import AudioReader
-from datamodules.folder_corpus import demo_corpus_root
+from datamodules.audio import resampling, seeking
+from datamodules.audio.blocks import AudioReader
+from datamodules.audio.files import AudioFileError, probe, read_audio, verify_ends, write_audio
+from datamodules.audio.opening import ForwardFile, decode, open_audio
+from datamodules.corpora.folder_corpus import demo_corpus_root
 from datamodules.scanning.measuring import measure
 
 
@@ -177,7 +177,7 @@ def test_a_file_that_vanishes_while_it_is_opened_is_missing(tmp_path: Path, monk
             path.unlink()
             super().__init__(name)
 
-    monkeypatch.setattr("datamodules.audio_opening.ForwardFile", Late)
+    monkeypatch.setattr("datamodules.audio.opening.ForwardFile", Late)
     with pytest.raises(AudioFileError, match=r"brief.wav': cannot be opened: No such file or directory"):
         open_audio(path)
 

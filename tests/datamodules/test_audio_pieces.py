@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from music_files import noisy_tones, write_raw
 
-from datamodules.audio_files import AudioFileError, read_audio
-from datamodules.audio_pieces import WRITABLE, AudioReader, AudioWriter
+from datamodules.audio.blocks import WRITABLE, AudioReader, AudioWriter
+from datamodules.audio.files import AudioFileError, read_audio
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_an_unfinished_file_leaves_the_old_one(tmp_path: Path, failure: str) -> 
 
 _KILLED = """
 import os, signal, sys, torch
-from datamodules.audio_pieces import AudioWriter
+from datamodules.audio.blocks import AudioWriter
 writer = AudioWriter(sys.argv[1], sample_rate=48000, channels=2)
 writer.write(torch.zeros(2, 48000))
 os.kill(os.getpid(), signal.SIGKILL)
@@ -127,7 +127,7 @@ def test_a_file_in_no_folder_is_refused_by_its_name(tmp_path: Path) -> None:
 
 
 def test_a_wav_file_ends_before_its_header_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datamodules.audio_pieces._LARGEST_BYTES", 6000)
+    monkeypatch.setattr("datamodules.audio.blocks._LARGEST_BYTES", 6000)
     for extension, samples in ((".wav", 1001), (".aiff", 1001), (".flac", 5000), (".w64", 5000)):
         path = tmp_path / f"x{extension}"
         with AudioWriter(path, sample_rate=48000, channels=2) as writer:

@@ -24,8 +24,8 @@ from hanging_files import hanging
 from manifests import manifest_of
 from music_files import noisy_tones, write_raw
 
+from datamodules.corpora.manifest import read_manifest
 from datamodules.data_config import DataConfig
-from datamodules.manifest import read_manifest
 from datamodules.preparing import pool as prepare_pool
 from datamodules.preparing.jobs import Settings
 from datamodules.preparing.prepare import PASSED_OVER_NAME, prepare
@@ -49,7 +49,7 @@ import json, sys
 from pathlib import Path
 from datamodules.data_config import DataConfig
 from datamodules.stereo_music import StereoMusicDataModule
-from spectrostream.cli import main
+from spectrostream_cli import main
 
 music, out = sys.argv[1:]
 manifest = out + "/music.parquet"

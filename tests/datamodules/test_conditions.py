@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.conditions import fulfilled
+from datamodules.corpora.manifest import typed
+from datamodules.corpora.row_filter import fulfilled
 from datamodules.data_config import DataConfigError
-from datamodules.manifest import typed
 
 TABLE = pd.DataFrame(
     {"genre": ["Rock", "Jazz", ""], "bandwidth_hz": [16000.0, 21000.0, None], "name": ["live/a", "studio/b", "live/c"]}

@@ -9,9 +9,9 @@ import pytest
 from corpus_tables import corpus_of_rows
 from music_files import noisy_tones, write_raw
 
+from datamodules.corpora.manifest import source_names, write_manifest
+from datamodules.corpora.manifest_corpus import load_manifests
 from datamodules.data_config import DataConfig
-from datamodules.manifest import source_names, write_manifest
-from datamodules.manifest_corpus import load_manifests
 from datamodules.stereo_music import StereoMusicDataModule
 
 

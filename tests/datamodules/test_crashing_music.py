@@ -19,15 +19,15 @@ from music_files import noisy_tones, write_raw
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules import crash_marks
-from datamodules import lasting_loader as module
-from datamodules.audio_opening import AudioFileError
-from datamodules.corpus import Track
-from datamodules.crash_marks import Marks, note_in, reading, refuse, refused
-from datamodules.failure_list import listed_files
-from datamodules.lasting_loader import LastingLoader, WorkerStart
+from datamodules.audio.opening import AudioFileError
+from datamodules.corpora.corpus import Track
 from datamodules.track_audio import read_track
-from datamodules.worker_processes import WorkersError, worker_context
+from datamodules.workers import crash_markers as crash_marks
+from datamodules.workers import resilient_loader as module
+from datamodules.workers.crash_markers import Marks, note_in, reading, refuse, refused
+from datamodules.workers.processes import WorkersError, worker_context
+from datamodules.workers.resilient_loader import LastingLoader, WorkerStart
+from datamodules.workers.unreadable_files import listed_files
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def marks(monkeypatch: pytest.MonkeyPatch) -> Marks:
     """Of two processes; this one is the second."""
     monkeypatch.setattr(crash_marks, "_own", None)
     monkeypatch.setattr(crash_marks, "_refused", {})
-    marks = Marks(worker_context("datamodules.crash_marks"), 2)
+    marks = Marks(worker_context("datamodules.workers.crash_markers"), 2)
     note_in(marks, 1)
     return marks
 
@@ -146,7 +146,7 @@ def test_too_many_crashes_are_an_error_that_says_what_to_do(marks: Marks, monkey
 _COMPARE = """
 import itertools, json, sys
 from pathlib import Path
-from datamodules.crash_marks import refused
+from datamodules.workers.crash_markers import refused
 from datamodules.stereo_music import DataConfig, StereoMusicDataModule
 
 def batches(workers):

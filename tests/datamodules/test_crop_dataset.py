@@ -15,13 +15,13 @@ from music_files import noisy_tones, write_raw
 from torch import Tensor
 
 from datamodules import crop_dataset
-from datamodules.audio_files import AudioFileError, read_audio
-from datamodules.corpus import Track
+from datamodules.audio.files import AudioFileError, read_audio
+from datamodules.audio.loudness import loudness_of
+from datamodules.corpora.corpus import Track
+from datamodules.corpora.folder_corpus import scan_folder
+from datamodules.corpora.spans import Span, Spans
 from datamodules.crop_dataset import CropDataset, HeldOutDataset, NothingReadableError
 from datamodules.crops import RandomCrops
-from datamodules.folder_corpus import scan_folder
-from datamodules.loudness import loudness_of
-from datamodules.spans import Span, Spans
 from datamodules.track_audio import read_track
 from datamodules.track_reader import TrackReader
 

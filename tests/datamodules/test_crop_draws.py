@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datamodules.corpora.spans import Span, Spans
 from datamodules.crops import Crop, CropKey, RandomCrops, StepSampler, span_mass
-from datamodules.spans import Span, Spans
 
 SPANS = (Span(0, 0.0, 4.0), Span(2, 10.0, 12.0), Span(5, 0.0, 1.0), Span(7, 3.5, 4.78))
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.audio_opening import AudioFileError
-from datamodules.failure_list import list_failure, listed_files, replaced_in_words
+from datamodules.audio.opening import AudioFileError
+from datamodules.workers.unreadable_files import list_failure, listed_files, replaced_in_words
 
 SHARD = AudioFileError("the shard 'a.tar' of 'http://server' is missing", "is missing")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.file_memory import FileMemory
+from datamodules.audio.file_cache import FileMemory
 
 
 def _asked(memory: FileMemory[int], path: Path, number: int) -> int:

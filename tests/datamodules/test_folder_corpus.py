@@ -10,10 +10,10 @@ import pytest
 import soundfile
 from music_files import noisy_tones, write_raw
 
-from datamodules.audio_walk import AUDIO_EXTENSIONS
-from datamodules.corpus import EmptyCorpusError
-from datamodules.folder_corpus import demo_corpus_root, scan_folder
-from datamodules.manifest import table_name
+from datamodules.audio.find_files import AUDIO_EXTENSIONS
+from datamodules.corpora.corpus import EmptyCorpusError
+from datamodules.corpora.folder_corpus import demo_corpus_root, scan_folder
+from datamodules.corpora.manifest import table_name
 
 
 def test_tracks_are_found_below_the_folder_in_order_of_name(music_folder: Path) -> None:

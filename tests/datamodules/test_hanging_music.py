@@ -15,15 +15,16 @@ from hanging_files import hanging
 from manifests import manifest_of
 from music_files import noisy_tones, write_raw
 
-from datamodules import hanging_music, patience
-from datamodules.audio_files import AudioFileError
-from datamodules.corpus import Corpus, Tracks
+from datamodules.audio.files import AudioFileError
+from datamodules.corpora.corpus import Corpus, Tracks
+from datamodules.corpora.manifest import typed
+from datamodules.corpora.spans import Spans
 from datamodules.crop_dataset import CropDataset
 from datamodules.crops import RandomCrops
-from datamodules.hanging_music import HangingMusic
-from datamodules.manifest import typed
-from datamodules.spans import Spans
 from datamodules.track_reader import TrackReader
+from datamodules.workers import timeouts as patience
+from datamodules.workers import unresponsive_paths as hanging_music
+from datamodules.workers.unresponsive_paths import HangingMusic
 
 TRACKS = 12  # of each half
 

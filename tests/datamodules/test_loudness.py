@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from music_files import noisy_tones
 
-from datamodules.loudness import BlockEnergies, LoudnessMeter, loudness_of
+from datamodules.audio.loudness import BlockEnergies, LoudnessMeter, loudness_of
 
 
 def _measured(audio: np.ndarray, rate: int, cuts: list[int] | None = None) -> float:

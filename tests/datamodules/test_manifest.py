@@ -10,7 +10,7 @@ from corpus_tables import table_of_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.manifest import (
+from datamodules.corpora.manifest import (
     COLUMNS,
     FORMATS,
     ManifestError,

@@ -8,16 +8,16 @@ import pandas as pd
 import pytest
 from corpus_tables import corpus_of_rows, table_of_rows
 
-from datamodules import manifest_corpus
-from datamodules.audio_walk import SkippedFile
-from datamodules.corpus import Corpus, EmptyCorpusError
+from datamodules.audio.find_files import SkippedFile
+from datamodules.corpora import manifest_corpus
+from datamodules.corpora.corpus import Corpus, EmptyCorpusError
+from datamodules.corpora.manifest import typed, write_manifest
+from datamodules.corpora.manifest_corpus import load_manifests, skip_reasons, span_weights
+from datamodules.corpora.spans import Spans
+from datamodules.corpora.splits import split_spans
 from datamodules.crops import Draws, RandomCrops
 from datamodules.data_config import DataConfig, DataConfigError
-from datamodules.manifest import typed, write_manifest
-from datamodules.manifest_corpus import load_manifests, skip_reasons, span_weights
 from datamodules.shards.windows import WindowedCrops
-from datamodules.spans import Spans
-from datamodules.splits import split_spans
 from spectrostream.errors import UserError
 
 ROWS = [

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from music_files import noisy_tones
 
-from datamodules.audio_files import AudioFileError, probe, read_audio, verify_ends
-from datamodules.audio_pieces import AudioReader
-from datamodules.mp3_length import frame_samples, header_of, samples_to_decode_before, uncounted
+from datamodules.audio.blocks import AudioReader
+from datamodules.audio.files import AudioFileError, probe, read_audio, verify_ends
+from datamodules.audio.mp3_length import frame_samples, header_of, samples_to_decode_before, uncounted
 from datamodules.scanning.measuring import measure
 
 ENCODER_DELAY = 576  # of LAME, in samples; the tag names it, and the decoder leaves it out

@@ -18,13 +18,13 @@ from local_servers import s3_bucket, served
 from manifests import manifest_of
 from shard_music import GENRES, SIDES, assert_same, config_of, first, on_rank, shards_of, windows_of
 
-from datamodules.audio_files import read_audio
-from datamodules.manifest import write_manifest
+from datamodules.audio.files import read_audio
+from datamodules.corpora.manifest import write_manifest
+from datamodules.corpora.segments import SegmentsError, write_segments
+from datamodules.corpora.spans import evenly_spread
 from datamodules.preparing.jobs import Settings
 from datamodules.preparing.prepare import prepare
-from datamodules.segments import SegmentsError, write_segments
 from datamodules.shards.reader import ShardReader
-from datamodules.spans import evenly_spread
 from datamodules.stereo_music import DataConfig, StereoMusicDataModule
 from spectrostream.errors import UserError
 

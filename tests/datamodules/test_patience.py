@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from datamodules import patience
-from datamodules.patience import each_within, within
+from datamodules.workers import timeouts as patience
+from datamodules.workers.timeouts import each_within, within
 
 
 @pytest.mark.parametrize("seconds", [None, 30.0])

@@ -16,9 +16,9 @@ from damaged_audio import FORMATS, KINDS, NUMBERS, Edit, damaged, music, outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules import audio_opening
-from datamodules.audio_files import probe, read_audio, verify_ends
-from datamodules.audio_opening import AudioFileError, decode
+from datamodules.audio import opening as audio_opening
+from datamodules.audio.files import probe, read_audio, verify_ends
+from datamodules.audio.opening import AudioFileError, decode
 from datamodules.scanning.measuring import measure
 
 EDITS = st.lists(

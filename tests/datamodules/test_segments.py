@@ -8,14 +8,14 @@ import pytest
 import torch
 from corpus_tables import corpus_of_rows, table_of_rows
 
-from datamodules.audio_files import read_audio
-from datamodules.corpus import Corpus
+from datamodules.audio.files import read_audio
+from datamodules.corpora.corpus import Corpus
+from datamodules.corpora.folder_corpus import scan_folder
+from datamodules.corpora.manifest import write_manifest
+from datamodules.corpora.segments import SegmentsError, read_segments, segments_fingerprint, write_segments
+from datamodules.corpora.spans import Span, Spans
+from datamodules.corpora.splits import split_spans
 from datamodules.data_config import DataConfig
-from datamodules.folder_corpus import scan_folder
-from datamodules.manifest import write_manifest
-from datamodules.segments import SegmentsError, read_segments, segments_fingerprint, write_segments
-from datamodules.spans import Span, Spans
-from datamodules.splits import split_spans
 from datamodules.stereo_music import StereoMusicDataModule
 
 ROWS = [{"split": "test", "content_hash": "x"}, {"split": "test"}, {"split": "train"}, {"split": "validation"}]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.spans import Span, Spans
+from datamodules.corpora.spans import Span, Spans
 
 SECONDS = st.floats(0, 100)
 

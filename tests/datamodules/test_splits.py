@@ -8,10 +8,10 @@ from corpus_tables import corpus_of_lengths, corpus_of_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.corpus import Corpus
-from datamodules.manifest import ManifestError
-from datamodules.spans import Span
-from datamodules.splits import SIDES, Split, split_spans
+from datamodules.corpora.corpus import Corpus
+from datamodules.corpora.manifest import ManifestError
+from datamodules.corpora.spans import Span
+from datamodules.corpora.splits import SIDES, Split, split_spans
 
 DURATIONS = st.lists(st.integers(2400, 48000000).map(lambda frames: frames / 48000), min_size=1, max_size=12)
 ROWS = st.fixed_dictionaries(

@@ -17,11 +17,11 @@ import torch
 from music_files import noisy_tones, write_raw
 from torch import Tensor
 
-from datamodules.audio_files import read_audio
-from datamodules.corpus import EmptyCorpusError
-from datamodules.lasting_loader import WorkerStart
-from datamodules.manifest import table_name
+from datamodules.audio.files import read_audio
+from datamodules.corpora.corpus import EmptyCorpusError
+from datamodules.corpora.manifest import table_name
 from datamodules.stereo_music import DataConfig, DataConfigError, StereoMusicDataModule
+from datamodules.workers.resilient_loader import WorkerStart
 
 # Lightning's own: its use of torch's deprecated pytree class, and its advice about num_workers.
 pytestmark = [

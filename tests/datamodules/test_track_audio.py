@@ -9,8 +9,8 @@ import soundfile
 import torch
 from music_files import noisy_tones, write_raw
 
-from datamodules.audio_files import AudioFileError, read_audio
-from datamodules.corpus import Track
+from datamodules.audio.files import AudioFileError, read_audio
+from datamodules.corpora.corpus import Track
 from datamodules.track_audio import read_track
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from pebble import ProcessExpired
 
-from datamodules import worker_processes as module
-from datamodules.worker_processes import WorkersError, worker_processes
+from datamodules.workers import processes as module
+from datamodules.workers.processes import WorkersError, worker_processes
 
 
 def test_jobs_are_done_in_other_processes_and_these_are_gone_afterwards() -> None:
-    with worker_processes(2, "datamodules.worker_processes") as pool:
+    with worker_processes(2, "datamodules.workers.processes") as pool:
         ids = {pool.schedule(os.getpid).result(timeout=60) for _ in range(8)}
     assert os.getpid() not in ids
     assert not any(map(_is_there, ids))
@@ -40,7 +40,7 @@ def test_processes_that_end_before_they_begin_are_an_error(monkeypatch: pytest.M
     monkeypatch.setattr(module, "_begin", _end_at_once)
     with (
         pytest.raises(WorkersError, match=r"is there enough memory.*with fewer --workers"),
-        worker_processes(1, "datamodules.worker_processes") as pool,
+        worker_processes(1, "datamodules.workers.processes") as pool,
     ):
         pool.schedule(os.getpid).result(timeout=60)
 
@@ -53,7 +53,7 @@ def _end_by(number: signal.Signals) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_worker_obeys_a_signal_that_its_server_does_not(number: signal.Signals) -> None:
     """Cells do so, too: ablations/test_runner.py."""
-    with worker_processes(1, "datamodules.worker_processes") as pool:
+    with worker_processes(1, "datamodules.workers.processes") as pool:
         with pytest.raises(ProcessExpired):
             pool.schedule(_end_by, [number]).result(timeout=30)
         assert pool.schedule(abs, [-1]).result(timeout=30) == 1
@@ -68,9 +68,9 @@ _WITHOUT_A_FORK_SERVER = """
     del signal.pthread_sigmask, signal.SIGUSR1
     context._concrete_contexts = {"spawn": context.SpawnContext()}
     multiprocessing.get_all_start_methods = lambda: ["spawn"]
-    from datamodules.worker_processes import worker_processes
+    from datamodules.workers.processes import worker_processes
     if __name__ == "__main__":
-        with worker_processes(1, "datamodules.worker_processes") as pool:
+        with worker_processes(1, "datamodules.workers.processes") as pool:
             assert pool.schedule(os.getpid).result() != os.getpid()
 """
 
@@ -117,9 +117,9 @@ def test_a_loader_goes_on_when_every_process_of_the_job_is_told_to_make_room(tmp
 PARENTS = {
     "a pool": """
         import os, time
-        from datamodules.worker_processes import worker_processes
+        from datamodules.workers.processes import worker_processes
         if __name__ == "__main__":
-            with worker_processes(1, "datamodules.worker_processes") as pool:
+            with worker_processes(1, "datamodules.workers.processes") as pool:
                 print(pool.schedule(os.getpid).result(), flush=True)
                 pool.schedule(time.sleep, [600])
                 time.sleep(600)

@@ -14,7 +14,7 @@ from training_setup import Batches, PlainGradientDescent, cpu_config, noise, tin
 
 from datamodules.stereo_music import DataConfig, StereoMusicDataModule
 from lightning_modules.codec_training import CodecTraining
-from lightning_modules.fitting import FitResult, fit
+from lightning_modules.fit import FitResult, fit
 from lightning_modules.optimization import OptimizerConfig
 
 KILLED_AT = 5

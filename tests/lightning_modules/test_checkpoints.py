@@ -18,7 +18,7 @@ from training_setup import LIGHTNING_WARNINGS, Batches, cpu_config, is_same, loa
 from lightning_modules.checkpoint_files import is_intact, latest_valid_checkpoint, remove_unfinished
 from lightning_modules.checkpoints import JUDGED_BY, CheckpointError, RunCheckpoint
 from lightning_modules.codec_training import CodecTraining
-from lightning_modules.fitting import build_trainer
+from lightning_modules.fit import build_trainer
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS]
 

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from training_setup import LIGHTNING_WARNINGS, SAMPLES, Batches, cpu_config, noise, tiny_module
 
-from lightning_modules.fitting import FitResult, fit
+from lightning_modules.fit import FitResult, fit
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS]
 

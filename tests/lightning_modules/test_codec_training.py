@@ -26,10 +26,10 @@ from training_setup import (
     train,
 )
 
-from lightning_modules.fitting import build_trainer
+from lightning_modules.fit import build_trainer
 from lightning_modules.optimization import OptimizerConfig, TrainingDivergedError
 from lightning_modules.training_config import TrainingConfig
-from spectrostream.losses import (
+from spectrostream.adversarial.losses import (
     LossWeights,
     feature_matching_loss,
     hinge_discriminator_loss,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from training_setup import LIGHTNING_WARNINGS, Batches, tiny_module, train
 
-from lightning_modules.collapse import PATIENCE, CollapseWatch
+from lightning_modules.gan_monitor import PATIENCE, CollapseWatch
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS]
 
@@ -63,7 +63,7 @@ def test_unused_codebooks_are_told_once(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_it_finds_its_numbers_in_a_real_training(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
-    monkeypatch.setattr("lightning_modules.collapse.PATIENCE", 2)
-    monkeypatch.setattr("lightning_modules.collapse.LOST", 1.0)  # whatever the judge says
+    monkeypatch.setattr("lightning_modules.gan_monitor.PATIENCE", 2)
+    monkeypatch.setattr("lightning_modules.gan_monitor.LOST", 1.0)  # whatever the judge says
     train(tiny_module(max_steps=3), Batches(), CollapseWatch())
     assert "right in less than half" in caplog.text

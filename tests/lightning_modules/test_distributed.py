@@ -9,7 +9,7 @@ from process_start import start
 from torch import nn
 from training_setup import LIGHTNING_WARNINGS, is_same, load
 
-from lightning_modules.distributed import BUCKET_ELEMENTS, GradientAverage, _buckets
+from lightning_modules.gradient_averaging import BUCKET_ELEMENTS, GradientAverage, _buckets
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS]
 

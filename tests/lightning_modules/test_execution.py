@@ -13,9 +13,9 @@ from training_setup import LIGHTNING_WARNINGS, Batches, cpu_config, is_same, loa
 from lightning_modules import execution
 from lightning_modules.codec_training import CodecTraining
 from lightning_modules.execution import Precision, checkpoint_activations
-from lightning_modules.fitting import build_trainer, fit
+from lightning_modules.fit import build_trainer, fit
 from spectrostream import precision_check
-from spectrostream.discriminators import ResidualBlock2d, STFTDiscriminator
+from spectrostream.adversarial.stft_discriminator import ResidualBlock2d, STFTDiscriminator
 from spectrostream.encoder import EncoderBlock
 from spectrostream.errors import UserError
 from spectrostream.precision_check import WrongConvolution

@@ -13,7 +13,8 @@ import torch
 
 from benchmarks import fault_drills
 from benchmarks.fault_drills import DrillError, Drills, first_difference
-from lightning_modules import cluster, orphans
+from lightning_modules import cluster
+from lightning_modules import rank_cleanup as orphans
 from lightning_modules.cluster import cluster_plugins
 
 SLURM_TASK = {"NTASKS": "2", "NTASKS_PER_NODE": "2", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "JOB_NAME": "train"}
@@ -84,7 +85,7 @@ def test_who_is_a_rank(environment: dict[str, str], expected: bool) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent has gone")
 def test_a_rank_ends_when_its_launcher_is_killed() -> None:
     rank = (
-        "import os, time; from lightning_modules.orphans import _end_with_parent;"
+        "import os, time; from lightning_modules.rank_cleanup import _end_with_parent;"
         "_end_with_parent(str(os.getppid())); print(os.getpid(), flush=True); time.sleep(60)"
     )
     launcher = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {rank!r}]); time.sleep(60)"
@@ -101,7 +102,7 @@ def test_a_rank_ends_when_its_launcher_is_killed() -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent has gone")
 def test_a_rank_whose_launcher_has_gone_before_ends() -> None:
-    code = "from lightning_modules.orphans import _end_with_parent; _end_with_parent('1234567'); print('alive')"
+    code = "from lightning_modules.rank_cleanup import _end_with_parent; _end_with_parent('1234567'); print('alive')"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (1, "")
 

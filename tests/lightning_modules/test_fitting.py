@@ -25,7 +25,7 @@ from training_setup import (
 
 from lightning_modules.checkpoints import latest_valid_checkpoint
 from lightning_modules.codec_training import CodecTraining, OtherModelError
-from lightning_modules.fitting import FitResult, TrainingStoppedError, build_trainer, fit
+from lightning_modules.fit import FitResult, TrainingStoppedError, build_trainer, fit
 from lightning_modules.optimization import OptimizerConfig
 from lightning_modules.trainer_config import TrainerConfig
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from lightning_modules.guards import FORGIVEN_AFTER, KEPT_BATCHES, LEARNING_UPDATES, UpdateGuard
+from lightning_modules.gradient_guard import FORGIVEN_AFTER, KEPT_BATCHES, LEARNING_UPDATES, UpdateGuard
 from lightning_modules.optimization import TrainingDivergedError
 
 

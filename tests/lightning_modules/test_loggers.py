@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from training_setup import LIGHTNING_WARNINGS, Batches, cpu_config, noise, tiny_module
 
-from lightning_modules.fitting import fit
+from lightning_modules.fit import fit
 from lightning_modules.loggers import LoggerError, opened_loggers
 from lightning_modules.media_logging import log_audio, log_picture
 

@@ -17,9 +17,9 @@ from training_setup import LIGHTNING_WARNINGS, Batches, cpu_config, is_same, loa
 from lightning_modules import preemption
 from lightning_modules.checkpoints import CheckpointError, RunCheckpoint
 from lightning_modules.codec_training import CodecTraining
-from lightning_modules.fitting import FitResult, fit
+from lightning_modules.fit import FitResult, fit
 from lightning_modules.preemption import SIGNALS, PreemptedError, Preemption, TrainingInterruptedError
-from spectrostream.cli import main
+from spectrostream_cli import main
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS]
 
@@ -228,7 +228,7 @@ def test_one_process_speaks_for_all(
     def preempted(*_: object, **__: object) -> None:
         raise PreemptedError(5, 9, is_first=is_first)
 
-    monkeypatch.setattr("spectrostream.cli.training.split_words", preempted)
+    monkeypatch.setattr("spectrostream_cli.training.split_words", preempted)
     assert main(["train", "config=tiny", "out=nowhere"]) == (75 if is_first else 0)
     said = capsys.readouterr().err
     assert said == (f"error: {PreemptedError(5, 9)}\n" if is_first else "")

@@ -17,7 +17,7 @@ from torch import Tensor
 from training_setup import LIGHTNING_WARNINGS, SAMPLES, Batches, cpu_config, is_same, noise, tiny_module
 
 from lightning_modules.codec_training import CodecTraining
-from lightning_modules.fitting import fit
+from lightning_modules.fit import fit
 from lightning_modules.samples import Pictures, Samples, undisturbed
 from spectrostream.codebook_learning import CodebookStatistics
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_modules.codec_training import CodecTraining
-from lightning_modules.fitting import build_trainer
+from lightning_modules.fit import build_trainer
 from lightning_modules.optimization import OptimizerConfig
 from lightning_modules.trainer_config import TrainerConfig
 from lightning_modules.training_config import TrainingConfig
+from spectrostream.adversarial.stft_discriminator import MultiScaleSTFTConfig, MultiScaleSTFTDiscriminator
 from spectrostream.codec import SpectroStream, SpectroStreamConfig
-from spectrostream.discriminators import MultiScaleSTFTConfig, MultiScaleSTFTDiscriminator
 from spectrostream.quantizer import QuantizerConfig
 
 # Lightning's own: its use of torch's deprecated pytree class, and its advice about num_workers.

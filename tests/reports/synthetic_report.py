@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from reports.page import ReportInput
+from reports.page.build import ReportInput
 from reports.records import COLUMNS, SystemCard
 
 SAMPLE_RATE = 48000

@@ -16,8 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from reports.corpus_figures import _figure, corpus_picture
-from reports.figure_style import drawing
+from reports.figures.corpus_figures import _figure, corpus_picture
+from reports.figures.style import drawing
 
 HISTOGRAMS = ("Bandwidth", "Loudness", "Stereo width", "Length")
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reports.cost import count_parameters, device_of, macs_per_second, real_time_factors
+from reports.metrics.cost import count_parameters, device_of, macs_per_second, real_time_factors
 
 
 class TinyCodec(nn.Module):

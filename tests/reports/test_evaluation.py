@@ -9,8 +9,8 @@ from synthetic_music import SAMPLE_RATE, music
 from torch import Tensor, nn
 
 from reports.evaluation import Segment, evaluate, protocol
+from reports.metrics.visqol import VisqolPool
 from reports.records import METRICS, read_records, track_means, write_records
-from reports.visqol_scores import VisqolPool
 
 
 class RoundingCodec(nn.Module):

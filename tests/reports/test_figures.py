@@ -10,9 +10,10 @@ import pytest
 import synthetic_report as study
 from PIL import Image
 
-from reports import figures, spectrogram_figures
-from reports.figure_style import inline_svg, system_styles
-from reports.figures import Drawn
+from reports.figures import curves as figures
+from reports.figures import spectrograms as spectrogram_figures
+from reports.figures.curves import Drawn
+from reports.figures.style import inline_svg, system_styles
 from reports.track_scores import TrackScores
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -19,10 +19,11 @@ import pandas as pd
 import pytest
 import synthetic_report as study
 
-from reports import page, page_audio
-from reports.page import ReportInput, write_report
+from reports.page import audio_players as page_audio
+from reports.page import build as page
+from reports.page.build import ReportInput, write_report
 from reports.records import read_records
-from reports.tables import to_markdown
+from reports.tables.rendering import to_markdown
 from reports.track_scores import TrackScores
 
 SECTIONS = ("learning", "ablation", "axes", "peers", "training", "pictures", "listen", "method")

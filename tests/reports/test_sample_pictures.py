@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reports.sample_pictures import clip_picture, codebook_picture
+from reports.figures.sample_pictures import clip_picture, codebook_picture
 
 RATE = 48000
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_music import SAMPLE_RATE, music
 
-from reports import spectral_metrics as metrics
+from reports.metrics import spectral as metrics
 
 ALL = [metrics.mel_distance, metrics.stft_distance, metrics.si_sdr, metrics.log_spectral_distance]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from synthetic_music import music, phase_jitter
 
-from reports import spectral_metrics
-from reports import stereo_metrics as metrics
+from reports.metrics import spectral as spectral_metrics
+from reports.metrics import stereo as metrics
 
 
 @pytest.fixture(scope="module")

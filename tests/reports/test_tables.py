@@ -15,10 +15,16 @@ import synthetic_report as study
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.ablation_tables import ablation_table, all_metrics_table, learning_table, learning_verdict, seeds_table
-from reports.integrity import integrity_line, integrity_warnings
-from reports.peer_tables import cost_table, curve_table, paired_table, rate_table
-from reports.tables import (
+from reports.tables.ablation_tables import (
+    ablation_table,
+    all_metrics_table,
+    learning_table,
+    learning_verdict,
+    seeds_table,
+)
+from reports.tables.integrity import integrity_line, integrity_warnings
+from reports.tables.peer_tables import cost_table, curve_table, paired_table, rate_table
+from reports.tables.rendering import (
     Cell,
     Column,
     Row,

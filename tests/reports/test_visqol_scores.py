@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from synthetic_music import music
 
-from reports.visqol_scores import SHORTEST, VisqolPool, VisqolWorkerError
+from reports.metrics.visqol import SHORTEST, VisqolPool, VisqolWorkerError
 
 IDENTITY = 4.7321  # the ceiling of audio mode
 GOLDEN = 2.9538  # visqol-python 3.8.0
@@ -135,6 +135,6 @@ def test_the_pool_leaves_the_environment_as_it_was() -> None:
 
 
 def test_workers_load_nothing_heavy() -> None:
-    check = "import sys, reports.visqol_scores; print({'torch', 'pandas', 'numba', 'visqol'} & set(sys.modules))"
+    check = "import sys, reports.metrics.visqol; print({'torch', 'pandas', 'numba', 'visqol'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectrostream.balancing import LossBalancer
+from spectrostream.adversarial.loss_balancer import LossBalancer
 
 
 def output(batch: int = 3) -> torch.Tensor:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from spectrostream.bitstream import (
+from spectrostream.bitstream.files import (
     CHUNK_FRAMES,
     BitstreamError,
     Header,

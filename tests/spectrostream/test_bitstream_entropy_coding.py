@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from spectrostream.bitstream import (
+from spectrostream.bitstream.files import (
     BitstreamError,
     BitstreamReader,
     BitstreamWriter,
@@ -20,7 +20,7 @@ from spectrostream.bitstream import (
     read_bitstream,
     repack,
 )
-from spectrostream.bitstream_format import with_checksum
+from spectrostream.bitstream.format import with_checksum
 
 HEADER_BYTES = 30
 HEADER = StreamHeader(bytes(8), sample_rate=48000, channels=2, levels=3, bits_per_index=6)

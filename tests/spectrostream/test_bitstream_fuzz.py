@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.fuzz_bitstream import examine, seed_files, with_mended_checksums
-from spectrostream.bitstream import BitstreamError, read_bitstream
+from spectrostream.bitstream.files import BitstreamError, read_bitstream
 
 SEEDS = seed_files()
 INTERESTING = (
@@ -98,7 +98,7 @@ def test_examination_notices_a_reader_that_fails(monkeypatch: pytest.MonkeyPatch
             raise KeyError(fault)
         return -original(payload, frames, levels, bits) - 1
 
-    from spectrostream import bitstream_reader
+    from spectrostream.bitstream import reader as bitstream_reader
 
     original = bitstream_reader.unpack_indices
     monkeypatch.setattr(bitstream_reader, "unpack_indices", broken)

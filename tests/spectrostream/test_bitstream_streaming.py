@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from spectrostream.bitstream import (
+from spectrostream.bitstream.files import (
     BitstreamError,
     BitstreamReader,
     BitstreamWriter,

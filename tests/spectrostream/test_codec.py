@@ -282,7 +282,8 @@ import sys
 for name in ("lightning", "omegaconf", "pandas", "matplotlib", "wandb", "transformers"):
     sys.modules[name] = None  # importing it raises ImportError
 import torch
-import spectrostream.bitstream, spectrostream.discriminators, spectrostream.losses, spectrostream.weights
+import spectrostream.bitstream.files, spectrostream.weights
+import spectrostream.adversarial.stft_discriminator, spectrostream.adversarial.losses
 from spectrostream import QuantizerConfig, SpectroStream, SpectroStreamConfig
 quantizer = QuantizerConfig(levels=2, codebook_size=4, initial_vectors=4)
 codec = SpectroStream(SpectroStreamConfig(encoder_width=2, decoder_width=2, embedding_dim=4, quantizer=quantizer))

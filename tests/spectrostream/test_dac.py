@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from spectrostream.baselines.dac import Dac, DacConfig, PretrainedWeightsError
 from spectrostream.interface import AudioCodec
+from spectrostream.other_codecs.dac import Dac, DacConfig, PretrainedWeightsError
 
 TINY = DacConfig(encoder_width=4, decoder_width=32, levels=3, codebook_size=64)
 

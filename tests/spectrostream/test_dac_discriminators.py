@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from spectrostream.dac_discriminators import (
+from spectrostream.adversarial.dac_discriminator import (
     BandDiscriminator,
     DacDiscriminator,
     DacDiscriminatorConfig,
@@ -19,9 +19,14 @@ from spectrostream.dac_discriminators import (
     bins_of,
     level,
 )
-from spectrostream.discriminators import MultiScaleSTFTConfig
-from spectrostream.judges import DISCRIMINATORS, Discriminator, DiscriminatorConfig, build_discriminator
-from spectrostream.objectives import build_objective
+from spectrostream.adversarial.discriminators import (
+    DISCRIMINATORS,
+    Discriminator,
+    DiscriminatorConfig,
+    build_discriminator,
+)
+from spectrostream.adversarial.objectives import build_objective
+from spectrostream.adversarial.stft_discriminator import MultiScaleSTFTConfig
 
 SMALL = DacDiscriminatorConfig(periods=(2, 3), windows=(128, 64), width=2)
 # Both kinds behind one interface; the multi-scale one is normalised, so its gradients need more width.

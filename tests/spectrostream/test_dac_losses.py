@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from spectrostream.dac_losses import (
+from spectrostream.adversarial.dac_losses import (
     LogMelLoss,
     least_squares_discriminator_loss,
     least_squares_generator_loss,

@@ -6,7 +6,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from spectrostream.discriminators import (
+from spectrostream.adversarial.stft_discriminator import (
     MultiScaleSTFTConfig,
     MultiScaleSTFTDiscriminator,
     PaddedConv2d,

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from tiny_encodec import LENGTHS, TINY, codes_of, noise
 from torch import nn
 
-from spectrostream.baselines.encodec import Encodec, EncodecConfig
 from spectrostream.interface import AudioCodec
+from spectrostream.other_codecs.encodec import Encodec, EncodecConfig
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_the_device_is_that_of_the_audio():
 
 def test_costs_can_be_measured(encodec):
     """Reports time `encode`, count what `parameters()` and the declaration say, and have no formula for LSTMs."""
-    from reports.cost import count_parameters, macs_per_second, real_time_factors
+    from reports.metrics.cost import count_parameters, macs_per_second, real_time_factors
 
     assert real_time_factors(encodec, seconds=0.05, runs=1).encode > 0
     assert macs_per_second(encodec) is None

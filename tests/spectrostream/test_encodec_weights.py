@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_encodec import LENGTHS, TINY, codes_of, noise
 
-from spectrostream.baselines.dac import PretrainedWeightsError
-from spectrostream.baselines.encodec import (
+from spectrostream.errors import UserError
+from spectrostream.other_codecs.dac import PretrainedWeightsError
+from spectrostream.other_codecs.encodec import (
     Encodec,
     EncodecConfig,
     EvaluationOnlyError,
     UntrainedLevelsError,
 )
-from spectrostream.errors import UserError
 
 
 @pytest.fixture(scope="module")

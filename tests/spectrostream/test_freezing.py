@@ -6,9 +6,9 @@ from tiny_codec import tiny_config
 from torch import Tensor
 
 from spectrostream import SpectroStream
-from spectrostream.baselines.dac import Dac, DacConfig
 from spectrostream.freezing import PARTS, freeze
 from spectrostream.frontends import SAMPLES_PER_TOKEN as TOKEN
+from spectrostream.other_codecs.dac import Dac, DacConfig
 
 AUDIO_TOKENS = 6
 

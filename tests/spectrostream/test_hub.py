@@ -13,10 +13,10 @@ import huggingface_hub
 import pytest
 from official_setup import SMALL, fixture_params, small_codec, write_official
 
-import spectrostream.official_files
+import spectrostream.weight_files.official_files
 from spectrostream import SpectroStream
-from spectrostream.hub import HubSource
-from spectrostream.official_files import OFFICIAL_NAMES, RELEASED, ReleasedFile
+from spectrostream.weight_files.hub import HubSource
+from spectrostream.weight_files.official_files import OFFICIAL_NAMES, RELEASED, ReleasedFile
 from spectrostream.weights import WeightsError, codec_fingerprint, load_pretrained, save_codec
 
 
@@ -107,7 +107,7 @@ def released(monkeypatch) -> Callable[[Path], None]:
             content = (folder / file.name).read_bytes()
             digest = hashlib.sha256(content).hexdigest() if file.sha256 else None
             files.append(ReleasedFile(file.name, len(content), digest, file.prefixes))
-        monkeypatch.setattr(spectrostream.official_files, "RELEASED", tuple(files))
+        monkeypatch.setattr(spectrostream.weight_files.official_files, "RELEASED", tuple(files))
 
     return declare
 

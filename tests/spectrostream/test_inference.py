@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from spectrostream import QuantizerConfig, SpectroStream, SpectroStreamConfig, winograd
+from spectrostream import QuantizerConfig, SpectroStream, SpectroStreamConfig
 from spectrostream.convolution import Convolution, TransposedConvolution
-from spectrostream.fast_layers import FastConvolution, elu_into
-from spectrostream.fast_stack import PIECE_TOKENS, FastDecoder, FastEncoder
+from spectrostream.cpu_inference import winograd
+from spectrostream.cpu_inference.convert import LibraryStack
+from spectrostream.cpu_inference.layers import FastConvolution, elu_into
+from spectrostream.cpu_inference.stacks import PIECE_TOKENS, FastDecoder, FastEncoder
 from spectrostream.frontends import FRONT_ENDS
-from spectrostream.inference import LibraryStack
 from spectrostream.streaming import StreamState
 
 POSITIONS = (*range(8), "never")

@@ -13,11 +13,18 @@ from torch.nn import functional as F
 
 from spectrostream import QuantizerConfig, SpectroStream, SpectroStreamConfig
 from spectrostream.convolution import Convolution, TransposedConvolution
+from spectrostream.cpu_inference import int8_layers
+from spectrostream.cpu_inference.int8_layers import (
+    Int8Convolution,
+    Int8MatrixProduct,
+    Int8UnavailableError,
+    Int8Weights,
+    int8_kind,
+)
+from spectrostream.cpu_inference.layers import FastConvolution
+from spectrostream.cpu_inference.stacks import PIECE_TOKENS
 from spectrostream.errors import UserError
-from spectrostream.fast_layers import FastConvolution
-from spectrostream.fast_stack import PIECE_TOKENS
 from spectrostream.frontends import FRONT_ENDS
-from spectrostream.int8_layers import Int8Convolution, Int8MatrixProduct, Int8UnavailableError, Int8Weights, int8_kind
 from spectrostream.streaming import StreamState
 
 SPECTRAL = [name for name, frontend in FRONT_ENDS.items() if frontend.layout.bins > 1]
@@ -56,6 +63,21 @@ def signal_to_noise(codec: SpectroStream, other: SpectroStream, audio: Tensor) -
 def assert_near(codec: SpectroStream, int8: SpectroStream, audio: Tensor, at_least: float = 25.0) -> None:
     for one in signal_to_noise(codec, int8, audio):
         assert at_least < one < 80
+
+
+@pytest.mark.parametrize("adds_in_32_bits", [False, True])
+def test_a_product_is_exact_whatever_the_processor_adds_in(adds_in_32_bits, monkeypatch):
+    """Two terms of 7 bits are right everywhere; one term of 8 bits only where sums have 32 bits."""
+    if adds_in_32_bits and not int8_layers._adds_in_32_bits():
+        adds_in_32_bits = False  # then this is what the processor has
+    monkeypatch.setattr(int8_layers, "_adds_in_32_bits", lambda: adds_in_32_bits)
+    codes = torch.randint(0, 256, (7, 64), dtype=torch.uint8)
+    weight = torch.randint(-127, 128, (24, 64), dtype=torch.int8)
+    codes[0], weight[0], weight[1] = 255, 127, -127
+    packed = int8_layers.PackedWeights(weight)
+    assert len(packed.halves) == (1 if adds_in_32_bits else 2)
+    actual = packed.product(codes, torch.ones(24), torch.zeros(24, dtype=torch.int64))
+    assert torch.equal(actual, (codes.double() @ weight.double().T).float())
 
 
 @pytest.mark.parametrize("position", [*range(8), "never", "outermost"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spectrostream.losses import (
+from spectrostream.adversarial.losses import (
     LossWeights,
     MultiScaleMelLoss,
     feature_matching_loss,

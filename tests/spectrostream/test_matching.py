@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reports.cost import count_parameters, macs_per_second
+from reports.metrics.cost import count_parameters, macs_per_second
 from spectrostream import QuantizerConfig, SpectroStream, SpectroStreamConfig
 from spectrostream.frontends import FRONT_ENDS
-from spectrostream.matching import (
+from spectrostream.width_matching import (
     HalfMatch,
     MatchError,
     encoder_and_decoder_macs,

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_modules.training_config import TrainingConfig
-from spectrostream.baselines.dac import Dac, DacConfig
+from spectrostream.adversarial.losses import LossWeights, MultiScaleMelLoss
+from spectrostream.adversarial.objectives import RECIPES, Objective, UnknownRecipeError, build_objective
 from spectrostream.errors import UserError
-from spectrostream.losses import LossWeights, MultiScaleMelLoss
-from spectrostream.objectives import RECIPES, Objective, UnknownRecipeError, build_objective
+from spectrostream.other_codecs.dac import Dac, DacConfig
 
 REAL = [torch.tensor([[2.0, 0.25]]), torch.tensor([[-1.0]])]
 FAKE = [torch.tensor([[-3.0, 0.4]]), torch.tensor([[1.0]])]

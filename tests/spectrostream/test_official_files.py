@@ -16,13 +16,13 @@ from official_setup import FIXTURES, SMALL, fixture_params, small_codec, write_o
 from safetensors.numpy import load_file, save_file
 
 from spectrostream import SpectroStream, SpectroStreamConfig
-from spectrostream.baselines.dac import Dac, DacConfig
-from spectrostream.official_files import (
+from spectrostream.other_codecs.dac import Dac, DacConfig
+from spectrostream.weight_files.official_files import (
     OFFICIAL_NAMES,
     RELEASED,
     require_released,
 )
-from spectrostream.official_weights import official_params
+from spectrostream.weight_files.official_weights import official_params
 from spectrostream.weights import (
     WeightsError,
     codec_fingerprint,

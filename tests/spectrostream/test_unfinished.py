@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from spectrostream.unfinished import open_beside
+from spectrostream.atomic_files import open_beside
 
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from spectrostream.unfinished import open_beside
+from spectrostream.atomic_files import open_beside
 open_beside(Path(sys.argv[1])).write(b"half")
 os.kill(os.getpid(), signal.SIGKILL)
 """

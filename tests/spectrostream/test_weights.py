@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-import spectrostream.unfinished
-from spectrostream import QuantizerConfig, SpectroStream, SpectroStreamConfig, plain_config, registry
-from spectrostream.baselines.dac import Dac, DacConfig
+import spectrostream.atomic_files
+from spectrostream import QuantizerConfig, SpectroStream, SpectroStreamConfig, registry
+from spectrostream import config_from_plain as plain_config
 from spectrostream.errors import UserError
+from spectrostream.other_codecs.dac import Dac, DacConfig
 from spectrostream.registry import build_codec, config_from_plain
 from spectrostream.weights import (
     WeightsError,
@@ -160,7 +161,7 @@ def test_an_interrupted_save_leaves_the_old_file_whole(saved, monkeypatch):
     def interrupted(_: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(spectrostream.unfinished.os, "fsync", interrupted)
+    monkeypatch.setattr(spectrostream.atomic_files.os, "fsync", interrupted)
     with pytest.raises(OSError, match="disk full"):
         save_codec(codec_of("waveform"), saved)
     assert saved.read_bytes() == before

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from miniatures import MAESTRO_TABLE, MINIATURES, write_music
 
+from datamodules.corpora.manifest import file_path, table_name
 from datamodules.layouts import LAYOUTS, Found, LayoutError
-from datamodules.manifest import file_path, table_name
 
 # For each layout the tables that it reads.
 TABLES = [

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from miniatures import MINIATURES, write_music
 
-from datamodules.audio_files import probe
+from datamodules.audio.files import probe
+from datamodules.corpora.manifest import file_path, table_name
 from datamodules.layouts import LAYOUTS, Entry, LayoutError
 from datamodules.layouts.musdb18hq import VALIDATION
-from datamodules.manifest import file_path, table_name
 
 KNOWN = sorted(MINIATURES)
 # Name: split, group, artist, genre.

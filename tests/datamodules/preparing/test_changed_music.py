@@ -12,15 +12,15 @@ import pandas
 import pytest
 from music_files import noisy_tones, write_raw
 
-from datamodules.audio_files import AudioFileError
-from datamodules.encodings import ENCODINGS
-from datamodules.manifest import read_manifest
+from datamodules.audio.files import AudioFileError
+from datamodules.corpora.manifest import read_manifest
 from datamodules.preparing.jobs import Job, Settings, TrackToPrepare
 from datamodules.preparing.plan import jobs_of, prepared_names
 from datamodules.preparing.prepare import MANIFEST_NAME, PASSED_OVER_NAME, prepare
 from datamodules.preparing.transcoding import Source, transcode
 from datamodules.scanning.measuring import content_hash, measure
 from datamodules.scanning.scan import scan
+from datamodules.shards.encodings import ENCODINGS
 
 FLAC = Settings("flac24", as_shards=False)
 

@@ -12,7 +12,7 @@ import pytest
 from manifests import manifest_of
 from music_files import noisy_tones, write_raw
 
-from datamodules.manifest import MANIFEST_NAME, write_manifest
+from datamodules.corpora.manifest import MANIFEST_NAME, write_manifest
 from datamodules.preparing.jobs import Settings
 from datamodules.preparing.log import PrepareError
 from datamodules.preparing.prepare import Prepared, prepare

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datamodules.corpora.manifest import typed
+from datamodules.corpora.splits import hash_places
 from datamodules.layouts.contract import SPLITS
-from datamodules.manifest import typed
 from datamodules.preparing.jobs import Job, Settings
 from datamodules.preparing.plan import jobs_of, prepared_names, shard_word
-from datamodules.splits import hash_places
 
 SHARDS = Settings("pcm16", as_shards=True, shard_bytes=5_000_000)
 LARGE_SHARDS = Settings("pcm16", as_shards=True, shard_bytes=250_000_000)

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from manifests import manifest_of
 from music_files import noisy_tones, write_raw
 
-from datamodules.audio_files import read_audio
-from datamodules.manifest import file_path, read_manifest, table_name, typed
+from datamodules.audio.files import read_audio
+from datamodules.corpora.manifest import file_path, read_manifest, table_name, typed
 from datamodules.preparing import pool as prepare_pool
 from datamodules.preparing.jobs import Job, Made, Settings, do_job
 from datamodules.preparing.log import PrepareError, PrepareLog

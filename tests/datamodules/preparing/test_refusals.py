@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from manifests import manifest_of
 from music_files import noisy_tones, write_raw
 
-from datamodules.manifest import typed, write_manifest
+from datamodules.corpora.manifest import typed, write_manifest
 from datamodules.preparing.jobs import Settings
 from datamodules.preparing.log import PrepareError
 from datamodules.preparing.prepare import INDEX_NAME, MANIFEST_NAME, PASSED_OVER_NAME, prepare

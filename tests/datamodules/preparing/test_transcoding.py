@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from music_files import noisy_tones, write_raw
 from typing_extensions import Buffer
 
-from datamodules.audio_files import AudioFileError, read_audio
-from datamodules.encodings import ENCODINGS, PieceWriter, samples_digest
+from datamodules.audio.files import AudioFileError, read_audio
 from datamodules.preparing.transcoding import ReadBackError, Source, Transcoded, even_lengths, transcode
+from datamodules.shards.encodings import ENCODINGS, PieceWriter, samples_digest
 
 
 def transcoded(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.manifest import ManifestError, empty_manifest, typed, write_manifest
+from datamodules.corpora.manifest import ManifestError, empty_manifest, typed, write_manifest
 from datamodules.scanning.corpus_statistics import corpus_statistics, read_manifests, usable, weighted_quantiles
 from datamodules.scanning.duplicates import mark_duplicates
 

@@ -6,7 +6,7 @@ import pandas
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.manifest import typed
+from datamodules.corpora.manifest import typed
 from datamodules.scanning.duplicates import Duplicates, count_duplicates, mark_duplicates
 
 

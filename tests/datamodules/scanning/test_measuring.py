@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from music_files import noisy_tones, write_raw
 from scipy.signal import butter, firwin, lfilter, sosfilt
 
-from datamodules.audio_opening import AudioFileError
-from datamodules.folder_corpus import demo_corpus_root
-from datamodules.manifest import COLUMNS
+from datamodules.audio.opening import AudioFileError
+from datamodules.corpora.folder_corpus import demo_corpus_root
+from datamodules.corpora.manifest import COLUMNS
 from datamodules.scanning import measuring
 from datamodules.scanning.measuring import Measurement, measure, measure_header
 

@@ -16,10 +16,10 @@ import soundfile
 from music_files import noisy_tones, write_raw
 from scanned_folder import Scanner, by_name, music
 
-from datamodules.audio_walk import SkippedFile
-from datamodules.folder_corpus import demo_corpus_root
+from datamodules.audio.find_files import SkippedFile
+from datamodules.corpora.folder_corpus import demo_corpus_root
+from datamodules.corpora.manifest import file_path, read_manifest, write_manifest
 from datamodules.layouts import LAYOUTS, Entry, Found, LayoutError
-from datamodules.manifest import file_path, read_manifest, write_manifest
 from datamodules.scanning import pool as scan_pool
 from datamodules.scanning.measuring import measure
 from datamodules.scanning.pool import Job, measured

@@ -11,9 +11,9 @@ import pytest
 from music_files import noisy_tones, write_raw
 from scanned_folder import Scanner, by_name, music
 
-from datamodules.conditions import fulfilled
+from datamodules.corpora.manifest import read_manifest, typed, write_manifest
+from datamodules.corpora.row_filter import fulfilled
 from datamodules.layouts import LAYOUTS, Entry, Found
-from datamodules.manifest import read_manifest, typed, write_manifest
 from datamodules.scanning.measuring import VERSION, measure
 from datamodules.scanning.scan import ScanProgress, scan
 

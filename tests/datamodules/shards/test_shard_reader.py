@@ -17,11 +17,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datamodules.audio_files import AudioFileError, read_audio
+from datamodules.audio.files import AudioFileError, read_audio
+from datamodules.corpora.spans import Spans
 from datamodules.shards.index import INDEX_NAME, ShardIndexError, read_index, shard_corpus, write_index
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.store import ShardError, ShardStore
-from datamodules.spans import Spans
 
 
 def reader_of(folder: Path, **options: float) -> ShardReader:

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.utils.data import DataLoader
 
+from datamodules.corpora.spans import Spans
 from datamodules.crop_dataset import CropDataset
 from datamodules.crops import StepSampler
 from datamodules.shards.index import shard_corpus
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.store import ShardStore
 from datamodules.shards.windows import WindowedCrops
-from datamodules.spans import Spans
 
 RATE = 100  # few samples to start at, so that each can be counted
 

@@ -1,0 +1,160 @@
+"""From the cells' folders to a report: cards, records, curves and audio, as they lie on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import soundfile
+
+from ablations.assembly import deployed_codec, evaluation_protocol
+from ablations.provenance import read_json
+from ablations.run import failed_card, has_results
+from ablations.runner import Task
+from ablations.study import BASELINE, Study
+from reports.metrics.cost import real_time_factors
+from reports.page.build import ReportInput, write_report
+from reports.records import COLUMNS, SystemCard, read_card, read_records, write_card
+from spectrostream.errors import UserError
+
+
+class NothingToReportError(UserError):
+    """The baseline did not finish: there is nothing to compare with."""
+
+
+def measure_costs(tasks: Sequence[Task]) -> None:
+    """Adds real-time factors to finished cards that lack them; one after the other, so that they are comparable."""
+    for task in tasks:
+        path = task.folder / f"card-{task.cell.name}.json"
+        if not has_results(task.folder):
+            continue
+        card = read_card(path)
+        if card.encode_real_time_factor is None:
+            factors = real_time_factors(deployed_codec(task.folder / "codec.safetensors"), seconds=2.0, runs=3)
+            measured = dataclasses.replace(
+                card,
+                encode_real_time_factor=factors.encode,
+                decode_real_time_factor=factors.decode,
+                threads=factors.threads,
+            )
+            write_card(measured, path)
+
+
+def study_report(study: Study, tasks: Sequence[Task], failures: Mapping[str, str], folder: Path) -> Path:
+    """Writes the report of all cells into `folder`; returns its index.html."""
+    finished = [task for task in tasks if has_results(task.folder)]
+    baseline = next((task for task in finished if task.cell.variant.role == BASELINE), None)
+    if baseline is None:
+        folders = ", ".join(str(task.folder) for task in tasks if task.cell.variant.role == BASELINE)
+        raise NothingToReportError(
+            f"the baseline has no results in {folders}, so there is nothing to compare with; "
+            "run the study with `spectrostream ablate` and the same words"
+        )
+    cards = [card for task in finished for card in _cards(task)]
+    unfinished = [task for task in tasks if task not in finished]
+    cards += [failed_card(task.cell, failures.get(task.cell.name) or _known_failure(task)) for task in unfinished]
+    report = ReportInput(
+        title=study.title,
+        question=study.question,
+        lead=_lead(study, cards),
+        cards=tuple(cards),
+        records=pd.concat([read_records(task.folder / "records.csv") for task in finished], ignore_index=True)[
+            list(COLUMNS)
+        ],
+        curves={task.cell.name: training_curves(task.folder) for task in finished},
+        reference_audio={path.stem: path for path in (baseline.folder / "audio" / "reference").glob("*.flac")},
+        decoded_audio={key: path for task in finished for key, path in _decoded_audio(task.folder / "audio").items()},
+        baseline=baseline.cell.name,
+        peers=tuple(task.cell.name for task in tasks if task.cell.variant.role == "peer"),
+        ablation_levels=study.compared_at,
+        study_facts=_facts(study, baseline),
+        axes=study.positions([task.cell for task in finished]),
+    )
+    return write_report(report, folder)
+
+
+def training_curves(folder: Path) -> pd.DataFrame:
+    """Columns step, name, value from the logs of every attempt; the later one holds where two logged a step."""
+    frames = []
+    for attempt, path in enumerate(sorted((folder / "logs").glob("attempt-*/metrics.csv"))):
+        wide = pd.read_csv(path)
+        names = [name for name in wide.columns if "/" in name]
+        long = wide.melt(id_vars="step", value_vars=names, var_name="name").dropna(subset="value")
+        frames.append(long.assign(attempt=attempt))
+    if not frames:
+        return pd.DataFrame({"step": [], "name": [], "value": []})
+    curves = pd.concat(frames).sort_values(["name", "step", "attempt"])
+    kept = curves.drop_duplicates(["name", "step"], keep="last")
+    return kept[["step", "name", "value"]].reset_index(drop=True)
+
+
+def _cards(task: Task) -> list[SystemCard]:
+    cards = [read_card(path) for path in sorted(task.folder.glob("card-*.json"))]
+    # Words are the study's: they may have been improved since the cell ran.
+    variant = task.cell.variant
+    return [
+        dataclasses.replace(card, title=variant.title, change=variant.change, axis=variant.axis, role=variant.role)
+        if card.name == task.cell.name
+        else card
+        for card in cards
+    ]
+
+
+def _known_failure(task: Task) -> str:
+    failed = read_json(task.folder / "failed.json")
+    return failed["reason"] if failed else "not run yet"
+
+
+def _decoded_audio(folder: Path) -> dict[tuple[str, int, str], Path]:
+    """`<system>/<levels>/<segment>.flac` by its parts."""
+    return {
+        (path.parent.parent.name, int(path.parent.name), path.stem): path for path in sorted(folder.glob("*/*/*.flac"))
+    }
+
+
+def _lead(study: Study, cards: Sequence[SystemCard]) -> tuple[str, ...]:
+    trained = [card for card in cards if card.role != "check" and card.steps is not None]
+    steps = _span([card.steps or 0 for card in trained], 1, "{:,.0f}")
+    heard = _span([card.audio_seconds_seen or 0.0 for card in trained], 60, "{:.1f}")
+    minutes = _span([card.training_seconds or 0.0 for card in trained], 60, "{:.1f}")
+    budget = (
+        f"Each model here was trained for {steps} steps: {heard} minutes of audio, {minutes} minutes of computing. "
+        "The published systems were trained for hundreds of thousands of steps on thousands of hours."
+    )
+    return (budget, study.caveat) if study.caveat else (budget,)
+
+
+def _span(values: Sequence[float], unit: float, style: str) -> str:
+    """One number if all print alike, else the lowest and the highest."""
+    low, high = (style.format(end / unit) for end in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _held_out(baseline: Task) -> str:
+    seconds = [soundfile.info(path).duration for path in (baseline.folder / "audio" / "reference").glob("*.flac")]
+    lengths = _span(seconds, 1, "{:.1f}") if seconds else "?"
+    kind = {
+        "end": "the ends of the tracks that were trained on, never the same seconds",
+        "track": "whole tracks that were not trained on",
+        "official": "whole tracks that were not trained on, the corpora's own test parts where they have one",
+    }[baseline.cell.config.data.chosen_split]
+    shared = read_json(baseline.folder / "run.json").get("validation_shares_test_music", True)
+    others = "the same held-out music" if shared else "other held-out tracks"
+    return f"{kind}; segments of {lengths} s; the losses shown during training are of {others}"
+
+
+def _facts(study: Study, baseline: Task) -> dict[str, str]:
+    run = read_json(baseline.folder / "run.json")
+    config = baseline.cell.config
+    return {
+        "study": study.name,
+        "corpus": run["data"],
+        "held out": _held_out(baseline),
+        "data fingerprint": run["data_fingerprint"][:16],
+        "seeds": ", ".join(map(str, study.seeds)),
+        "protocol": evaluation_protocol(config).hash,
+        "git revision": run["git_revision"] or "not in a repository",
+        "versions": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
+    }

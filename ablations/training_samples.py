@@ -1,0 +1,112 @@
+"""Samples of a run in training, judged and drawn as reports judge and draw: binds the two rooms that share nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from PIL import Image
+from torch import Tensor
+
+from ablations.experiment import ExperimentConfig
+from datamodules.stereo_music import StereoMusicDataModule
+from lightning_modules.samples import Pictures, Samples
+from reports.figures.sample_pictures import clip_picture, codebook_picture
+from reports.metrics.score import Score
+from reports.metrics.spectral import mel_distance, si_sdr
+from reports.metrics.stereo import cue_errors
+from reports.metrics.visqol import VisqolPool, VisqolWorkerError
+from spectrostream.codebook_learning import CodebookStatistics
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def sampling(config: ExperimentConfig, folder: Path, data: StereoMusicDataModule) -> Iterator[tuple[Samples, ...]]:
+    """The callback that `trainer.samples_every` asks for, if it does; use it around the training.
+
+    Warns where nothing is held out that could be heard.
+    """
+    trainer = config.trainer
+    clips = [excerpt.audio for excerpt in data.held_out_excerpts(trainer.sample_clips)] if trainer.samples_every else []
+    if trainer.samples_every and not clips:
+        logger.warning(
+            "trainer.samples_every = %d, but no held-out music is long enough for a sample", trainer.samples_every
+        )
+    if not clips:
+        yield ()
+        return
+    workers = config.evaluation.workers if config.evaluation.visqol else 0
+    with ClipScores(visqol_workers=workers) as score:
+        pictures = _pictures(data.sample_rate)
+        yield (Samples(clips, folder / "samples", every=trainer.samples_every, score=score, pictures=pictures),)
+
+
+def _pictures(sample_rate: int) -> Pictures:
+    def clip(original: Tensor, decoded: Tensor) -> Image.Image:
+        return clip_picture(original.numpy(), decoded.numpy(), sample_rate)
+
+    def codebooks(statistics: CodebookStatistics, entries: int) -> Image.Image:
+        return codebook_picture(statistics.perplexity.tolist(), statistics.used.tolist(), entries)
+
+    return Pictures(clip, codebooks)
+
+
+class ClipScores:
+    """Mel distance, SI-SDR, phase error between the channels and ViSQOL-LR of a clip; a context manager.
+
+    visqol_workers: processes that start with the first clip and end with the context; 0 is without ViSQOL. A score that
+    does not exist is left out, each reason is warned of once.
+    """
+
+    def __init__(self, *, visqol_workers: int) -> None:
+        self._workers = visqol_workers
+        self._pool: VisqolPool | None = None
+        self._warned: set[str] = set()
+
+    def __enter__(self) -> ClipScores:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.__exit__(kind, error, traceback)
+            self._pool = None
+
+    def __call__(self, decoded: Tensor, original: Tensor) -> dict[str, float]:
+        """`[channels, samples]` at 48 kHz each; what needs two channels is left out for others."""
+        metrics: dict[str, Callable[[], Score]] = {
+            "mel_distance": lambda: mel_distance(original, decoded),
+            "si_sdr": lambda: si_sdr(original, decoded),
+        }
+        if original.shape[0] == 2:
+            metrics["ipd_error"] = lambda: cue_errors(original, decoded).ipd
+        if self._workers:
+            metrics["visqol"] = lambda: self._visqol(decoded, original)
+        return self._known({name: metric() for name, metric in metrics.items()})
+
+    def _known(self, scores: Mapping[str, Score]) -> dict[str, float]:
+        for name, score in scores.items():
+            if score.reason and f"{name}: {score.reason}" not in self._warned:
+                self._warned.add(f"{name}: {score.reason}")
+                logger.warning("samples: a clip has no %s: %s", name, score.reason)
+        return {name: score.value for name, score in scores.items() if not score.reason}
+
+    def _visqol(self, decoded: Tensor, original: Tensor) -> Score:
+        """The mean over channels."""
+        if self._pool is None:
+            self._pool = VisqolPool(self._workers).__enter__()
+        pairs = zip(original.numpy(), decoded.numpy(), strict=True)
+        waiting = [self._pool.submit(f"channel {number}", *pair) for number, pair in enumerate(pairs, start=1)]
+        try:
+            scores = [one.result() for one in waiting]
+        except VisqolWorkerError as error:
+            # A pool with a lost worker scores nothing more; the next clip starts another.
+            self.__exit__(VisqolWorkerError, error, error.__traceback__)
+            return Score.missing(str(error))
+        reason = "; ".join(sorted({score.reason for score in scores if score.reason}))
+        return Score.missing(reason) if reason else Score(sum(score.value for score in scores) / len(scores))

@@ -1,0 +1,1 @@
+"""Audio files: found, opened, read in blocks, resampled."""

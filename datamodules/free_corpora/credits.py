@@ -1,0 +1,154 @@
+"""Who made the music of a package and under what licence: Debian's copyright files, and a project's own list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datamodules.free_corpora.contract import Credit, CreditLookup, RecipeError
+
+
+@dataclass(frozen=True)
+class Stated:
+    """One credit for all pieces."""
+
+    author: str
+    licence: str
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
+    def read(self, root: Path, package: str) -> CreditLookup:
+        """The same for every name."""
+        del root, package
+        return _Same(Credit(self.author, self.licence))
+
+
+@dataclass(frozen=True)
+class DebianCopyright:
+    """The package's machine-readable copyright file.
+
+    prefix: what stands before a piece's name there, where the files of the source package are listed.
+    """
+
+    prefix: str
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Nothing more: the copyright file is there anyway."""
+        return ()
+
+    def read(self, root: Path, package: str) -> CreditLookup:
+        """By the last paragraph that matches, as the format has it. RecipeError: the file is missing."""
+        path = root / "usr" / "share" / "doc" / package / "copyright"
+        try:
+            text = path.read_text("utf-8", "replace")
+        except OSError as error:
+            raise RecipeError(f"The licences of {package} are unknown: {str(path)!r}: {error.strerror}") from error
+        return _Paragraphs(self.prefix, copyright_paragraphs(text))
+
+
+@dataclass(frozen=True)
+class LicenceList:
+    """A YAML list of authors, each with a licence and names of files.
+
+    names: what the list calls a licence, and its short name.
+    titles: a YAML list of `name` and `filename`.
+    """
+
+    path: str
+    titles: str
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Both lists."""
+        return self.path, self.titles
+
+    def read(self, root: Path, package: str) -> dict[str, Credit]:
+        """By name. RecipeError: a list is missing or not of this form."""
+        try:
+            titles = {entry["filename"]: entry["name"] for entry in _yaml(root / self.titles)}
+            return {
+                name: Credit(
+                    _without_address(author), self.names.get(works["license"], works["license"]), titles.get(name, "")
+                )
+                for entry in _yaml(root / self.path)
+                for author, works in entry.items()
+                for name in works.get("music", ())
+            }
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RecipeError(
+                f"The licences of {package} are unknown: {str(root / self.path)!r} is not the list that was expected "
+                f"({error!r})"
+            ) from error
+
+
+def copyright_paragraphs(text: str) -> list[tuple[re.Pattern[str], Credit]]:
+    """Paragraphs about files of a copyright file in Debian's format 1.0: which files, and their credit."""
+    paragraphs = []
+    for paragraph in re.split(r"\n[ \t]*\n", text):
+        fields = _fields(paragraph)
+        if {"files", "copyright", "license"} <= fields.keys():
+            authors = [" ".join(line.split()) for line in fields["copyright"].splitlines() if line.strip()]
+            licence = fields["license"].splitlines()[0].strip()
+            credit = Credit("; ".join(dict.fromkeys(authors)), licence)
+            paragraphs.append((_file_pattern(fields["files"].split()), credit))
+    return paragraphs
+
+
+class _Same:
+    def __init__(self, credit: Credit) -> None:
+        self._credit = credit
+
+    def get(self, name: str) -> Credit | None:
+        del name
+        return self._credit
+
+
+class _Paragraphs:
+    def __init__(self, prefix: str, paragraphs: list[tuple[re.Pattern[str], Credit]]) -> None:
+        self._prefix = prefix
+        self._paragraphs = paragraphs
+
+    def get(self, name: str) -> Credit | None:
+        matches = (credit for files, credit in reversed(self._paragraphs) if files.fullmatch(self._prefix + name))
+        return next(matches, None)
+
+
+def _fields(paragraph: str) -> dict[str, str]:
+    """Values by name in small letters; a line that begins with a space goes on with the one before."""
+    fields: dict[str, str] = {}
+    name = ""
+    for line in paragraph.splitlines():
+        if line[:1] in (" ", "\t") and name:
+            fields[name] += f"\n{line}"
+        elif found := re.match(r"([A-Za-z-]+):(.*)", line):
+            name = found[1].lower()
+            fields[name] = found[2].strip()
+    return fields
+
+
+def _file_pattern(patterns: list[str]) -> re.Pattern[str]:
+    # The format knows * and ?, both of which match slashes.
+    translated = (re.escape(p.removeprefix("./")).replace(r"\*", ".*").replace(r"\?", ".") for p in patterns)
+    return re.compile("|".join(f"(?:{pattern})" for pattern in translated), re.DOTALL)
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise RecipeError(f"The list {str(path)!r} cannot be read: {error}") from error
+
+
+def _without_address(author: str) -> str:
+    """Names without the address in angle brackets, which nobody needs to collect."""
+    return re.sub(r"\s*<[^<>]*@[^<>]*>", "", author)

@@ -1,0 +1,126 @@
+"""Package files from Debian's archive through apt-get, kept in a cache, checked against what apt-get knows of them."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.file_locks import lock
+from datamodules.free_corpora.contract import RecipeError, Report
+
+_HASHES = {"SHA256": "sha256", "SHA512": "sha512"}
+_OTHERWISE = "copy the file from a machine that has it and type --package-file FILE.deb, or --source FOLDER"
+
+
+@dataclass(frozen=True)
+class _Location:
+    """What apt-get says of a package file; `hash_name` is hashlib's, "" where apt-get names none that is safe."""
+
+    file: str
+    size: int
+    hash_name: str
+    digest: str
+
+    def fits(self, path: Path) -> bool:
+        """Whether the file is there and is the one that was promised."""
+        if not path.is_file() or path.stat().st_size != self.size:
+            return False
+        if not self.hash_name:
+            return True
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, self.hash_name).hexdigest() == self.digest
+
+
+def downloaded(package: str, cache: Path, report: Report) -> Path:
+    """The package file, from the cache if it is there and whole.
+
+    Raises:
+        RecipeError: no apt-get, an unknown package, no network, a file that is not what was promised.
+        OSError: no room, no permission.
+    """
+    _require_apt(package)
+    report.doing(f"looking up {package}")
+    location = _location(package)
+    path = cache / location.file
+    cache.mkdir(parents=True, exist_ok=True)
+    with _locked(cache / ".lock"):
+        if not location.fits(path):
+            _download(package, location, path, report)
+    return path
+
+
+def _require_apt(package: str) -> None:
+    if shutil.which("apt-get") is None:
+        raise RecipeError(f"The package {package} is needed, and there is no apt-get here to download it; {_OTHERWISE}")
+
+
+def _location(package: str) -> _Location:
+    """apt-get prints 'URL' FILE SIZE HASH:DIGEST."""
+    answer = subprocess.run(
+        ["apt-get", "download", "--print-uris", package], capture_output=True, stdin=subprocess.DEVNULL, check=False
+    )
+    for line in answer.stdout.decode("utf-8", "replace").splitlines():
+        words = shlex.split(line)
+        if len(words) >= 3 and words[1].endswith(".deb") and "/" not in words[1] and words[2].isdecimal():
+            kind, _, digest = words[3].partition(":") if len(words) > 3 else ("", "", "")
+            return _Location(words[1], int(words[2]), _HASHES.get(kind, ""), digest)
+    raise RecipeError(
+        f"apt-get does not know the package {package} ({_last_line(answer.stderr)}); type: apt-get update; "
+        f"or {_OTHERWISE}"
+    )
+
+
+def _download(package: str, location: _Location, path: Path, report: Report) -> None:
+    # One folder for one file: apt-get goes on with what an interrupted download left there.
+    folder = path.with_name(f".{location.file}.unfinished")
+    folder.mkdir(exist_ok=True)
+    partial = folder / location.file
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            ["apt-get", "download", package], cwd=folder, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+        )
+        try:
+            _wait(process, package, location, partial, report)
+        finally:
+            process.kill()
+            process.wait()
+        if not location.fits(partial):
+            said.seek(0)
+            reason = _last_line(said.read()) if process.returncode else "it is not the file that was promised"
+            partial.unlink(missing_ok=True)
+            raise RecipeError(f"The package {package} could not be downloaded ({reason}); try again, or {_OTHERWISE}")
+    partial.replace(path)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait(process: subprocess.Popen[bytes], package: str, location: _Location, partial: Path, report: Report) -> None:
+    while True:
+        done = partial.stat().st_size if partial.exists() else 0
+        report.doing(f"downloading {package}: {done / 1e6:.0f} of {location.size / 1e6:.0f} MB")
+        try:
+            process.wait(timeout=0.3)
+        except subprocess.TimeoutExpired:
+            continue
+        return
+
+
+def _last_line(said: bytes) -> str:
+    lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
+    # apt-get warns about its sandbox after the error itself.
+    errors = [line for line in lines if line.startswith("E:")] or lines
+    return errors[-1].strip() if errors else "no word why"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Until the end no other process of ours downloads into this cache; it waits."""
+    with path.open("wb") as file:
+        lock(file)
+        yield

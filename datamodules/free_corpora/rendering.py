@@ -1,0 +1,138 @@
+"""A piece rendered to FLAC: run the synthesizer, measure the peak, scale the whole piece down if it comes too near."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.audio.blocks import AudioReader, AudioWriter
+from datamodules.free_corpora.contract import RecipeError
+from datamodules.free_corpora.renderers import SAMPLE_RATE, Renderer
+
+# A dB below full scale, which leaves room for what a resampler or a lossy codec adds.
+CEILING_DBFS = -1.0
+# What fades out below this after the last note is cut off.
+_QUIET = 2.0**-15
+_PIECE_SAMPLES = 2**20
+# A synthesizer that needs longer for one piece hangs: the slowest is some ten times as fast as real time.
+_LONGEST_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """seconds: length. peak_dbfs: of the synthesizer's output. scaled_db: by which the whole piece was made softer."""
+
+    seconds: float
+    peak_dbfs: float
+    scaled_db: float
+
+
+class Rendering:
+    """Renders pieces, several at a time if it is called so, until it is stopped.
+
+    work: an existing folder for unfinished audio, on a disk with room for 23 MB a minute.
+    """
+
+    def __init__(self, renderer: Renderer, soundfont: Path, work: Path, bits: int) -> None:
+        self._renderer = renderer
+        self._soundfont = soundfont
+        self._work = work
+        self._bits = bits
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Synthesizers that run are ended."""
+        self._stopped.set()
+
+    def render(self, midi: Path, target: Path, seconds: float) -> Rendered:
+        """Writes the FLAC file, whole or not at all.
+
+        seconds: how long the notes are; audio that ends earlier is not taken.
+        Raises RecipeError: the synthesizer failed, wrote too little or nothing but silence.
+        """
+        # A name that no other process has: what an earlier, killed build started may still be writing.
+        descriptor, name = tempfile.mkstemp(suffix=".wav", dir=self._work)
+        os.close(descriptor)
+        wav = Path(name)
+        try:
+            self._run(midi, wav)
+            return self._to_flac(wav, target, seconds)
+        finally:
+            wav.unlink(missing_ok=True)
+
+    def _run(self, midi: Path, wav: Path) -> None:
+        command = self._renderer.command(midi, self._soundfont, wav)
+        with tempfile.TemporaryFile() as said:
+            try:
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+            except OSError as error:
+                raise RecipeError(f"{command[0]} cannot be started: {error.strerror}") from error
+            code = self._waited(process)
+            said.seek(0)
+            if code:
+                last = said.read()[-2000:].decode("utf-8", "replace").strip().splitlines()[-1:]
+                raise RecipeError(f"{self._renderer.name} ended with code {code}: {' '.join(last) or 'no word why'}")
+
+    def _waited(self, process: subprocess.Popen[bytes]) -> int:
+        try:
+            for _ in range(int(_LONGEST_SECONDS / 0.2)):
+                try:
+                    return process.wait(timeout=0.2)
+                except subprocess.TimeoutExpired:
+                    if self._stopped.is_set():
+                        raise RecipeError("stopped") from None
+            raise RecipeError(f"{self._renderer.name} did not finish within {_LONGEST_SECONDS:.0f} s")
+        finally:
+            process.kill()
+            process.wait()
+
+    def _to_flac(self, wav: Path, target: Path, seconds: float) -> Rendered:
+        if wav.stat().st_size == 0:
+            raise RecipeError(f"{self._renderer.name} wrote no audio")
+        peak, length, total = _measured(wav)
+        if total < (seconds - 1) * SAMPLE_RATE:
+            # A synthesizer may not notice that the disk is full.
+            raise RecipeError(
+                f"{self._renderer.name} wrote {total / SAMPLE_RATE:.1f} of {seconds:.1f} s; is there room on the disk?"
+            )
+        if peak <= _QUIET:
+            raise RecipeError(
+                f"{self._renderer.name} made nothing but silence; the soundfont {self._soundfont.name!r} may be broken"
+            )
+        # One factor for the whole piece, and none at all for most: pieces keep their loudness against each other.
+        factor = min(1.0, 10 ** (CEILING_DBFS / 20) / peak)
+        self._write(wav, target, factor, length)
+        return Rendered(length / SAMPLE_RATE, _decibels(peak), _decibels(factor))
+
+    def _write(self, wav: Path, target: Path, factor: float, length: int) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            AudioReader(wav, sample_rate=SAMPLE_RATE, channels=2) as reader,
+            AudioWriter(target, sample_rate=SAMPLE_RATE, channels=2, subtype=f"PCM_{self._bits}") as writer,
+        ):
+            for audio in reader.pieces(_PIECE_SAMPLES):
+                writer.write(audio[:, : length - writer.samples] * factor)
+            writer.close()
+
+
+def _measured(wav: Path) -> tuple[float, int, int]:
+    """The largest sample, how many samples there are until all is quiet, and how many there are."""
+    peak, length, position = 0.0, 0, 0
+    with AudioReader(wav, sample_rate=SAMPLE_RATE, channels=2) as reader:
+        for audio in reader.pieces(_PIECE_SAMPLES):
+            loudest = audio.abs().amax(dim=0)
+            peak = max(peak, float(loudest.max()))
+            heard = (loudest > _QUIET).nonzero()
+            if len(heard):
+                length = position + int(heard[-1]) + 1
+            position += audio.shape[1]
+    return peak, length, position
+
+
+def _decibels(factor: float) -> float:
+    return round(20 * math.log10(factor), 2)

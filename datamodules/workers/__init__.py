@@ -1,0 +1,1 @@
+"""Loader processes that survive files which vanish, hang or crash a decoder."""

@@ -1,0 +1,1 @@
+"""The metrics: what each means, and how it is computed."""

@@ -1,0 +1,1 @@
+"""Discriminators, losses, and the recipes that put them together."""

@@ -1,0 +1,1 @@
+"""A trained codec, laid out for speed on a CPU."""

@@ -1,0 +1,1 @@
+"""Files of weights: ours, the officially released ones, and where they are found."""

@@ -1,0 +1,1 @@
+"""Commands that code audio: encode, decode, repack, stream."""

@@ -1,0 +1,1 @@
+"""Commands for corpora: build, scan, stats, prepare, segments."""

@@ -4,13 +4,17 @@ VENV ?= $(or $(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
 OFFICIAL := .venv-official
 
-.PHONY: demo test lint bench bench-official bench-training bench-data interop official-environment fuzz drills clean
+.PHONY: demo test check lint bench bench-official bench-training bench-data interop official-environment fuzz drills clean
 
 demo: $(VENV)/.spectrostream-demo
 	$(BIN)/spectrostream ablate study=demo out=runs/demo
 
 test: $(VENV)/.spectrostream-test lint
 	$(BIN)/python -m pytest
+
+# For daily work: no test that takes long, starts processes or needs a browser.
+check: $(VENV)/.spectrostream-test lint
+	$(BIN)/python -m pytest -m "not slow and not processes and not browser"
 
 lint: $(VENV)/.spectrostream-test
 	$(BIN)/ruff check .

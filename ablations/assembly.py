@@ -6,8 +6,10 @@ from pathlib import Path
 
 import torch
 
-from ablations.experiment import ConfigError, ExperimentConfig
+from ablations.compose import ConfigError
 from ablations.initial_weights import put_start_into
+from ablations.run_folder import RunFolder
+from ablations.schema import ExperimentConfig
 from datamodules.corpora.segments import segments_fingerprint
 from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.checkpoints import latest_valid_checkpoint
@@ -15,15 +17,14 @@ from lightning_modules.codec_training import CodecTraining
 from reports.evaluation import Segment, protocol
 from reports.records import EvaluationProtocol
 from spectrostream.adversarial.discriminators import build_discriminator
-from spectrostream.freezing import freeze
-from spectrostream.other_codecs.dac import Dac
-from spectrostream.registry import Codec, build_codec
+from spectrostream.interface import TrainableCodec
+from spectrostream.registry import build_codec
 from spectrostream.weights import load_codec
 
 _SEGMENTS_WITHOUT_TABLE = 50
 
 
-def initial_codec(config: ExperimentConfig) -> Codec:
+def initial_codec(config: ExperimentConfig) -> TrainableCodec:
     """The codec as it is before its first step: a function of the configuration and training.seed alone."""
     torch.manual_seed(config.training.seed)
     return build_codec(config.model)
@@ -37,10 +38,10 @@ def training_module(config: ExperimentConfig, folder: Path | None = None, start_
     """
     codec = initial_codec(config)
     source = config.training.start_from
-    if source and not (folder and latest_valid_checkpoint(folder / "checkpoints")):
+    if source and not (folder and latest_valid_checkpoint(RunFolder(folder).checkpoints)):
         put_start_into(codec, source, start_fingerprint)
     try:
-        freeze(codec, config.training.freeze)
+        codec.freeze(config.training.freeze)
     except ValueError as error:
         raise ConfigError(f"training.freeze = {list(config.training.freeze)} is not possible: {error}") from error
     discriminator = build_discriminator(config.discriminator, channels=config.model.channels)
@@ -54,18 +55,9 @@ def data_module(config: ExperimentConfig) -> StereoMusicDataModule:
     )
 
 
-def deployed_codec(weights: Path) -> Codec:
+def deployed_codec(weights: Path) -> TrainableCodec:
     """A trained codec as it is used, not as it is trained: without weight normalisation."""
-    codec = load_codec(weights)
-    if isinstance(codec, Dac):
-        codec.fuse_weight_norm()
-    return codec
-
-
-def network_parameters(codec: Codec) -> int:
-    """Numbers in the networks without the codebooks, which are parameters in DAC and buffers in ours."""
-    total = sum(parameter.numel() for parameter in codec.parameters())
-    return total - codec.codebook_parameters if isinstance(codec, Dac) else total
+    return load_codec(weights).deployed()
 
 
 def evaluation_protocol(config: ExperimentConfig) -> EvaluationProtocol:
@@ -77,13 +69,13 @@ def evaluation_protocol(config: ExperimentConfig) -> EvaluationProtocol:
 
 
 def segment_limit(config: ExperimentConfig) -> int | None:
-    """How many held-out excerpts an evaluation takes at most; None is all that the table of segments lists."""
+    """How many held-out segments an evaluation takes at most; None is all that the table of segments lists."""
     if config.evaluation.segments is None and config.data.evaluation_segments is None:
         return _SEGMENTS_WITHOUT_TABLE
     return config.evaluation.segments
 
 
 def evaluation_segments(config: ExperimentConfig, data: StereoMusicDataModule) -> list[Segment]:
-    """The held-out excerpts that an evaluation takes, as reports know them."""
-    excerpts = data.held_out_excerpts(segment_limit(config))
-    return [Segment(excerpt.track, excerpt.name, excerpt.audio) for excerpt in excerpts]
+    """The held-out segments that an evaluation takes, as reports know them."""
+    segments = data.held_out_segments(segment_limit(config))
+    return [Segment(segment.track, segment.name, segment.audio) for segment in segments]

@@ -1,4 +1,4 @@
-"""From the cells' folders to a report: cards, records, curves and audio, as they lie on disk."""
+"""From the runs' folders to a report: cards, records, curves and audio, as they lie on disk."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import pandas as pd
 import soundfile
 
 from ablations.assembly import deployed_codec, evaluation_protocol
+from ablations.evaluate import failed_card
 from ablations.provenance import read_json
-from ablations.run import failed_card, has_results
+from ablations.run import has_results
+from ablations.run_folder import RunFolder
 from ablations.runner import Task
 from ablations.study import BASELINE, Study
 from reports.metrics.cost import real_time_factors
@@ -27,12 +29,12 @@ class NothingToReportError(UserError):
 def measure_costs(tasks: Sequence[Task]) -> None:
     """Adds real-time factors to finished cards that lack them; one after the other, so that they are comparable."""
     for task in tasks:
-        path = task.folder / f"card-{task.cell.name}.json"
+        path = task.files.card(task.run.name)
         if not has_results(task.folder):
             continue
         card = read_card(path)
         if card.encode_real_time_factor is None:
-            factors = real_time_factors(deployed_codec(task.folder / "codec.safetensors"), seconds=2.0, runs=3)
+            factors = real_time_factors(deployed_codec(task.files.weights), seconds=2.0, runs=3)
             measured = dataclasses.replace(
                 card,
                 encode_real_time_factor=factors.encode,
@@ -43,34 +45,32 @@ def measure_costs(tasks: Sequence[Task]) -> None:
 
 
 def study_report(study: Study, tasks: Sequence[Task], failures: Mapping[str, str], folder: Path) -> Path:
-    """Writes the report of all cells into `folder`; returns its index.html."""
+    """Writes the report of all runs into `folder`; returns its index.html."""
     finished = [task for task in tasks if has_results(task.folder)]
-    baseline = next((task for task in finished if task.cell.variant.role == BASELINE), None)
+    baseline = next((task for task in finished if task.run.variant.role == BASELINE), None)
     if baseline is None:
-        folders = ", ".join(str(task.folder) for task in tasks if task.cell.variant.role == BASELINE)
+        folders = ", ".join(str(task.folder) for task in tasks if task.run.variant.role == BASELINE)
         raise NothingToReportError(
             f"the baseline has no results in {folders}, so there is nothing to compare with; "
             "run the study with `spectrostream ablate` and the same words"
         )
     cards = [card for task in finished for card in _cards(task)]
     unfinished = [task for task in tasks if task not in finished]
-    cards += [failed_card(task.cell, failures.get(task.cell.name) or _known_failure(task)) for task in unfinished]
+    cards += [failed_card(task.run, failures.get(task.run.name) or _known_failure(task)) for task in unfinished]
     report = ReportInput(
         title=study.title,
         question=study.question,
         lead=_lead(study, cards),
         cards=tuple(cards),
-        records=pd.concat([read_records(task.folder / "records.csv") for task in finished], ignore_index=True)[
-            list(COLUMNS)
-        ],
-        curves={task.cell.name: training_curves(task.folder) for task in finished},
-        reference_audio={path.stem: path for path in (baseline.folder / "audio" / "reference").glob("*.flac")},
-        decoded_audio={key: path for task in finished for key, path in _decoded_audio(task.folder / "audio").items()},
-        baseline=baseline.cell.name,
-        peers=tuple(task.cell.name for task in tasks if task.cell.variant.role == "peer"),
+        records=pd.concat([read_records(task.files.records) for task in finished], ignore_index=True)[list(COLUMNS)],
+        curves={task.run.name: training_curves(task.folder) for task in finished},
+        reference_audio={path.stem: path for path in baseline.files.references()},
+        decoded_audio={key: path for task in finished for key, path in _decoded_audio(task.files.audio).items()},
+        baseline=baseline.run.name,
+        peers=tuple(task.run.name for task in tasks if task.run.variant.role == "peer"),
         ablation_levels=study.compared_at,
         study_facts=_facts(study, baseline),
-        axes=study.positions([task.cell for task in finished]),
+        axes=study.positions([task.run for task in finished]),
     )
     return write_report(report, folder)
 
@@ -78,7 +78,7 @@ def study_report(study: Study, tasks: Sequence[Task], failures: Mapping[str, str
 def training_curves(folder: Path) -> pd.DataFrame:
     """Columns step, name, value from the logs of every attempt; the later one holds where two logged a step."""
     frames = []
-    for attempt, path in enumerate(sorted((folder / "logs").glob("attempt-*/metrics.csv"))):
+    for attempt, path in enumerate(RunFolder(folder).logs()):
         wide = pd.read_csv(path)
         names = [name for name in wide.columns if "/" in name]
         long = wide.melt(id_vars="step", value_vars=names, var_name="name").dropna(subset="value")
@@ -91,19 +91,19 @@ def training_curves(folder: Path) -> pd.DataFrame:
 
 
 def _cards(task: Task) -> list[SystemCard]:
-    cards = [read_card(path) for path in sorted(task.folder.glob("card-*.json"))]
-    # Words are the study's: they may have been improved since the cell ran.
-    variant = task.cell.variant
+    cards = [read_card(path) for path in task.files.cards()]
+    # Words are the study's: they may have been improved since the run was made.
+    variant = task.run.variant
     return [
         dataclasses.replace(card, title=variant.title, change=variant.change, axis=variant.axis, role=variant.role)
-        if card.name == task.cell.name
+        if card.name == task.run.name
         else card
         for card in cards
     ]
 
 
 def _known_failure(task: Task) -> str:
-    failed = read_json(task.folder / "failed.json")
+    failed = read_json(task.files.failed)
     return failed["reason"] if failed else "not run yet"
 
 
@@ -133,21 +133,21 @@ def _span(values: Sequence[float], unit: float, style: str) -> str:
 
 
 def _held_out(baseline: Task) -> str:
-    seconds = [soundfile.info(path).duration for path in (baseline.folder / "audio" / "reference").glob("*.flac")]
+    seconds = [soundfile.info(path).duration for path in baseline.files.references()]
     lengths = _span(seconds, 1, "{:.1f}") if seconds else "?"
     kind = {
         "end": "the ends of the tracks that were trained on, never the same seconds",
         "track": "whole tracks that were not trained on",
         "official": "whole tracks that were not trained on, the corpora's own test parts where they have one",
-    }[baseline.cell.config.data.chosen_split]
-    shared = read_json(baseline.folder / "run.json").get("validation_shares_test_music", True)
+    }[baseline.run.config.data.chosen_split]
+    shared = read_json(baseline.files.facts).get("validation_shares_test_music", True)
     others = "the same held-out music" if shared else "other held-out tracks"
     return f"{kind}; segments of {lengths} s; the losses shown during training are of {others}"
 
 
 def _facts(study: Study, baseline: Task) -> dict[str, str]:
-    run = read_json(baseline.folder / "run.json")
-    config = baseline.cell.config
+    run = read_json(baseline.files.facts)
+    config = baseline.run.config
     return {
         "study": study.name,
         "corpus": run["data"],

@@ -13,8 +13,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from ablations.assembly import data_module, training_module
 from ablations.collect_results import measure_costs, study_report
+from ablations.compose import ConfigError, load_experiment
 from ablations.display import Display, Silent
-from ablations.experiment import ConfigError, load_experiment
 from ablations.initial_weights import Starts
 from ablations.preflight import (
     chosen_accelerator,
@@ -26,12 +26,13 @@ from ablations.preflight import (
     require_writable,
     usable_cores,
 )
-from ablations.run import cell_folder, is_done, locked, trained
-from ablations.run_folder import claim, require_run_or_empty, require_same_run, require_study_or_empty
+from ablations.run import folder_of, is_done, locked, trained
+from ablations.run_folder import RunFolder
+from ablations.run_record import RUNS, claim, require_run_or_empty, require_same_run, require_study_or_empty
 from ablations.runner import Task, run_tasks
-from ablations.study import Cell, Study, load_study
+from ablations.study import Run, Study, load_study
 from datamodules.stereo_music import StereoMusicDataModule
-from datamodules.workers.unreadable_files import FAILURE_LIST, replaced_in_words
+from datamodules.workers.unreadable_files import replaced_in_words
 from lightning_modules.codec_training import OtherModelError
 from lightning_modules.optimization import TrainingDivergedError
 from spectrostream.errors import UserError
@@ -54,7 +55,7 @@ def train(config: str, overrides: Sequence[str], out: Path, display: Display, *,
     require_segments(data)
     start = starts.fingerprint(experiment.training.start_from, experiment.model.kind)
     require_same_run(out, experiment, data.fingerprint, start, accept_changes=accept_changes)
-    if not (out / "trained.json").exists():
+    if not RunFolder(out).trained.exists():
         require_room(out, training_module(experiment, out, start), experiment.trainer.keep_checkpoints)
     # The other processes of a distributed run share the folder with the first.
     is_first = getattr(rank_zero_only, "rank", 0) == 0
@@ -70,7 +71,7 @@ def train(config: str, overrides: Sequence[str], out: Path, display: Display, *,
                 trained(experiment, out, data, progress.progressed, run_name=out.name, start_fingerprint=start)
             except (TrainingDivergedError, MisconfigurationException, OtherModelError) as error:
                 raise UserError(f"{out}: {error}") from error
-    return out / "codec.safetensors"
+    return RunFolder(out).weights
 
 
 @contextmanager
@@ -79,7 +80,7 @@ def _replaced_files_told(display: Display | Silent, out: Path) -> Iterator[None]
     try:
         yield
     finally:
-        if replaced := replaced_in_words(out / FAILURE_LIST):
+        if replaced := replaced_in_words(RunFolder(out).unreadable):
             display.say(replaced)
 
 
@@ -91,9 +92,9 @@ def ablate(
     require_study_or_empty(out)
     study = load_study(study_name)
     tasks = study_tasks(study, overrides, out, to_train=True)
-    waiting = [task for task in tasks if not is_done(task.folder, task.cell)]
+    waiting = [task for task in tasks if not is_done(task.folder, task.run)]
     display.say(f"{study.title}: {len(tasks)} runs, {len(tasks) - len(waiting)} done before")
-    with display.runs(sum(task.cell.config.training.max_steps for task in waiting)) as progress:
+    with display.runs(sum(task.run.config.training.max_steps for task in waiting)) as progress:
         devices = cuda_devices(tasks)
         failures = run_tasks(tasks, jobs=jobs or default_jobs(tasks), display=progress, devices=devices)
     return _report(study, tasks, failures, out, display), len(failures)
@@ -113,7 +114,7 @@ def _report(study: Study, tasks: Sequence[Task], failures: dict[str, str], out: 
 
 
 def study_tasks(study: Study, overrides: Sequence[str], out: Path, *, to_train: bool = False) -> list[Task]:
-    """Every cell with its folder; each corpus is scanned once.
+    """Every run with its folder; each corpus is scanned once.
 
     to_train: the runs must be possible on this machine and with this music (ConfigError otherwise), which has what
     they are to be evaluated on (SegmentsError otherwise), and the folder remembers the weights they start from.
@@ -122,25 +123,25 @@ def study_tasks(study: Study, overrides: Sequence[str], out: Path, *, to_train: 
     checked: set[StereoMusicDataModule] = set()
     starts = Starts(out)
     tasks = []
-    for cell in study.cells(overrides, starts=starts):
-        _require_one_process(cell)
+    for run in study.runs(overrides, starts=starts):
+        _require_one_process(run)
         # What scan and division depend on: a track shorter than a crop is left out, seeds and batches do not matter.
-        scanned = replace(cell.config.data, seed=0, batch_size=1, num_workers=0)
-        data = corpora.setdefault((scanned, cell.config.model.channels), data_module(cell.config))
+        scanned = replace(run.config.data, seed=0, batch_size=1, num_workers=0)
+        data = corpora.setdefault((scanned, run.config.model.channels), data_module(run.config))
         if to_train:
-            require_devices(cell.config.trainer)
-            require_music(cell.config, data.split.train_seconds)
+            require_devices(run.config.trainer)
+            require_music(run.config, data.split.train_seconds)
             if data not in checked:
                 require_segments(data)
                 checked.add(data)
-        tasks.append(Task(cell, cell_folder(out / "cells", cell, data.fingerprint)))
+        tasks.append(Task(run, folder_of(out / RUNS, run, data.fingerprint)))
     if to_train:
         starts.remember()
     return tasks
 
 
-def _require_one_process(cell: Cell) -> None:
-    trainer = cell.config.trainer
+def _require_one_process(run: Run) -> None:
+    trainer = run.config.trainer
     if trainer.devices * trainer.num_nodes > 1:
         raise ConfigError(
             "trainer.devices and trainer.num_nodes are 1 in a study, where each run is one process; "
@@ -154,7 +155,7 @@ def default_jobs(tasks: Sequence[Task], counts: Mapping[str, int] | None = None)
     counts: devices by kind; this machine's by default.
     """
     counts = device_counts() if counts is None else counts
-    trainer = tasks[0].cell.config.trainer
+    trainer = tasks[0].run.config.trainer
     kind = chosen_accelerator(trainer.accelerator, counts)
     if kind != "cpu":
         return counts[kind]
@@ -164,7 +165,7 @@ def default_jobs(tasks: Sequence[Task], counts: Mapping[str, int] | None = None)
 def cuda_devices(tasks: Sequence[Task], counts: Mapping[str, int] | None = None) -> list[str]:
     """The CUDA devices that the study's runs share, as CUDA_VISIBLE_DEVICES names them; none for runs elsewhere."""
     counts = device_counts() if counts is None else counts
-    if chosen_accelerator(tasks[0].cell.config.trainer.accelerator, counts) != "cuda":
+    if chosen_accelerator(tasks[0].run.config.trainer.accelerator, counts) != "cuda":
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(number) for number in range(counts["cuda"])]

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ablations.provenance import read_json, write_json
-from spectrostream.codec import SpectroStream
+from ablations.run_folder import NAMES, RunFolder
 from spectrostream.errors import UserError, WeightsError
-from spectrostream.other_codecs.dac import DacConfig
-from spectrostream.registry import Codec, CodecConfig, config_from_plain
-from spectrostream.weight_files.hub import OWN_NAME
+from spectrostream.interface import CodecConfig, TrainableCodec
+from spectrostream.registry import CODECS, config_from_plain
 from spectrostream.weights import codec_fingerprint, load_codec
 
 # How a codec learns may differ from how the weights learnt; everything else is what they are.
@@ -25,7 +24,6 @@ LEARNING_KEYS = (
     "model.quantizer.revival_threshold",
     "model.quantizer_dropout",
 )
-_RECORD = "start.json"
 # Buffers of the codebooks' learning; they begin anew.
 _LEARNING_STATE = "quantizer.learning."
 
@@ -54,7 +52,7 @@ class Starts:
     def __init__(self, folder: Path | None = None) -> None:
         """folder: of a run or a study; None remembers nothing beyond this object."""
         self._folder = folder
-        record = read_json(folder / _RECORD) if folder else None
+        record = read_json(RunFolder(folder).start) if folder else None
         self._known = {
             source: Start(source, one["fingerprint"], config_from_plain(one["model"]))
             for source, one in (record or {}).items()
@@ -77,17 +75,17 @@ class Starts:
             facts = {
                 one.source: {"fingerprint": one.fingerprint, "model": one.plain_model()} for one in self._known.values()
             }
-            write_json(facts, self._folder / _RECORD)
+            write_json(facts, RunFolder(self._folder).start)
 
 
-def read_weights(source: str, kind: str) -> Codec:
+def read_weights(source: str, kind: str) -> TrainableCodec:
     """The trained codec at `source`.
 
-    A SpectroStream is found as `SpectroStream.from_pretrained` does; a DAC in a file of ours or in the folder of a run.
-    Raises StartError.
+    It is found as `CODECS` says for its kind, or else in a file of ours or in the folder of a run. Raises StartError.
     """
+    find = CODECS[kind].find_trained
     try:
-        codec = _read_dac(source) if kind == DacConfig.kind else SpectroStream.from_pretrained(source)
+        codec = find(source) if find else _read_own(source, kind)
     except WeightsError as error:
         raise StartError(f"training.start_from = {source!r}: {error}") from error
     if codec.config.kind != kind:
@@ -98,14 +96,16 @@ def read_weights(source: str, kind: str) -> Codec:
     return codec
 
 
-def _read_dac(source: str) -> Codec:
+def _read_own(source: str, kind: str) -> TrainableCodec:
     path = Path(source).expanduser()
     if not path.exists():
-        raise WeightsError(f"there is no such file or folder; a DAC starts from a {OWN_NAME} or the folder of a run")
-    return load_codec(path / OWN_NAME if path.is_dir() else path)
+        raise WeightsError(
+            f"there is no such file or folder; a {kind.upper()} starts from a {NAMES.weights} or the folder of a run"
+        )
+    return load_codec(RunFolder(path).weights if path.is_dir() else path)
 
 
-def put_start_into(codec: Codec, source: str, fingerprint: str) -> None:
+def put_start_into(codec: TrainableCodec, source: str, fingerprint: str) -> None:
     """Gives `codec` the weights at `source`; the codebooks go on learning from where they are.
 
     fingerprint: what the weights must have; empty for any. Raises StartError.
@@ -119,5 +119,4 @@ def put_start_into(codec: Codec, source: str, fingerprint: str) -> None:
         )
     state = {name: value for name, value in weights.state_dict().items() if not name.startswith(_LEARNING_STATE)}
     codec.load_state_dict(state, strict=False)
-    if isinstance(codec, SpectroStream):
-        codec.quantizer.learning.adopt(codec.quantizer.codebooks)
+    codec.adopt_codebooks()

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import torch
 
-from ablations.experiment import ConfigError, ExperimentConfig
+from ablations.compose import ConfigError
+from ablations.run_folder import RunFolder
+from ablations.schema import ExperimentConfig
 from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.codec_training import CodecTraining
 from lightning_modules.trainer_config import TrainerConfig
@@ -102,7 +104,7 @@ def require_music(config: ExperimentConfig, train_seconds: float) -> None:
 
 def require_segments(data: StereoMusicDataModule) -> None:
     """Raises SegmentsError for a table of evaluation segments that this music has not, or trains on; reads no audio."""
-    data.excerpt_places(limit=1)
+    data.segment_places(limit=1)
 
 
 def require_room(out: Path, module: CodecTraining, keep: int) -> None:
@@ -111,7 +113,7 @@ def require_room(out: Path, module: CodecTraining, keep: int) -> None:
     keep: how many stay at a time; one more is written before the oldest goes.
     """
     require_writable(out)
-    there = len(list((out / "checkpoints").glob("step-*.ckpt"))) if out.is_dir() else 0
+    there = len(list(RunFolder(out).checkpoints.glob("step-*.ckpt"))) if out.is_dir() else 0
     needed = checkpoint_bytes(module) * max(1, keep + 1 - there)
     free = shutil.disk_usage(_nearest(out)).free
     if free < needed:

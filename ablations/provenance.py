@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 from pathlib import Path
 from typing import Any
+
+from spectrostream.atomic_files import write_whole
 
 _PACKAGES = ("torch", "torchaudio", "lightning", "transformers", "visqol-python", "numpy", "scipy", "pandas")
 
@@ -43,16 +44,8 @@ def package_versions() -> dict[str, str]:
 
 
 def write_json(value: Any, path: Path) -> None:
-    """As `write_text`."""
-    write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", path)
-
-
-def write_text(text: str, path: Path) -> None:
-    """Beside, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    """Writes a JSON file that appears whole or not at all."""
+    write_whole(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -1,111 +1,72 @@
-"""One run of a study in its own folder: train, evaluate, write its records and its card. Run again, it goes on."""
+"""One run of a study in its own folder: train, evaluate, write its records and its card. Started again, it resumes."""
 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
-import hashlib
-import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-import soundfile
-
-from ablations.assembly import (
-    data_module,
-    deployed_codec,
-    evaluation_protocol,
-    evaluation_segments,
-    initial_codec,
-    network_parameters,
-    segment_limit,
-    training_module,
-)
-from ablations.experiment import ExperimentConfig, signature
+from ablations.assembly import data_module, training_module
+from ablations.evaluate import evaluate_run, evaluation_identity
 from ablations.provenance import read_json, write_json
-from ablations.run_folder import describe
-from ablations.study import BASELINE, Cell
+from ablations.run_folder import RunFolder
+from ablations.run_record import describe
+from ablations.schema import ExperimentConfig
+from ablations.signature import signature
+from ablations.study import Run
 from ablations.training_samples import sampling
-from ablations.zero_codes import ZeroCodes
 from datamodules.stereo_music import StereoMusicDataModule
-from datamodules.workers.unreadable_files import FAILURE_LIST
 from lightning_modules.fit import FitResult, fit
-from reports.evaluation import Segment, evaluate
-from reports.metrics.cost import macs_per_second
-from reports.metrics.visqol import VisqolPool
-from reports.records import SystemCard, write_card, write_records
-from spectrostream.codec import SpectroStream
+from reports.records import write_card, write_records
+from spectrostream.atomic_files import lock
 from spectrostream.errors import UserError
-from spectrostream.interface import AudioCodec
-from spectrostream.other_codecs.dac import Dac
-from spectrostream.registry import Codec
 from spectrostream.weights import save_codec
-
-# Checks of the baseline: the untrained codec, and the trained decoder without any codes.
-STEP_0 = "step0"
-ZERO_CODES = "zero-codes"
 
 Report = Callable[[str, int, Mapping[str, float]], None]
 """Told the phase in words, the generator updates done, and what was logged of this one if anything was."""
 
 
-class CellBusyError(UserError):
+class RunBusyError(UserError):
     """Another process works in this run's folder."""
 
 
-def cell_folder(cells: Path, cell: Cell, data_fingerprint: str) -> Path:
-    """Where the cell lives: its name for people, its signature for identity."""
-    return cells / f"{cell.name}-{signature(cell.config, data_fingerprint, cell.start_fingerprint)}"
+def folder_of(runs: Path, run: Run, data_fingerprint: str) -> Path:
+    """The folder of a run among the others of its study: its name for people, its signature for identity."""
+    return runs / f"{run.name}-{signature(run.config, data_fingerprint, run.start_fingerprint)}"
 
 
 def has_results(folder: Path) -> bool:
-    """True if the cell was trained and evaluated, be it under another protocol; the report says so then."""
-    return (folder / "DONE.json").exists()
+    """True if the run was trained and evaluated, be it under another protocol; the report says so then."""
+    return RunFolder(folder).done.exists()
 
 
-def is_done(folder: Path, cell: Cell) -> bool:
-    """True if the cell was trained, and evaluated as it is configured now."""
-    done = read_json(folder / "DONE.json")
-    return done is not None and done["evaluation"] == evaluation_identity(cell)
+def is_done(folder: Path, run: Run) -> bool:
+    """True if the run was trained, and evaluated as it is configured now."""
+    done = read_json(RunFolder(folder).done)
+    return done is not None and done["evaluation"] == evaluation_identity(run)
 
 
-def evaluation_identity(cell: Cell) -> str:
-    """Hash of how a codec is evaluated: operating points, metrics, segments; not of how many processes do it."""
-    plain = dataclasses.asdict(cell.config.evaluation)
-    plain.pop("workers")
-    # Of a table the protocol says how many.
-    plain["segments"] = None if cell.config.data.evaluation_segments else segment_limit(cell.config)
-    plain["protocol"] = evaluation_protocol(cell.config).hash
-    if cell.variant.role == BASELINE:  # its learning checks are made there
-        plain["compared_at"] = cell.compared_at
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def run_cell(cell: Cell, folder: Path, *, report: Report | None = None) -> None:
-    """Trains (or resumes) and evaluates `cell` in `folder`; ends with DONE.json. CellBusyError if somebody is at it."""
+def train_and_evaluate(run: Run, folder: Path, *, report: Report | None = None) -> None:
+    """Trains (or resumes) and evaluates `run` in `folder`; ends with DONE.json. RunBusyError if another process is."""
     report = report or (lambda _phase, _step, _metrics: None)
+    files = RunFolder(folder)
     with locked(folder):
-        (folder / "failed.json").unlink(missing_ok=True)
-        (folder / "DONE.json").unlink(missing_ok=True)
-        data = data_module(cell.config)
-        if not (folder / "trained.json").exists():
-            describe(folder, cell.config, data, cell.start_fingerprint)
-        result = trained(
-            cell.config, folder, data, report, run_name=cell.name, start_fingerprint=cell.start_fingerprint
-        )
+        files.failed.unlink(missing_ok=True)
+        files.done.unlink(missing_ok=True)
+        data = data_module(run.config)
+        if not files.trained.exists():
+            describe(folder, run.config, data, run.start_fingerprint)
+        result = trained(run.config, folder, data, report, run_name=run.name, start_fingerprint=run.start_fingerprint)
         report("evaluating", result.steps, {})
-        records, cards = _evaluate(cell, folder, data, result)
-        write_records(records, folder / "records.csv")
+        records, cards = evaluate_run(run, folder, data, result)
+        write_records(records, files.records)
         for card in cards:
-            write_card(card, folder / f"card-{card.name}.json")
-        write_json({"evaluation": evaluation_identity(cell), "steps": result.steps}, folder / "DONE.json")
+            write_card(card, files.card(card.name))
+        write_json({"evaluation": evaluation_identity(run), "steps": result.steps}, files.done)
 
 
 def trained(
@@ -121,114 +82,21 @@ def trained(
 
     start_fingerprint: of the weights at `training.start_from`, checked where they are loaded.
     """
-    finished = read_json(folder / "trained.json")
-    if finished is not None and (folder / "codec.safetensors").exists():
+    files = RunFolder(folder)
+    finished = read_json(files.trained)
+    if finished is not None and files.weights.exists():
         return FitResult(**finished)
     _quiet_lightning()
     report("training", 0, {})
     module = training_module(config, folder, start_fingerprint)
-    data.failure_list = folder / FAILURE_LIST
+    data.failure_list = files.unreadable
     with sampling(config, folder, data) as samples, _keyboard_interrupts():
         told = partial(report, "training")
         result = fit(module, data, config.trainer, folder, report=told, run_name=run_name, callbacks=samples)
     if module.global_rank == 0:
-        save_codec(module.codec, folder / "codec.safetensors")
-        write_json(dataclasses.asdict(result), folder / "trained.json")
+        save_codec(module.codec, files.weights)
+        write_json(dataclasses.asdict(result), files.trained)
     return result
-
-
-def _evaluate(
-    cell: Cell, folder: Path, data: StereoMusicDataModule, result: FitResult
-) -> tuple[pd.DataFrame, list[SystemCard]]:
-    config = cell.config
-    segments = evaluation_segments(config, data)
-    codec = deployed_codec(folder / "codec.safetensors")
-    shutil.rmtree(folder / "audio", ignore_errors=True)  # of an evaluation at other levels or of other segments
-    audio = folder / "audio" if config.evaluation.keep_audio else None
-    if audio is not None:
-        _write_references(segments, audio / "reference")
-    pool = VisqolPool(config.evaluation.workers) if config.evaluation.visqol else nullcontext()
-    with pool as visqol:
-        frames = [
-            evaluate(cell.name, codec, segments, levels=config.evaluation.levels, visqol=visqol, audio_folder=audio)
-        ]
-        cards = [_card(cell, codec, read_json(folder / "run.json"), result)]
-        if cell.variant.role == BASELINE:
-            for name, title, checked in _learning_checks(cell, codec):
-                # Without ViSQOL: the cheap distances tell.
-                frames.append(
-                    evaluate(name, checked, segments, levels=[cell.compared_at], visqol=None, audio_folder=audio)
-                )
-                cards.append(_check_card(cards[0], name, title))
-    return pd.concat(frames, ignore_index=True), cards
-
-
-def _learning_checks(cell: Cell, codec: Codec) -> Iterator[tuple[str, str, AudioCodec]]:
-    """Name, title and codec of what a trained codec has to beat."""
-    yield f"{cell.name}@{STEP_0}", "untrained (step 0)", initial_codec(cell.config)
-    if isinstance(codec, SpectroStream):
-        yield f"{cell.name}@{ZERO_CODES}", "trained decoder, zero codes", ZeroCodes(codec)
-
-
-def _card(cell: Cell, codec: Codec, run: dict[str, Any], result: FitResult) -> SystemCard:
-    latency = codec.latency_samples
-    return SystemCard(
-        name=cell.name,
-        title=cell.variant.title,
-        role=cell.variant.role,
-        change=cell.variant.change,
-        changes={key: value for key, value in cell.variant.set.items() if not key.startswith("evaluation.")},
-        axis=cell.variant.axis,
-        signature=signature(cell.config, run["data_fingerprint"], cell.start_fingerprint),
-        parameters=network_parameters(codec),
-        codebook_parameters=codec.codebook_parameters,
-        macs_per_second=macs_per_second(codec),
-        latency_ms=None if latency is None else 1000 * latency / codec.sample_rate,
-        is_causal=codec.is_causal,
-        sample_rate=codec.config.sample_rate if isinstance(codec, Dac) else codec.sample_rate,
-        steps=result.steps,
-        training_seconds=result.seconds,
-        audio_seconds_seen=result.audio_seconds,
-        seed=cell.seed,
-        versions=run["versions"],
-        data_fingerprint=run["data_fingerprint"],
-        protocol_hash=evaluation_protocol(cell.config).hash,
-        git_revision=run["git_revision"],
-    )
-
-
-def _check_card(of: SystemCard, name: str, title: str) -> SystemCard:
-    untrained = name.endswith(STEP_0)
-    return dataclasses.replace(
-        of,
-        name=name,
-        title=title,
-        role="check",
-        steps=0 if untrained else of.steps,
-        training_seconds=0.0 if untrained else of.training_seconds,
-        audio_seconds_seen=0.0 if untrained else of.audio_seconds_seen,
-    )
-
-
-def failed_card(cell: Cell, reason: str) -> SystemCard:
-    """What is known of a cell that did not finish."""
-    return SystemCard(
-        name=cell.name,
-        title=cell.variant.title,
-        role=cell.variant.role,
-        change=cell.variant.change,
-        axis=cell.variant.axis,
-        seed=cell.seed,
-        status="failed",
-        status_reason=reason,
-    )
-
-
-def _write_references(segments: list[Segment], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for segment in segments:
-        path = folder / f"{segment.name}.flac"
-        soundfile.write(path, segment.audio.clamp(-1, 1).T.numpy(), 48000, subtype="PCM_24")
 
 
 def _quiet_lightning() -> None:
@@ -250,13 +118,11 @@ def _keyboard_interrupts() -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process per folder; the system frees the lock even of a killed one. Raises CellBusyError."""
+    """One process per folder; the system frees the lock even of a killed one. Raises RunBusyError."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise CellBusyError(f"{folder} is being worked on by another process; wait for it or stop it") from error
-        file.write(str(os.getpid()))
+    with RunFolder(folder).lock.open("wb") as file:
+        if not lock(file, wait=False):
+            raise RunBusyError(f"{folder} is being worked on by another process; wait for it or stop it")
+        file.write(str(os.getpid()).encode())
         file.flush()
         yield

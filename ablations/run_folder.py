@@ -1,193 +1,137 @@
-"""The folder of a run explains itself and belongs to one configuration; what changes later is named and recorded."""
+"""The folder of a run: each file in it is named here once."""
 
 from __future__ import annotations
 
-import re
-import shlex
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
-
-from ablations.experiment import (
-    TRAINING_VERSION,
-    ConfigError,
-    ExperimentConfig,
-    is_in_signature,
-    load_layer,
-    signature,
-    to_plain,
-    to_yaml,
-)
-from ablations.initial_weights import LEARNING_KEYS
-from ablations.provenance import git_revision, package_versions, read_json, write_json, write_text
-from ablations.run_readme import write_readme
-from datamodules.corpora.manifest_corpus import skip_reasons
-from datamodules.stereo_music import StereoMusicDataModule
-from lightning_modules.checkpoints import latest_valid_checkpoint
-
-SIGNATURE = "signature.json"
-# A corpus may have a hundred thousand files of no use; its manifest lists them all.
-_LISTED = 100
-_ABSENT = object()
-Changes = dict[str, tuple[Any, Any]]
-"""What differs, by key or in words: its value then and now."""
-
-CORPUS = "the corpus' fingerprint"
-WEIGHTS = "the fingerprint of the weights at training.start_from"
-VERSION = "the version of the training code"
-# Their shapes, or what a checkpoint keeps of them, would not fit or would silently stay as they were.
-_FIXED = ("model.", "discriminator.", "training.freeze", "training.recipe", WEIGHTS)
-_FIXED_ENDS = (".betas", ".weight_decay")
-# Written before run.json tells what the folder is; a training that is killed then leaves no more.
-_RUN_BEGINS = re.compile(r"lock|start\.json|(start|run)\.json\.\d+\.partial")
-_STUDY_BEGINS = re.compile(r"cells|start\.json|start\.json\.\d+\.partial")
-_CELL = re.compile(r".+-[0-9a-f]{12}")  # see `cell_folder`
-_NAMED = 3
-_FREE = tuple(key for key in LEARNING_KEYS if not key.endswith("initial_vectors"))
+from datamodules.workers.unreadable_files import FAILURE_LIST
+from lightning_modules.run_files import BAD_BATCHES, CHECKPOINTS, LOGS, TENSORBOARD, WANDB_ID
+from spectrostream.weight_files.hub import OWN_NAME
 
 
-def require_run_or_empty(out: Path) -> None:
-    """Raises ConfigError if `out` holds files and no training run of ours, finished or not: they are somebody's."""
-    names = _names(out)
-    if not all(map(_RUN_BEGINS.fullmatch, names)) and not _is_run(out):
-        raise _foreign(out, names, "no training run", "run")
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run's files, whether they are there or not; `NAMES` has the bare names."""
+
+    path: Path
+
+    @property
+    def weights(self) -> Path:
+        """The trained codec; there when training is done."""
+        return self.path / OWN_NAME
+
+    @property
+    def config(self) -> Path:
+        """The whole configuration as YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def facts(self) -> Path:
+        """What the run was made with: command, revisions, versions, corpus."""
+        return self.path / "run.json"
+
+    @property
+    def readme(self) -> Path:
+        """The same for people."""
+        return self.path / "README.md"
+
+    @property
+    def signature(self) -> Path:
+        """The identity of a run of `train`."""
+        return self.path / "signature.json"
+
+    @property
+    def start(self) -> Path:
+        """The weights that a run, or the runs of a study, start from."""
+        return self.path / "start.json"
+
+    @property
+    def trained(self) -> Path:
+        """The result of the training; there when it is done."""
+        return self.path / "trained.json"
+
+    @property
+    def lock(self) -> Path:
+        """Locked while a process works in the folder."""
+        return self.path / "lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the states that a training resumes from."""
+        return self.path / CHECKPOINTS
+
+    @property
+    def samples(self) -> Path:
+        """Folder of what was decoded during training."""
+        return self.path / "samples"
+
+    @property
+    def bad_batches(self) -> Path:
+        """Folder of the music of skipped updates."""
+        return self.path / BAD_BATCHES
+
+    @property
+    def unreadable(self) -> Path:
+        """The list of the music files that could not be read."""
+        return self.path / FAILURE_LIST
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of the TensorBoard logs."""
+        return self.path / TENSORBOARD
+
+    @property
+    def wandb_id(self) -> Path:
+        """The name of the run at Weights & Biases."""
+        return self.path / WANDB_ID
+
+    def log(self, attempt: str) -> Path:
+        """The numbers that one start of the training logged; `attempt` has three digits, or is a pattern."""
+        return self.path / LOGS / f"attempt-{attempt}" / "metrics.csv"
+
+    def logs(self) -> list[Path]:
+        """The numbers of every start, in their order."""
+        return sorted(self.path.glob(str(NAMES.log("*"))))
+
+    @property
+    def records(self) -> Path:
+        """The scores of a run of a study."""
+        return self.path / "records.csv"
+
+    def card(self, system: str) -> Path:
+        """The numbers that describe a system: the run's codec, or one that it is checked against."""
+        return self.path / f"card-{system}.json"
+
+    def cards(self) -> list[Path]:
+        """The cards that are there."""
+        return sorted(self.path.glob(str(NAMES.card("*"))))
+
+    @property
+    def audio(self) -> Path:
+        """Folder of the decoded held-out segments: `<system>/<levels>/<segment>.flac`."""
+        return self.path / "audio"
+
+    @property
+    def reference_audio(self) -> Path:
+        """Folder of the held-out segments as they were before coding: `<segment>.flac`."""
+        return self.audio / "reference"
+
+    def references(self) -> Iterator[Path]:
+        """The held-out segments that are there."""
+        return self.reference_audio.glob("*.flac")
+
+    @property
+    def done(self) -> Path:
+        """Says that a run of a study was trained, and how it was evaluated."""
+        return self.path / "DONE.json"
+
+    @property
+    def failed(self) -> Path:
+        """Says why a run of a study failed."""
+        return self.path / "failed.json"
 
 
-def require_study_or_empty(out: Path) -> None:
-    """Raises ConfigError if `out` holds files and no study of ours, finished or not: they are somebody's."""
-    names = _names(out)
-    if not all(map(_STUDY_BEGINS.fullmatch, names)) and not any(map(_CELL.fullmatch, _names(out / "cells"))):
-        raise _foreign(out, names, "no study", "study")
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-
-
-def _is_run(out: Path) -> bool:
-    try:
-        facts = read_json(out / "run.json")
-    except (ValueError, OSError):  # of somebody else, who may call a folder so
-        return False
-    return isinstance(facts, dict) and "data_fingerprint" in facts
-
-
-def _foreign(out: Path, names: list[str], missing: str, example: str) -> ConfigError:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ConfigError(
-        f"out = {out} holds {', '.join(names[:_NAMED])}{more}, but {missing}, and files there might be overwritten; "
-        f"allowed: a new or an empty folder; type out={out / example}"
-    )
-
-
-def describe(folder: Path, config: ExperimentConfig, data: StereoMusicDataModule, start_fingerprint: str) -> None:
-    """Writes config.yaml, run.json and README.md: what was trained with what, whoever evaluates it later."""
-    before = read_json(folder / "run.json") or {}
-    revisions = [before["git_revision"]] if before else []
-    start = {"source": config.training.start_from, "fingerprint": start_fingerprint} if start_fingerprint else None
-    facts = {
-        "command": shlex.join(sys.argv),
-        "git_revision": " then ".join(dict.fromkeys([*revisions, git_revision()])),
-        "versions": package_versions(),
-        "data": data.describe(),
-        "data_fingerprint": data.fingerprint,
-        "validation_shares_test_music": data.split.is_shared,
-        "skipped_files": {str(file.path): file.reason for file in data.corpus.skipped[:_LISTED]},
-        "skipped_by_reason": dict(skip_reasons(data.corpus.skipped).most_common(_LISTED)),
-        "start": start,
-        "training_version": TRAINING_VERSION,
-        "changes": before.get("changes", []),
-    }
-    write_json(facts, folder / "run.json")
-    write_text(to_yaml(config), folder / "config.yaml")
-    write_readme(folder, config, facts)
-
-
-def require_same_run(
-    out: Path, config: ExperimentConfig, data_fingerprint: str, start_fingerprint: str, *, accept_changes: bool
-) -> Changes:
-    """What differs from the run that `out` holds, if it may; nothing for the same run and for an empty folder.
-
-    Raises ConfigError naming each difference with both values: without `accept_changes`, and for what a checkpoint
-    cannot be continued with.
-    """
-    before = read_json(out / SIGNATURE)
-    if before is None or before == signature(config, data_fingerprint, start_fingerprint):
-        return {}
-    changes = _changes(out, config, data_fingerprint, start_fingerprint)
-    differences = f"{out} holds a run of another configuration or corpus: {_in_words(changes)}"
-    step = newest_step(out)
-    if not accept_changes:
-        raise ConfigError(
-            f"{differences}; type the values of then, add --accept-changes to go on from step {step} with those of "
-            "now, or choose another folder with out=FOLDER"
-        )
-    fixed = [key for key in changes if _is_fixed(key)]
-    if fixed and step:
-        raise ConfigError(
-            f"{differences}; a checkpoint cannot go on with another value of {', '.join(fixed)}, so --accept-changes "
-            "does not help; choose another folder with out=FOLDER"
-        )
-    return changes
-
-
-def claim(
-    out: Path, config: ExperimentConfig, data: StereoMusicDataModule, start_fingerprint: str, changes: Changes
-) -> None:
-    """Makes `out` this run's folder; accepted changes are recorded in run.json with the step they begin at."""
-    if changes:
-        (out / "trained.json").unlink(missing_ok=True)  # what is finished may not be with the new values
-    if not (out / "trained.json").exists():
-        describe(out, config, data, start_fingerprint)
-    if changes:
-        facts = read_json(out / "run.json")
-        changed = {key: {"then": _shown(then), "now": _shown(now)} for key, (then, now) in changes.items()}
-        facts["changes"].append({"step": newest_step(out), "changed": changed})
-        write_json(facts, out / "run.json")
-    write_json(signature(config, data.fingerprint, start_fingerprint), out / SIGNATURE)
-
-
-def newest_step(out: Path) -> int:
-    """Generator updates after which the newest valid checkpoint was written; 0 without one."""
-    newest = latest_valid_checkpoint(out / "checkpoints")
-    return int(newest.stem.rpartition("-")[2]) if newest else 0  # step-00000100, or best-step-00000100
-
-
-def _changes(out: Path, config: ExperimentConfig, data_fingerprint: str, start_fingerprint: str) -> Changes:
-    path = out / "config.yaml"
-    then = _leaves(OmegaConf.to_container(load_layer(path))) if path.exists() else {}
-    now = _leaves(to_plain(config))
-    run = read_json(out / "run.json") or {}
-    facts = {CORPUS: run.get("data_fingerprint"), WEIGHTS: (run.get("start") or {}).get("fingerprint", "")}
-    facts[VERSION] = run.get("training_version")
-    own = {CORPUS: data_fingerprint, WEIGHTS: start_fingerprint, VERSION: TRAINING_VERSION}
-    keys = [key for key in {**then, **now} if is_in_signature(key)]
-    differing = {key: (then.get(key, _ABSENT), now.get(key, _ABSENT)) for key in keys if then}
-    recorded = {key: (facts[key], own[key]) for key in own if run}
-    return {key: pair for key, pair in (differing | recorded).items() if pair[0] != pair[1]}
-
-
-def _leaves(plain: Any, prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in plain.items():
-        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
-
-
-def _in_words(changes: Changes) -> str:
-    words = [f"{key} was {_shown(then)!r} and is {_shown(now)!r}" for key, (then, now) in changes.items()]
-    return ", ".join(words) or "what it was made with is not recorded"
-
-
-def _shown(value: Any) -> Any:
-    if value is _ABSENT:
-        return "absent"
-    # A corpus' SHA-256 is long; its beginning tells two apart.
-    return f"{value[:12]}.." if isinstance(value, str) and len(value) == 64 else value
-
-
-def _is_fixed(key: str) -> bool:
-    return key not in _FREE and (key.startswith(_FIXED) or key.endswith(_FIXED_ENDS))
+NAMES = RunFolder(Path())
+"""The names of the files, relative to the folder."""

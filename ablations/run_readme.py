@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ablations.experiment import ExperimentConfig
-from ablations.provenance import write_text
+from ablations.run_folder import NAMES, RunFolder
+from ablations.schema import ExperimentConfig
+from spectrostream.atomic_files import write_whole
 
 
 def write_readme(folder: Path, config: ExperimentConfig, facts: Mapping[str, Any]) -> None:
     """For people; `facts` is what run.json has for programs."""
-    write_text(readme(folder.resolve().name, config, facts), folder / "README.md")
+    write_whole(RunFolder(folder).readme, readme(folder.resolve().name, config, facts))
 
 
 def readme(name: str, config: ExperimentConfig, facts: Mapping[str, Any]) -> str:
@@ -38,21 +39,27 @@ def readme(name: str, config: ExperimentConfig, facts: Mapping[str, Any]) -> str
 
 def _files(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
     trainer = config.trainer
-    yield "codec.safetensors", "the trained codec, there when training is done; `--weights` takes it, or this folder"
-    yield "config.yaml", "the whole configuration, defaults included"
-    yield "run.json", "command, revisions, versions, corpus and skipped files, for programs"
-    yield "trained.json", "updates, seconds of training and of audio heard; there when training is done"
-    yield "checkpoints/", "states to go on from, each with its SHA-256"
-    yield "logs/attempt-000/metrics.csv", "losses, speed and validation by generator update; one folder for each start"
+    yield str(NAMES.weights), "the trained codec, there when training is done; `--weights` takes it, or this folder"
+    yield str(NAMES.config), "the whole configuration, defaults included"
+    yield str(NAMES.facts), "command, revisions, versions, corpus and skipped files, for programs"
+    yield str(NAMES.trained), "updates, seconds of training and of audio heard; there when training is done"
+    yield f"{NAMES.checkpoints}/", "states to go on from, each with its SHA-256"
+    yield str(NAMES.log("000")), "losses, speed and validation by generator update; one folder for each start"
     if trainer.tensorboard:
-        yield "tensorboard/", "the same for TensorBoard: `tensorboard --logdir FOLDER`"
+        yield f"{NAMES.tensorboard}/", "the same for TensorBoard: `tensorboard --logdir FOLDER`"
     if trainer.wandb != "disabled":
-        yield "wandb/, wandb-id.txt", "the same for Weights & Biases; after offline runs `wandb sync` uploads it"
+        yield f"wandb/, {NAMES.wandb_id}", "the same for Weights & Biases; after offline runs `wandb sync` uploads it"
     if trainer.samples_every:
-        yield "samples/step-00000000/", "held-out clips after that update: original, decoded, spectrograms, codebooks"
-    yield "bad-batches/", "the music of updates that were skipped, if any were"
-    yield "unreadable.txt", "files that could not be read while training and were replaced by others, if any"
-    yield "lock", "held while a process works here"
-    yield "signature.json", "of `train` only: the identity of configuration and corpus"
-    yield "records.csv, card-*.json, audio/", "of a study only: scores, the system in numbers, coded held-out segments"
-    yield "DONE.json, failed.json", "of a study only: trained and evaluated; or why not"
+        yield (
+            f"{NAMES.samples}/step-00000000/",
+            "held-out clips after that update: original, decoded, spectrograms, codebooks",
+        )
+    yield f"{NAMES.bad_batches}/", "the music of updates that were skipped, if any were"
+    yield str(NAMES.unreadable), "files that could not be read while training and were replaced by others, if any"
+    yield str(NAMES.lock), "held while a process works here"
+    yield str(NAMES.signature), "of `train` only: the identity of configuration and corpus"
+    yield (
+        f"{NAMES.records}, {NAMES.card('*')}, {NAMES.audio}/",
+        "of a study only: scores, the system in numbers, coded held-out segments",
+    )
+    yield f"{NAMES.done}, {NAMES.failed}", "of a study only: trained and evaluated; or why not"

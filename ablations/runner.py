@@ -1,4 +1,4 @@
-"""Runs the cells of a study, each in its process: what is done is not repeated, what fails does not stop the rest."""
+"""The runs of a study, each in its process: what is done is not repeated, what fails does not stop the rest."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ablations.provenance import read_json, write_json
-from ablations.run import is_done, run_cell
-from ablations.study import Cell
+from ablations.run import is_done, train_and_evaluate
+from ablations.run_folder import RunFolder
+from ablations.study import Run
 from datamodules.workers.processes import fork_server, obey_signals
 
 if TYPE_CHECKING:
     # Where processes can only be spawned, as on Windows, there are no such classes.
     from multiprocessing.context import ForkServerContext, ForkServerProcess
 
-# Imported once in the server that the cells' processes are forked from: Lightning alone takes seconds.
+# Imported once in the server that the runs' processes are forked from: Lightning alone takes seconds.
 _PRELOADED = ["ablations.run"]
 # Exit code of a process that has written its reason.
 _EXPLAINED = 3
@@ -30,23 +31,28 @@ _EXPLAINED = 3
 
 @dataclass(frozen=True)
 class Task:
-    """A cell and its folder."""
+    """A run and its folder."""
 
-    cell: Cell
+    run: Run
     folder: Path
+
+    @property
+    def files(self) -> RunFolder:
+        """The files in the folder."""
+        return RunFolder(self.folder)
 
 
 class RunsDisplay(Protocol):
     """What the runner tells while it works."""
 
     def started(self, task: Task) -> None:
-        """A process begins with the cell."""
+        """A process begins with the run."""
 
     def progressed(self, task: Task, phase: str, step: int) -> None:
-        """The cell reports."""
+        """The run reports."""
 
     def ended(self, task: Task, reason: str | None, seconds: float) -> None:
-        """The cell is done; `reason` says why it failed."""
+        """The run is done; `reason` says why it failed."""
 
 
 @dataclass
@@ -61,12 +67,12 @@ class _Running:
 
 
 def run_tasks(tasks: Sequence[Task], *, jobs: int, display: RunsDisplay, devices: Sequence[str] = ()) -> dict[str, str]:
-    """Runs every task that is not done, `jobs` at a time. Returns the reason of each failed cell by its name.
+    """Runs every task that is not done, `jobs` at a time. Returns the reason of each failed run by its name.
 
-    devices: CUDA devices as CUDA_VISIBLE_DEVICES names them; each running cell sees one, which no other has as long as
-    there are as many as jobs. Empty: cells see what this process sees.
+    devices: CUDA devices as CUDA_VISIBLE_DEVICES names them; each run sees one, which no other has as long as
+    there are as many as jobs. Empty: runs see what this process sees.
     """
-    waiting = [task for task in tasks if not is_done(task.folder, task.cell)]
+    waiting = [task for task in tasks if not is_done(task.folder, task.run)]
     context = fork_server(_PRELOADED)
     running: list[_Running] = []
     failures: dict[str, str] = {}
@@ -83,7 +89,7 @@ def run_tasks(tasks: Sequence[Task], *, jobs: int, display: RunsDisplay, devices
                 running.remove(one)
                 reason = _conclude(one)
                 if reason is not None:
-                    failures[one.task.cell.name] = reason
+                    failures[one.task.run.name] = reason
                 display.ended(one.task, reason, time.monotonic() - one.started)
     finally:
         for left in running:
@@ -99,9 +105,9 @@ def least_used(devices: Sequence[str], in_use: Sequence[str | None]) -> str | No
 
 def _start(context: ForkServerContext, task: Task, device: str | None) -> _Running:
     task.folder.mkdir(parents=True, exist_ok=True)
-    # One pipe per cell: a process that is killed in the middle of a message harms no other's.
+    # One pipe per run: a process that is killed in the middle of a message harms no other's.
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(task, theirs, device), name=task.cell.name)
+    process = context.Process(target=_work, args=(task, theirs, device), name=task.run.name)
     process.start()
     theirs.close()
     return _Running(task, process, ours, device)
@@ -118,12 +124,12 @@ def _relay(one: _Running, display: RunsDisplay) -> bool:
 
 
 def _conclude(ended: _Running) -> str | None:
-    """Why the process failed, None if it did not; also written into the cell's folder."""
+    """Why the process failed, None if it did not; also written into the run's folder."""
     ended.process.join()
     ended.connection.close()
-    if is_done(ended.task.folder, ended.task.cell):
+    if is_done(ended.task.folder, ended.task.run):
         return None
-    path = ended.task.folder / "failed.json"
+    path = ended.task.files.failed
     code = ended.process.exitcode
     failed = read_json(path)
     if failed is None or code != _EXPLAINED:
@@ -134,8 +140,8 @@ def _conclude(ended: _Running) -> str | None:
 
 
 def _work(task: Task, connection: Connection, device: str | None) -> None:
-    """In the cell's process."""
-    # A cell that is told to make room saves itself.
+    """In the run's process."""
+    # A run that is told to make room saves itself.
     obey_signals()
     if device is not None:
         # Before anything asks CUDA what there is; the server that this process is forked from never does.
@@ -151,10 +157,10 @@ def _work(task: Task, connection: Connection, device: str | None) -> None:
             os._exit(1)
 
     try:
-        run_cell(task.cell, task.folder, report=tell)
+        train_and_evaluate(task.run, task.folder, report=tell)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        write_json({"reason": reason, "traceback": traceback.format_exc()}, task.folder / "failed.json")
+        write_json({"reason": reason, "traceback": traceback.format_exc()}, task.files.failed)
         raise SystemExit(_EXPLAINED) from None
 
 

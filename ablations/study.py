@@ -11,20 +11,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ablations.experiment import (
-    ConfigError,
-    ExperimentConfig,
-    compose,
-    configs_folder,
-    find_yaml,
-    keys_layer,
-    load_layer,
-    overrides_layer,
-)
+from ablations.compose import ConfigError, compose, configs_folder, find_yaml, keys_layer, load_layer, overrides_layer
 from ablations.initial_weights import Starts
-from spectrostream.codec_config import SpectroStreamConfig
+from ablations.schema import ExperimentConfig
 from spectrostream.errors import UserError
-from spectrostream.width_matching import COSTS, matched_widths
+from spectrostream.registry import CODECS
+from spectrostream.width_matching import COSTS
 
 BASELINE = "baseline"
 _WIDTHS = ("model.encoder_width", "model.decoder_width")
@@ -49,8 +41,8 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run: a variant with one seed; its `set` names the widths that `match` found.
+class Run:
+    """One training of a study: a variant with one seed; its `set` names the widths that `match` found.
 
     compared_at: levels of the study's ablation table. start_fingerprint: of the weights that it starts from, if any.
     """
@@ -81,15 +73,15 @@ class Study:
     axes: Mapping[str, str]
     compared_at: int
 
-    def cells(self, overrides: Sequence[str] = (), *, starts: Starts | None = None) -> tuple[Cell, ...]:
+    def runs(self, overrides: Sequence[str] = (), *, starts: Starts | None = None) -> tuple[Run, ...]:
         """Every run of the study; `key=value` overrides hold for all of them, `starts` as in `compose`.
 
         Raises ConfigError.
         """
         shared, starts = overrides_layer(overrides), starts or Starts()
-        return tuple(self._cell(variant, seed, shared, starts) for variant in self.variants for seed in self.seeds)
+        return tuple(self._run(variant, seed, shared, starts) for variant in self.variants for seed in self.seeds)
 
-    def _cell(self, variant: Variant, seed: int, shared: DictConfig, starts: Starts) -> Cell:
+    def _run(self, variant: Variant, seed: int, shared: DictConfig, starts: Starts) -> Run:
         try:
             config = self._composed(variant, seed, shared, starts)
             if variant.match:
@@ -99,7 +91,7 @@ class Study:
             raise ConfigError(f"{self.name}, variant {variant.name}: {error}") from error
         name = variant.name if len(self.seeds) == 1 else f"{variant.name}-seed{seed}"
         fingerprint = starts.fingerprint(config.training.start_from, config.model.kind)
-        return Cell(name, variant, config, seed, self.compared_at, fingerprint)
+        return Run(name, variant, config, seed, self.compared_at, fingerprint)
 
     def _composed(self, variant: Variant, seed: int, shared: DictConfig, starts: Starts) -> ExperimentConfig:
         seeded = {"training.seed": seed, "data.seed": seed}
@@ -121,12 +113,12 @@ class Study:
                 f"{self.compared_at}; add it to them"
             )
 
-    def positions(self, cells: Sequence[Cell]) -> dict[str, list[tuple[str, float | str]]]:
-        """For each axis the cells on it, with their value of its key; the baseline lies on every axis."""
+    def positions(self, runs: Sequence[Run]) -> dict[str, list[tuple[str, float | str]]]:
+        """For each axis the runs on it, with their value of its key; the baseline lies on every axis."""
         placed: dict[str, list[tuple[str, float | str]]] = {}
         for axis, key in self.axes.items():
-            on_axis = [cell for cell in cells if cell.variant.role == BASELINE or cell.variant.axis == axis]
-            placed[axis] = [(cell.name, _value_at(cell.config, key)) for cell in on_axis]
+            on_axis = [run for run in runs if run.variant.role == BASELINE or run.variant.axis == axis]
+            placed[axis] = [(run.name, _value_at(run.config, key)) for run in on_axis]
         return placed
 
 
@@ -239,13 +231,15 @@ def _matched(
 ) -> tuple[Variant, ExperimentConfig]:
     """The variant and its configuration with the baseline's cost; both name the widths. Raises ConfigError."""
     model, reference = config.model, baseline.model
-    if not isinstance(model, SpectroStreamConfig) or not isinstance(reference, SpectroStreamConfig):
+    match_widths = CODECS[model.kind].match_widths
+    if match_widths is None or model.kind != reference.kind:
+        allowed = " or ".join(repr(kind) for kind, entry in CODECS.items() if entry.match_widths)
         raise ConfigError(
             f"match = {variant.match!r} finds the widths of a SpectroStream for the cost of another; model.kind is "
-            f"{model.kind!r} here and {reference.kind!r} in the baseline; allowed for both: 'spectrostream'"
+            f"{model.kind!r} here and {reference.kind!r} in the baseline; allowed for both: {allowed}"
         )
     _refuse_undoing(keys_layer(variant.set), _WIDTHS, f"match = {variant.match!r} finds it")
-    found = matched_widths(model, reference, variant.match).config
+    found = match_widths(model, reference, variant.match).config
     widths = {key: getattr(found, key.removeprefix("model.")) for key in _WIDTHS}
     return dataclasses.replace(variant, set={**variant.set, **widths}), dataclasses.replace(config, model=found)
 

@@ -11,7 +11,8 @@ from types import TracebackType
 from PIL import Image
 from torch import Tensor
 
-from ablations.experiment import ExperimentConfig
+from ablations.run_folder import RunFolder
+from ablations.schema import ExperimentConfig
 from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.samples import Pictures, Samples
 from reports.figures.sample_pictures import clip_picture, codebook_picture
@@ -31,7 +32,7 @@ def sampling(config: ExperimentConfig, folder: Path, data: StereoMusicDataModule
     Warns where nothing is held out that could be heard.
     """
     trainer = config.trainer
-    clips = [excerpt.audio for excerpt in data.held_out_excerpts(trainer.sample_clips)] if trainer.samples_every else []
+    clips = [segment.audio for segment in data.held_out_segments(trainer.sample_clips)] if trainer.samples_every else []
     if trainer.samples_every and not clips:
         logger.warning(
             "trainer.samples_every = %d, but no held-out music is long enough for a sample", trainer.samples_every
@@ -42,7 +43,7 @@ def sampling(config: ExperimentConfig, folder: Path, data: StereoMusicDataModule
     workers = config.evaluation.workers if config.evaluation.visqol else 0
     with ClipScores(visqol_workers=workers) as score:
         pictures = _pictures(data.sample_rate)
-        yield (Samples(clips, folder / "samples", every=trainer.samples_every, score=score, pictures=pictures),)
+        yield (Samples(clips, RunFolder(folder).samples, every=trainer.samples_every, score=score, pictures=pictures),)
 
 
 def _pictures(sample_rate: int) -> Pictures:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from spectrostream.codec import SpectroStream
+from spectrostream.interface import AudioCodec
 
 
 class ZeroCodes:
@@ -12,7 +12,7 @@ class ZeroCodes:
 
     latency_samples = None
 
-    def __init__(self, codec: SpectroStream) -> None:
+    def __init__(self, codec: AudioCodec) -> None:
         self._codec = codec
         self.sample_rate = codec.sample_rate
         self.channels = codec.channels

@@ -55,9 +55,7 @@ def _waveform() -> AudioCodec:
 def _dac() -> AudioCodec:
     from spectrostream.other_codecs.dac import Dac, DacConfig
 
-    codec = Dac(DacConfig()).eval()
-    codec.fuse_weight_norm()
-    return codec
+    return Dac(DacConfig()).eval().deployed()
 
 
 def _encodec() -> AudioCodec:

@@ -30,6 +30,7 @@ from benchmarks.official.client import OfficialWorker
 from benchmarks.official.layouts import LAYOUTS
 from benchmarks.parity import Parity, compare_arrays, compare_codes
 from datamodules.audio.files import read_audio
+from spectrostream.atomic_files import write_whole
 from spectrostream.codec import SpectroStream
 from spectrostream.errors import UserError
 from spectrostream.frontends import SAMPLES_PER_TOKEN
@@ -215,10 +216,8 @@ def last_line(results: dict[str, list[Parity]], versions: dict[str, Any], second
 def _write_records(path: Path, results: dict[str, list[Parity]], versions: dict[str, Any]) -> None:
     layouts = {layout: [parity.record() for parity in parities] for layout, parities in results.items()}
     document = {"versions": versions | {"torch": torch.__version__}, "seed": SEED, "layouts": layouts}
-    partial = path.with_name(path.name + ".partial")
     # NaN is no JSON: an error that could not be computed has no number.
-    partial.write_text(json.dumps(_finite(document), indent=2, allow_nan=False) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(_finite(document), indent=2, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:

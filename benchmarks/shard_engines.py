@@ -93,14 +93,14 @@ def our_crops(url: str, count: int, cache: Path | None, **options: Any) -> Calla
     """Through windows of shards, as training takes them."""
 
     def take() -> int:
+        from datamodules.corpora.corpus import Corpus
         from datamodules.corpora.spans import Spans
-        from datamodules.shards.index import shard_corpus
         from datamodules.shards.reader import ShardReader
         from datamodules.shards.store import ShardStore
         from datamodules.shards.windows import WindowedCrops
 
         store = ShardStore(url, cache_folder=cache, **options)
-        reader = ShardReader(shard_corpus(url, store.read_index()), store)
+        reader = ShardReader(Corpus(url, store.read_index()), store)
         seconds = reader.corpus.durations
         spans = Spans(np.arange(len(seconds)), np.zeros(len(seconds)), seconds)
         crops = WindowedCrops(

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from ablations.experiment import load_experiment
+from ablations.compose import load_experiment
 from ablations.provenance import write_json
 from benchmarks.matmul_peak import RUNS, SIZE, matmul_peaks
 from benchmarks.training_case import STRATEGIES, TrainingCase

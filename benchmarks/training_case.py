@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ablations.experiment import ExperimentConfig, load_experiment
+from ablations.compose import load_experiment
+from ablations.schema import ExperimentConfig
 
 STRATEGIES = ("averaging", "find_unused")
 _NEVER = 10**9

@@ -88,22 +88,22 @@ def name_parts(module: Any) -> None:
     _name(model.encoder, "encoder, forward")
     _name(quantizer_of(module.codec), "quantizer, forward")
     _name(model.decoder, "decoder, forward")
-    _name(module.discriminator, "judge, forward")
-    _name(module.objective.reconstruction, "mel loss, forward")
+    _name(module.discriminator, "discriminator, forward")
     for owner, method, name in (
-        (module, "_discriminator_turn", "judge's turn"),
+        (module, "_discriminator_turn", "discriminator's turn"),
         (module, "_generator_turn", "codec's turn"),
         (module, "_update", "both updates"),
         (module, "manual_backward", "backward, both"),
-        (module.objective, "feature_matching_loss", "feature matching, forward"),
+        (module.objective, "reconstruction_losses", "reconstruction losses, forward"),
+        (module.objective, "adversarial_losses", "losses of the discriminator's output, forward"),
     ):
         setattr(owner, method, _named(getattr(owner, method), name))
     learning = getattr(quantizer_of(module.codec), "learning", None)
     if learning is not None:
         learning.update = _named(learning.update, "codebooks' learning")
-    for judge in module.discriminator.modules():
-        if hasattr(judge, "spectrogram"):
-            judge.spectrogram = _named(judge.spectrogram, "judge's spectrograms, forward")
+    for part in module.discriminator.modules():
+        if hasattr(part, "spectrogram"):
+            part.spectrogram = _named(part.spectrogram, "discriminator's spectrograms, forward")
 
 
 def _name(part: nn.Module, name: str) -> None:

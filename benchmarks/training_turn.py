@@ -21,8 +21,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from ablations.assembly import data_module, training_module
-from ablations.experiment import ExperimentConfig
 from ablations.provenance import write_json
+from ablations.schema import ExperimentConfig
 from benchmarks.training_case import TrainingCase
 from benchmarks.training_watch import StepProfile, Stopwatch
 from datamodules.stereo_music import StereoMusicDataModule
@@ -30,7 +30,6 @@ from lightning_modules import codec_training
 from lightning_modules import fit as fitting
 from lightning_modules.codec_training import CodecTraining
 from lightning_modules.rank_cleanup import is_rank
-from spectrostream.codec import SpectroStream
 from spectrostream.errors import UserError
 
 
@@ -101,8 +100,7 @@ def start_codebooks(module: CodecTraining) -> None:
     Collecting enough vectors for k-means takes more steps than are measured here; which numbers the codebooks hold
     changes nothing in what is computed.
     """
-    if isinstance(module.codec, SpectroStream):
-        module.codec.quantizer.learning.adopt(module.codec.quantizer.codebooks)
+    module.codec.adopt_codebooks()
 
 
 def search_for_unused_parameters() -> None:

@@ -32,11 +32,14 @@ _MOST_FAILURES = 1000
 
 
 @dataclass(frozen=True)
-class Excerpt:
+class HeldOutSegment:
     """A fixed segment of held-out music.
 
-    `track` is the name of the track that was scanned, in which it starts, and which may have become several pieces
-    since; `name` is unique and fit for a file name; `audio` is `[channels, samples]`.
+    Attributes:
+        track: name of the track that was scanned, even if it has become several pieces since.
+        name: unique, and fit for a file name.
+        start_seconds: where it starts in that track.
+        audio: float32 `[channels, samples]`.
     """
 
     track: str
@@ -170,27 +173,27 @@ class HeldOutDataset(Dataset[Tensor]):
     watching a training, which should go on. What is evaluated and reported is never replaced.
     """
 
-    def __init__(self, reader: Reader, pieces: Spans, failure_list: Path | None = None) -> None:
+    def __init__(self, reader: Reader, crops: Spans, failure_list: Path | None = None) -> None:
         self._reader = reader
-        self._pieces = pieces
+        self._crops = crops
         self._failure_list = failure_list
         self._told: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self._pieces)
+        return len(self._crops)
 
     def __getitem__(self, index: int) -> Tensor:
-        for ahead in range(len(self._pieces)):
-            piece = self._pieces[(index + ahead) % len(self._pieces)]
+        for ahead in range(len(self._crops)):
+            crop = self._crops[(index + ahead) % len(self._crops)]
             try:
-                return self._reader.read(piece.track_index, piece.start_seconds, piece.duration_seconds)
+                return self._reader.read(crop.track_index, crop.start_seconds, crop.duration_seconds)
             except AudioFileError as error:
                 last = error
-                if piece.track_index not in self._told:
+                if crop.track_index not in self._told:
                     logger.warning("A validation crop is replaced by another, so losses are of other music: %s", error)
                     list_failure(self._failure_list, error)
-                    self._told |= self._reader.lost_with(piece.track_index)
-        raise NothingReadableError(f"None of the {len(self._pieces)} validation crops can be read; the last: {last}")
+                    self._told |= self._reader.lost_with(crop.track_index)
+        raise NothingReadableError(f"None of the {len(self._crops)} validation crops can be read; the last: {last}")
 
 
 def _remedy(error: AudioFileError) -> str:

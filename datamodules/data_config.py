@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from datamodules.corpora.splits import SPLITS
 from spectrostream.errors import UserError
 
+# How a corpus is divided, see `DataConfig.split`.
+SPLITS = ("end", "track", "official")
 _SHORTEST_SECONDS = 0.01
 # Keys that are text or null, and what kind of text.
 _TEXTS = {
@@ -53,65 +54,87 @@ class Weight:
 class DataConfig:
     """What to train on and how it is cut; also an OmegaConf schema."""
 
-    # Folder of music, searched with all below it; None is the demo corpus that comes with the package. With one
-    # manifest: where that corpus lies now, if not where it was scanned.
     root: str | None = None
-    # Tables of `spectrostream data scan` or `data prepare`, instead of a folder; several are put below each other.
+    """Folder of music, searched with all folders below it; null is the demo corpus of the package. With one manifest:
+    where that corpus is now, if it moved after the scan. Allowed: null or a folder."""
     manifests: tuple[str, ...] = ()
-    # Folder or address (http://, s3://, ...) of what `spectrostream data prepare --format shards` wrote.
+    """Tables written by `spectrostream data scan` or `data prepare`, instead of a folder; several are joined. Allowed:
+    a list of files."""
     shards: str | None = None
-    # Condition on the manifests' columns that a track must fulfil, for instance "bandwidth_hz > 18000".
+    """What `spectrostream data prepare --format shards` wrote. Allowed: null, a folder or an address (http://, s3://,
+    ...)."""
     keep: str | None = None
-    # Tracks more or less likely than others, for instance "2 where genre == 'Rock'"; all that apply are multiplied.
+    """Condition on the manifests' columns that a track must fulfil, for instance "bandwidth_hz > 18000". Allowed: null
+    or a condition."""
     weights: tuple[str, ...] = ()
-    # Column of the manifests (corpus, genre, ...) whose values get equal shares before the weights are applied.
+    """Tracks that are more or less likely than others, for instance "2 where genre == 'Rock'"; all factors that apply
+    are multiplied. Allowed: a list of "FACTOR where CONDITION"."""
     balance: str | None = None
-    # Length of a training crop in seconds; 1.28 s are 61440 samples at 48 kHz.
+    """Column of the manifests (corpus, genre, ...) whose values get equal shares before the weights apply. Allowed:
+    null or a column."""
     crop_seconds: float = 1.28
-    # Crops per process; the global batch is this times the number of processes.
+    """Length of a training crop in seconds; 1.28 s are 61440 samples at 48 kHz. Allowed: 0.01 or more. Source: paper;
+    DAC has 0.38."""
     batch_size: int = 8
-    # Of the crops: same seed, same crops, whatever the number of workers and, but for shards, of processes.
+    """Crops per process; the global batch is this times the number of processes. Allowed: 1 or more. Source: the
+    paper's global batch is 128, DAC's 72."""
     seed: int = 0
-    # Training draws from so many shards at a time, and then from the next; 0 from all at once, for a local disk.
+    """Seed of the crops: the same seed gives the same crops for any number of workers and, except with shards, of
+    processes. Allowed: 0 or more."""
     window_shards: int = 4
-    # How often the music of these is heard before the next ones come.
+    """Shards that training draws from at a time, before it goes to the next ones; 0 draws from all at once, for a local
+    disk. Allowed: 0 or more."""
     window_passes: float = 1.0
-    # Where this machine keeps shards that come over a network, and how much of them; None is ~/.cache/spectrostream.
+    """How often the music of these shards is drawn before the next ones follow. Allowed: above 0."""
     shard_cache: str | None = None
+    """Folder where this machine keeps shards that come over a network; null is ~/.cache/spectrostream. Allowed: null or
+    a folder."""
     shard_cache_gigabytes: float = 64.0
-    # Address of an S3-compatible server for s3:// shards; None is what AWS_ENDPOINT_URL says, or Amazon's.
+    """Largest size of that folder in GB. Allowed: above 0."""
     s3_endpoint: str | None = None
-    # Processes that read files; 0 reads in the training process, which is best with cache_audio.
+    """Address of an S3-compatible server for s3:// shards; null is AWS_ENDPOINT_URL, or Amazon's. Allowed: null or an
+    address."""
     num_workers: int = 0
-    # "end" holds out the last seconds of each track; "track" whole tracks or albums, chosen by a hash of their names;
-    # "official" the corpus' own division, "track" where it has none. None is "official" for manifests, else "end".
+    """Processes that read files; 0 reads in the training process, which is best with cache_audio. Allowed: 0 or more.
+    """
     split: str | None = None
-    # With split "end": seconds held out of each track; 0 holds out nothing.
+    """How the corpus is divided: "end" holds out the last seconds of each track; "track" whole tracks or albums, chosen
+    by a hash of their names; "official" uses the corpus' own division, and "track" where it has none. null is
+    "official" for manifests and shards, "end" otherwise. Allowed: null, end, track, official."""
     held_out_seconds: float = 5.0
-    # With split "end": at most this part of a track; else this part of the tracks, half of it for the evaluation.
+    """With split "end": seconds held out of each track; 0 holds out nothing. Allowed: 0 or more."""
     held_out_fraction: float = 0.25
-    # With split "end": seconds before the held-out part that nobody uses, so that nothing leaks across.
+    """With split "end": largest part of a track that is held out. Otherwise: the part of the tracks that is held out,
+    half of it for the evaluation. Allowed: 0 or more, below 1."""
     gap_seconds: float = 0.1
-    # Most held-out crops in one validation, spread evenly over all there are; 0 validates nothing.
+    """With split "end": seconds before the held-out part that are never used, so that nothing leaks across. Allowed: 0
+    or more."""
     validation_crops: int = 64
-    # Length of the held-out excerpts for evaluation, in seconds.
+    """Most held-out crops in one validation, spread evenly over all of them; 0 validates nothing. Allowed: 0 or more.
+    """
     evaluation_segment_seconds: float = 10.0
-    # Table of fixed evaluation excerpts, as `spectrostream data segments` writes it, instead of spread ones.
+    """Length of the held-out evaluation segments in seconds. Allowed: 0.01 or more."""
     evaluation_segments: str | None = None
-    # Keep decoded tracks in memory (23 MB a minute and process); None does so for a corpus below half an hour.
+    """Table of fixed evaluation segments, as `spectrostream data segments` writes it, instead of evenly spread ones.
+    Allowed: null or a file."""
     cache_audio: bool | None = None
-    # Lowest and highest random gain of a training crop, in dB; (0, 0) is off.
+    """Whether decoded tracks stay in memory (23 MB per minute and process); null does so for a corpus shorter than half
+    an hour. Allowed: true, false, null."""
     gain_db_range: tuple[float, float] = (0.0, 0.0)
-    # Loudness that each training crop is brought to before the gain, in LUFS; DAC trains at -16. None leaves it.
+    """Lowest and highest random gain of a training crop in dB; [0, 0] turns it off. Allowed: two numbers, the lower
+    first."""
     normalize_lufs: float | None = None
-    # Probability of exchanging left and right in a training crop.
+    """Loudness in LUFS that each training crop is brought to before the gain; null leaves it. Allowed: null, or above
+    -70, at most 0. Source: DAC trains at -16."""
     swap_channels_probability: float = 0.0
-    # A training crop whose RMS is below this, in dB re full scale, is drawn again.
+    """Probability that left and right of a training crop are exchanged. Allowed: 0 to 1."""
     silence_threshold_db: float = -60.0
-    # How many times at most; then it is taken as it is.
+    """A training crop is drawn again when its RMS is below this level, in dB re full scale. Allowed: any number."""
     silence_redraws: int = 8
-    # A read that takes longer counts as a broken file, so that a hanging disk or server does not stop the training.
+    """How often a silent crop is drawn again at most; then it is used as it is. Allowed: 0 or more."""
     read_timeout_seconds: float = 60.0
+    """A read that takes longer, in seconds, counts as a broken file, so that a hanging disk or server does not stop the
+    training. Allowed: above 0."""
 
     def __post_init__(self) -> None:
         self._check("root", lambda v: v is None or (isinstance(v, str) and v != ""), "null or a folder")

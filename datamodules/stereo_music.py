@@ -17,50 +17,39 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from datamodules.corpora.corpus import Corpus, EmptyCorpusError
-from datamodules.corpora.folder_corpus import demo_corpus_root, scan_folder
-from datamodules.corpora.manifest_corpus import load_manifests, span_weights, usable_corpus
+from datamodules.corpora.corpus import Corpus
+from datamodules.corpora.manifest_corpus import span_weights
 from datamodules.corpora.segments import read_segments
 from datamodules.corpora.spans import Spans, evenly_spread
 from datamodules.corpora.splits import Split, split_spans
-from datamodules.crop_dataset import CropDataset, Excerpt, HeldOutDataset
-from datamodules.crops import Draws, RandomCrops, StepSampler
+from datamodules.crop_dataset import CropDataset, HeldOutDataset, HeldOutSegment
+from datamodules.crops import StepSampler
 from datamodules.data_config import DataConfig, DataConfigError
-from datamodules.shards.reader import ShardReader
-from datamodules.shards.store import ShardStore
-from datamodules.shards.windows import WindowedCrops
-from datamodules.track_reader import TrackReader
+from datamodules.sources import Source, source_of
 from datamodules.workers.processes import worker_context
 from datamodules.workers.resilient_loader import LastingLoader, WorkerStart
 
-__all__ = ["DataConfig", "DataConfigError", "Excerpt", "StereoMusicDataModule"]
+__all__ = ["DataConfig", "DataConfigError", "HeldOutSegment", "StereoMusicDataModule"]
 
 logger = logging.getLogger(__name__)
 
-# A corpus below this is kept in memory unless the configuration says otherwise: half an hour is 0.7 GB.
-_CACHED_SECONDS = 30 * 60
-# A local corpus may have thousands of shards, a process only so many open files.
-_OPEN_SHARDS = 64
-# A validation hears some minutes at most, and one shard of 256 MB has up to 22 of them.
-_VALIDATION_SHARDS = 8
 # Metrics need some length: a shorter rest of a held-out span is not evaluated.
-_SHORTEST_EXCERPT_SECONDS = 2.0
+_SHORTEST_SEGMENT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    corpus: Corpus
+    source: Source
     split: Split
     # Of the training spans, float64; None where all are equal.
     weights: np.ndarray | None
-    reader: TrackReader | ShardReader
 
 
 class StereoMusicDataModule(lightning.LightningDataModule):
-    """Random training crops, fixed held-out crops and excerpts of one corpus.
+    """Gives random training crops, fixed validation crops and held-out segments of one corpus.
 
     Training batch k depends on the seed and k only. k counts from `trainer.global_step * batches_per_step`, so a
-    resumed run goes on where it stopped. The training loader never ends: a Trainer stops it by `max_steps`, with
+    resumed run continues where it stopped. The training loader never ends: a Trainer stops it by `max_steps`, with
     `max_epochs=-1`. With several processes the Trainer needs `use_distributed_sampler=False`.
 
     Args:
@@ -69,7 +58,8 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         channels: of the batches; mono files are repeated in each.
         batches_per_step: how many batches one count of `trainer.global_step` consumes.
 
-    failure_list: may be set to a file, which then lists what could not be read while training.
+    Attributes:
+        failure_list: may be set to a file, which then lists what could not be read while training.
     """
 
     def __init__(
@@ -98,7 +88,7 @@ class StereoMusicDataModule(lightning.LightningDataModule):
     @property
     def corpus(self) -> Corpus:
         """The tracks of the manifests, or found below `data.root`."""
-        return self._prepare().corpus
+        return self._prepare().source.corpus
 
     @property
     def split(self) -> Split:
@@ -109,10 +99,7 @@ class StereoMusicDataModule(lightning.LightningDataModule):
     def fingerprint(self) -> str:
         """SHA-256 of all that the crops of a run depend on beside its configuration."""
         prepared = self._prepare()
-        digest = hashlib.sha256(prepared.corpus.fingerprint().encode())
-        if isinstance(prepared.reader, ShardReader):
-            # The same music in shards of another size comes in another order.
-            digest.update(prepared.reader.shard_of_track.astype("<i8").tobytes())
+        digest = hashlib.sha256(prepared.source.corpus.fingerprint().encode() + prepared.source.order_identity)
         if prepared.weights is not None:
             # They may come from columns of the user's own, which are no part of a corpus' identity.
             digest.update(prepared.weights.astype("<f8").tobytes())
@@ -170,42 +157,17 @@ class StereoMusicDataModule(lightning.LightningDataModule):
 
     def train_dataset(self) -> CropDataset:
         """The training crops by key `(batch_index, slot)`."""
-        config = self.config
+        config, prepared = self.config, self._prepare()
+        world_size = self._rank_and_world_size()[1]
         return CropDataset(
-            self._prepare().reader,
-            self._draws(),
+            prepared.source.reader,
+            prepared.source.draws(prepared.split.train, prepared.weights, world_size),
             crop_seconds=config.crop_seconds,
             seed=config.seed,
             silence_threshold_db=config.silence_threshold_db,
             silence_redraws=config.silence_redraws,
             normalize_lufs=config.normalize_lufs,
             failure_list=self.failure_list,
-        )
-
-    def _draws(self) -> Draws:
-        config, prepared = self.config, self._prepare()
-        if isinstance(prepared.reader, ShardReader) and config.window_shards:
-            return WindowedCrops(
-                prepared.split.train,
-                prepared.reader.shard_of_track,
-                batch_size=config.batch_size,
-                world_size=self._rank_and_world_size()[1],
-                crop_seconds=config.crop_seconds,
-                sample_rate=self.sample_rate,
-                window_shards=config.window_shards,
-                passes=config.window_passes,
-                weights=prepared.weights,
-                gain_db_range=config.gain_db_range,
-                swap_channels_probability=config.swap_channels_probability,
-                announce=prepared.reader.prefetch,
-            )
-        return RandomCrops(
-            prepared.split.train,
-            crop_seconds=config.crop_seconds,
-            sample_rate=self.sample_rate,
-            weights=prepared.weights,
-            gain_db_range=config.gain_db_range,
-            swap_channels_probability=config.swap_channels_probability,
         )
 
     def val_dataloader(self) -> DataLoader[Tensor] | list[DataLoader[Tensor]]:
@@ -215,18 +177,15 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         other for ever. Where the crops do not divide evenly, the first few stand once more at the end.
         """
         seconds = self.config.crop_seconds
-        spans, reader = self.split.validation, self._prepare().reader
-        if isinstance(reader, ShardReader):
-            # Each shard may have to be fetched, for a crop or for a thousand.
-            spans = reader.in_few_shards(spans, _VALIDATION_SHARDS)
-        pieces = spans.pieces(
+        source = self._prepare().source
+        crops = source.validated(self.split.validation).pieces(
             seconds, sample_rate=self.sample_rate, minimum_seconds=seconds, limit=self.config.validation_crops
         )
-        if not len(pieces):
+        if not len(crops):
             return []
         rank, world_size = self._rank_and_world_size()
-        shard = [(position + rank) % len(pieces) for position in range(0, len(pieces), world_size)]
-        dataset = Subset(HeldOutDataset(reader, pieces, self.failure_list), shard)
+        own = [(position + rank) % len(crops) for position in range(0, len(crops), world_size)]
+        dataset = Subset(HeldOutDataset(source.reader, crops, self.failure_list), own)
         return DataLoader(
             dataset,
             batch_size=self.config.batch_size,
@@ -234,18 +193,24 @@ class StereoMusicDataModule(lightning.LightningDataModule):
             generator=self._own_generator(),
         )
 
-    def held_out_excerpts(self, limit: int | None = None) -> list[Excerpt]:
-        """At most `limit` of the segments that `data.evaluation_segments` lists, or else of all of the test.
+    def held_out_segments(self, limit: int | None = None) -> list[HeldOutSegment]:
+        """Reads the segments that `data.evaluation_segments` lists, or else segments of all the test spans.
 
-        They are spread evenly over these. The latter follow each other, `data.evaluation_segment_seconds` long; a last
-        piece of a span is kept down to 2 s. A span of held-out music shorter than that gives none.
+        The latter follow each other and are `data.evaluation_segment_seconds` long; the last one of a span may be
+        shorter, down to 2 s. A shorter span has none.
+
+        Args:
+            limit: at most so many, spread evenly over all.
         """
-        return [self._excerpt(parts) for parts in self.excerpt_places(limit)]
+        return [self._segment(parts) for parts in self.segment_places(limit)]
 
-    def excerpt_places(self, limit: int | None = None) -> list[Spans]:
-        """Where each of these lies: in one track of the corpus, or in pieces of one that follow each other.
+    def segment_places(self, limit: int | None = None) -> list[Spans]:
+        """Says where each of these lies: in one row of the corpus, or in rows that are consecutive pieces of a track.
 
-        No audio is read. Raises SegmentsError for a table that cannot be used as a whole, whatever the limit.
+        No audio is read.
+
+        Raises:
+            SegmentsError: a table that cannot be used as a whole, whatever the limit.
         """
         if self.config.evaluation_segments is None:
             return [Spans.of([span]) for span in self.evaluation_spans(limit)]
@@ -256,78 +221,26 @@ class StereoMusicDataModule(lightning.LightningDataModule):
     def evaluation_spans(self, limit: int | None = None) -> Spans:
         """The segments that are evaluated where no table lists them."""
         seconds = self.config.evaluation_segment_seconds
-        shortest = min(seconds, _SHORTEST_EXCERPT_SECONDS)
+        shortest = min(seconds, _SHORTEST_SEGMENT_SECONDS)
         return self.split.test.pieces(seconds, sample_rate=self.sample_rate, minimum_seconds=shortest, limit=limit)
 
-    def _excerpt(self, parts: Spans) -> Excerpt:
-        prepared = self._prepare()
+    def _segment(self, parts: Spans) -> HeldOutSegment:
+        source = self._prepare().source
         index = parts[0].track_index
         # Of the music as it was scanned, so that runs on the originals and on shards of them can be compared.
-        track = str(prepared.corpus.source_tracks.iloc[index])
-        start = parts[0].start_seconds + float(prepared.corpus.starts[index])
-        read = [prepared.reader.read(part.track_index, part.start_seconds, part.duration_seconds) for part in parts]
-        return Excerpt(track, f"{_file_stem(track)}-{start:08.3f}s", start, torch.cat(read, dim=-1))
+        track = str(source.corpus.source_tracks.iloc[index])
+        start = parts[0].start_seconds + float(source.corpus.starts[index])
+        read = [source.reader.read(part.track_index, part.start_seconds, part.duration_seconds) for part in parts]
+        return HeldOutSegment(track, f"{_file_stem(track)}-{start:08.3f}s", start, torch.cat(read, dim=-1))
 
     def _prepare(self) -> _Prepared:
         if self._prepared is None:
-            corpus, reader = self._from_shards() if self.config.shards else self._from_files()
-            split = _divided(corpus, self.config)
-            weights = span_weights(corpus, split.train, self.config, sample_rate=self.sample_rate)
-            self._prepared = _Prepared(corpus, split, weights, reader)
+            source = source_of(self.config, sample_rate=self.sample_rate, channels=self.channels)
+            split = _divided(source.corpus, self.config)
+            weights = span_weights(source.corpus, split.train, self.config, sample_rate=self.sample_rate)
+            self._prepared = _Prepared(source, split, weights)
             logger.info("%s", self.describe())
         return self._prepared
-
-    def _from_files(self) -> tuple[Corpus, TrackReader]:
-        config = self.config
-        if config.manifests:
-            corpus = load_manifests(
-                config.manifests,
-                root=config.root,
-                keep=config.keep,
-                minimum_seconds=config.crop_seconds,
-                channels=self.channels,
-            )
-        else:
-            root = demo_corpus_root() if config.root is None else Path(config.root)
-            corpus = scan_folder(root, minimum_seconds=config.crop_seconds, channels=self.channels)
-        reader = TrackReader(
-            corpus,
-            sample_rate=self.sample_rate,
-            channels=self.channels,
-            cache_audio=_is_small(corpus) if config.cache_audio is None else config.cache_audio,
-            timeout_seconds=config.read_timeout_seconds,
-        )
-        return corpus, reader
-
-    def _from_shards(self) -> tuple[Corpus, ShardReader]:
-        config = self.config
-        assert config.shards
-        store = ShardStore(
-            config.shards,
-            cache_folder=config.shard_cache,
-            cache_bytes=round(config.shard_cache_gigabytes * 1e9),
-            timeout_seconds=config.read_timeout_seconds,
-            endpoint_url=config.s3_endpoint,
-        )
-        table = store.read_index()
-        try:
-            corpus = usable_corpus(
-                config.shards, table, keep=config.keep, minimum_seconds=config.crop_seconds, channels=self.channels
-            )
-        except EmptyCorpusError as error:
-            raise EmptyCorpusError(f"data.shards={config.shards!r}: {error}") from error
-        # What a window has and what the validation reads may be open side by side.
-        open_shards = max(2 * config.window_shards, _OPEN_SHARDS)
-        reader = ShardReader(
-            corpus,
-            store,
-            sample_rate=self.sample_rate,
-            channels=self.channels,
-            open_shards=open_shards,
-            timeout_seconds=config.read_timeout_seconds,
-        )
-        store.require_cache_for(reader.shards)
-        return corpus, reader
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         if self.trainer is None:
@@ -346,10 +259,6 @@ class StereoMusicDataModule(lightning.LightningDataModule):
     def _own_generator(self) -> torch.Generator:
         # Without one, a loader draws from torch's global generator and so disturbs the random numbers of the training.
         return torch.Generator().manual_seed(self.config.seed)
-
-
-def _is_small(corpus: Corpus) -> bool:
-    return corpus.duration_seconds < _CACHED_SECONDS
 
 
 def _divided(corpus: Corpus, config: DataConfig) -> Split:

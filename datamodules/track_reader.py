@@ -1,4 +1,4 @@
-"""Reading parts of tracks out of files: the memory of decoded tracks, and files that do not answer."""
+"""Reads parts of tracks from their files: sums stems, keeps decoded tracks, gives up files that do not answer."""
 
 from __future__ import annotations
 
@@ -7,16 +7,51 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from datamodules.audio.files import AudioFileError
+from datamodules.audio.files import AudioFileError, read_audio
 from datamodules.corpora.corpus import Corpus, Track
-from datamodules.track_audio import read_track
+from datamodules.workers.crash_markers import reading
 from datamodules.workers.timeouts import each_within
 from datamodules.workers.unresponsive_paths import HangingMusic
 
 # Index of a track, and where in it to start, in seconds.
 Place = tuple[int, float]
+
+
+def read_track(
+    track: Track, *, sample_rate: int, channels: int, start_seconds: float = 0.0, duration_seconds: float | None = None
+) -> Tensor:
+    """A track, or a part of it, as `read_audio` gives it: float32 `[channels, samples]`.
+
+    Parts that end before the track does are silent from there on.
+
+    Raises:
+        AudioFileError: as `read_audio`, for any of the files.
+    """
+    if not track.parts:
+        with reading(track.path):
+            return read_audio(
+                track.path,
+                sample_rate=sample_rate,
+                channels=channels,
+                start_seconds=start_seconds,
+                duration_seconds=duration_seconds,
+            )
+    length = track.duration_seconds - start_seconds if duration_seconds is None else duration_seconds
+    mixture = torch.zeros(channels, round(length * sample_rate))
+    for path in track.parts:
+        with reading(path):
+            mixture += read_audio(
+                path,
+                sample_rate=sample_rate,
+                channels=channels,
+                start_seconds=start_seconds,
+                duration_seconds=length,
+                silent_after_end=True,
+            )
+    return mixture
 
 
 class Reader(ABC):

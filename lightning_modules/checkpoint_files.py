@@ -15,35 +15,41 @@ from typing import Any, BinaryIO
 
 import torch
 
+from spectrostream.atomic_files import UNFINISHED, sync, whole_file, write_whole
+
 logger = logging.getLogger(__name__)
 
 _NUMBERED = re.compile(r"step-(\d+)\.ckpt")
 _BEST = re.compile(r"best-step-(\d+)\.ckpt")
-_OURS = re.compile(r"(best-)?step-\d+\.(partial|ckpt\.partial-checksum|ckpt\.sha256)")
+# Earlier versions called files .partial and .partial-checksum while they wrote them.
+_OURS = re.compile(
+    r"(best-)?step-\d+\.(partial|ckpt\.partial-checksum|ckpt\.sha256)"
+    rf"|\.(best-)?step-\d+\.ckpt(\.sha256)?{UNFINISHED}"
+)
 
 
 def numbered_path(folder: Path, step: int) -> Path:
-    """Of the checkpoint of generator update `step`."""
+    """Path of the checkpoint of generator update `step`."""
     return folder / f"step-{step:08d}.ckpt"
 
 
 def best_path(folder: Path, step: int) -> Path:
-    """Of the best checkpoint, if it is that of `step`."""
+    """Path of the best checkpoint if it is that of generator update `step`."""
     return folder / f"best-step-{step:08d}.ckpt"
 
 
 def numbered_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Steps and files, in the order of the steps; damaged ones are among them."""
+    """Steps and files of all numbered checkpoints, damaged ones too, in the order of the steps."""
     return _matching(folder, _NUMBERED)
 
 
 def best_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """As above: one, or two if a process was killed between writing the new one and removing the old."""
+    """Steps and files of the best checkpoint: one, or two if a process was killed before it removed the old one."""
     return _matching(folder, _BEST)
 
 
 def latest_valid_checkpoint(folder: Path) -> Path | None:
-    """The newest numbered checkpoint whose checksum holds, or else the best one; damaged ones are warned of by name."""
+    """The newest numbered checkpoint with a right checksum, or else the best one; each damaged one gives a warning."""
     for _, path in [*reversed(numbered_checkpoints(folder)), *reversed(best_checkpoints(folder))]:
         if is_intact(path):
             return path
@@ -54,7 +60,7 @@ def latest_valid_checkpoint(folder: Path) -> Path | None:
 
 
 def is_intact(path: Path) -> bool:
-    """True if the file is what was written."""
+    """True if the file's SHA-256 is the one that was written beside it."""
     checksum = _checksum_path(path)
     return checksum.exists() and checksum.read_text().split()[:1] == [_sha256(path)]
 
@@ -65,42 +71,37 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
     Raises OSError (no space, no permission) or RuntimeError (torch's writer); nothing unfinished is left then, and what
     stood at `path` before stands there still.
     """
-    partial, checksum = path.with_suffix(".partial"), _checksum_path(path)
-    partial_checksum = checksum.with_suffix(".partial-checksum")
+    checksum = _checksum_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        digest = _write_synced(content, partial)
-        with partial_checksum.open("w") as file:
-            file.write(f"{digest}  {path.name}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        # The checksum goes first: a checkpoint without one counts as damaged, the reverse does no harm.
-        partial_checksum.replace(checksum)
-        partial.replace(path)
+        with whole_file(path) as file:
+            digest = _write_hashed(content, file)
+            sync(file)
+            # The checksum is first: a checkpoint without one counts as damaged, a checksum alone does no harm.
+            write_whole(checksum, f"{digest}  {path.name}\n")
         _sync_folder(path.parent)
     except BaseException:
-        remove([partial, partial_checksum])
         if not path.exists():
             remove([checksum])
         raise
 
 
 def remove_checkpoints(paths: Iterable[Path]) -> None:
-    """With their checksums."""
+    """Remove checkpoints and their checksums."""
     for path in paths:
-        # In this order a process killed in between leaves a checksum alone, which the next start removes.
+        # In this order a process that is killed in between leaves only a checksum, which the next start removes.
         remove([path, _checksum_path(path)])
 
 
 def remove_unfinished(folder: Path) -> None:
-    """What a killed process left: files half written, checksums without a checkpoint. Nobody else may be writing."""
+    """Remove what a killed process left: half-written files, checksums without a checkpoint. Only one process may."""
     for path in folder.glob("*step-*"):
         if _OURS.fullmatch(path.name) and not (path.suffix == ".sha256" and path.with_suffix("").exists()):
             remove([path])
 
 
 def remove(paths: Iterable[Path]) -> None:
-    """A file that cannot be removed is warned of and stays: it does no harm, and other processes wait for this one."""
+    """Remove files; one that cannot be removed gives a warning and stays, because other processes wait for this one."""
     for path in paths:
         try:
             path.unlink(missing_ok=True)
@@ -114,7 +115,7 @@ def _matching(folder: Path, name: re.Pattern[str]) -> list[tuple[int, Path]]:
 
 
 class _HashedFile:
-    """What torch's writer needs of a file, hashed on its way: the checksum is of what was meant."""
+    """The part of a file that torch's writer needs; it hashes the data before they are written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -126,7 +127,7 @@ class _HashedFile:
         try:
             return self._file.write(data)
         except OSError as error:
-            self.error = self.error or error  # torch goes on to complain of positions
+            self.error = self.error or error  # torch's own error is about positions
             raise
 
     def flush(self) -> None:
@@ -136,17 +137,14 @@ class _HashedFile:
         return self._hash.hexdigest()
 
 
-def _write_synced(content: dict[str, Any], path: Path) -> str:
-    with path.open("wb") as file:
-        hashed = _HashedFile(file)
-        try:
-            torch.save(content, hashed)  # type: ignore[arg-type]  # it needs these two methods
-        except RuntimeError:
-            if hashed.error is not None:
-                raise hashed.error from None
-            raise
-        file.flush()
-        os.fsync(file.fileno())
+def _write_hashed(content: dict[str, Any], file: BinaryIO) -> str:
+    hashed = _HashedFile(file)
+    try:
+        torch.save(content, hashed)  # type: ignore[arg-type]  # it needs only these two methods
+    except RuntimeError:
+        if hashed.error is not None:
+            raise hashed.error from None
+        raise
     return hashed.hexdigest()
 
 

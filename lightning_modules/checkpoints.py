@@ -1,4 +1,4 @@
-"""When a run is saved: every so many updates, at a new best validation, at its end; all processes take part."""
+"""When a run is saved: after a number of updates, after a new best validation and at its end, by all processes."""
 
 from __future__ import annotations
 
@@ -31,18 +31,23 @@ __all__ = ["CheckpointError", "RunCheckpoint", "is_intact", "latest_valid_checkp
 
 logger = logging.getLogger(__name__)
 
-JUDGED_BY = "validation/mel_loss"
+BEST_METRIC = "validation/mel_loss"
 
 
 class CheckpointError(UserError):
-    """A checkpoint that had to be written and could not be."""
+    """A required checkpoint could not be written."""
 
 
 class RunCheckpoint(Callback):
-    """Saves every `every` generator updates and at the end of training; keeps the last `keep`, and the best one.
+    """Saves the run during training and at its end.
 
-    keep_best: a checkpoint is also saved when a validation has the lowest `validation/mel_loss` so far. A save that
-    fails while training goes on is a warning; the last one must succeed.
+    A save that fails during training gives a warning; the last one must succeed.
+
+    Args:
+        folder: Where the checkpoints are.
+        every: Generator updates between two checkpoints.
+        keep: Newest checkpoints that stay.
+        keep_best: Whether to save after a validation with the lowest `validation/mel_loss` so far, and keep that one.
     """
 
     def __init__(self, folder: Path, *, every: int, keep: int = 2, keep_best: bool = False) -> None:
@@ -58,11 +63,11 @@ class RunCheckpoint(Callback):
 
     @property
     def state_key(self) -> str:
-        """The same for whatever is derived from this."""
+        """The key of this callback's state in a checkpoint, also for subclasses."""
         return RunCheckpoint.__name__
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """A resumed run stands at a saved step, also during the batches of its first update."""
+        """Note the step that a resumed run starts from: it is saved already."""
         self._saved_step = trainer.global_step
         self._last_good = Path(trainer.ckpt_path) if trainer.ckpt_path else None
         if self._owes_validation(trainer):
@@ -76,22 +81,22 @@ class RunCheckpoint(Callback):
         batch: object,
         batch_index: int,
     ) -> None:
-        """A batch that completed no update leaves the step as it was and saves nothing."""
+        """Save if it is time; a batch that completes no update does not change the step and saves nothing."""
         if trainer.global_step % self.every == 0:
             self.save(trainer, required=False)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Saves the best."""
+        """Save if this validation is the best so far."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
         self._validated_step = trainer.global_step
-        loss = trainer.callback_metrics.get(JUDGED_BY)
+        loss = trainer.callback_metrics.get(BEST_METRIC)
         if self.keep_best and loss is not None:
-            # Rank 0's number, to the last bit: all save, or none.
+            # Rank 0's exact number, so that all processes save or none.
             self._save_if_best(trainer, trainer.strategy.broadcast(float(loss)))
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """The last state, unless it is saved already."""
+        """Save the last state, unless it is saved already."""
         self.save(trainer, required=True)
 
     def state_dict(self) -> dict[str, Any]:
@@ -99,14 +104,19 @@ class RunCheckpoint(Callback):
         return {"best_loss": self.best_loss, "best_step": self.best_step, "validated_step": self._validated_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From the checkpoint: the best of what led to it, whatever was found after it."""
+        """From the checkpoint: the best result before it; later ones do not count."""
         self.best_loss, self.best_step = state["best_loss"], state["best_step"]
         self._validated_step = state["validated_step"]
 
     def save(self, trainer: lightning.Trainer, *, required: bool) -> None:
-        """A checkpoint of this step, unless there is one; every process must call this.
+        """Write a checkpoint of this step, unless there is one; every process must call this.
 
-        If it cannot be written: where it is `required` every process raises CheckpointError, else the first one warns.
+        Args:
+            trainer: Lightning's trainer.
+            required: Whether a failure is an error; otherwise the first process gives a warning.
+
+        Raises:
+            CheckpointError: In every process, if a required checkpoint cannot be written.
         """
         step = trainer.global_step
         if step == self._saved_step:
@@ -118,7 +128,7 @@ class RunCheckpoint(Callback):
             return
         self._saved_step, self._last_good = step, path
         if trainer.is_global_zero:
-            # Newer ones are damaged, or training had gone on from them: they count for nothing.
+            # Newer ones are damaged or of a continuation that was given up: they do not count.
             older = [path for number, path in numbered_checkpoints(self.folder) if number <= step]
             remove_checkpoints(older[: -self.keep])
 
@@ -136,7 +146,7 @@ class RunCheckpoint(Callback):
             remove_checkpoints(other for _, other in best_checkpoints(self.folder) if other != path)
 
     def _owes_validation(self, trainer: lightning.Trainer) -> bool:
-        # A process that ended between an update's checkpoint and its validation: Lightning would pass that one over.
+        # If a process ended between an update's checkpoint and its validation, Lightning would skip that validation.
         if not trainer.global_step or not trainer.enable_validation or not sum(trainer.num_val_batches):
             return False
         every = trainer.val_check_batch
@@ -156,7 +166,7 @@ class RunCheckpoint(Callback):
 
 
 class _Writer(TorchCheckpointIO):
-    """Keeps what went wrong, where raising it would leave the other processes waiting for the one that writes."""
+    """Keeps an error instead of raising it: the other processes would wait for the writing one forever."""
 
     failure: str | None = None
 
@@ -170,7 +180,7 @@ class _Writer(TorchCheckpointIO):
 
 
 def _write(trainer: lightning.Trainer, path: Path) -> str | None:
-    """Every process takes part, the first one writes; all learn the reason if it could not."""
+    """Write a checkpoint in the first process; every process calls this and gets the reason of a failure."""
     with _writing(trainer) as writer:
         trainer.save_checkpoint(path, weights_only=False)
     return trainer.strategy.broadcast(writer.failure)
@@ -187,7 +197,7 @@ def _writing(trainer: lightning.Trainer) -> Iterator[_Writer]:
 
 
 def _validate(trainer: lightning.Trainer) -> None:
-    """As after the update. Lightning's counters stay: it will count this one as done when it goes on."""
+    """Validate as after an update, and restore Lightning's counters: it counts this validation itself later."""
     loop = trainer.fit_loop.epoch_loop.val_loop
     counted = loop.batch_progress.state_dict()
     was_restarting, loop.restarting = loop.restarting, False

@@ -1,4 +1,4 @@
-"""Seconds trained and music heard over all attempts of a run, and how fast it goes now."""
+"""Measures a run: seconds of training and of audio over all attempts, and the current speed."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 ReportStep = Callable[[int, dict[str, float]], None]
-"""Told the generator updates done after every batch, and with every `log_every`-th update what is logged of it."""
+"""Gets the number of generator updates after every batch, and after every `log_every`-th update its logged values."""
 
 
 class DataWait(Callback):
-    """Seconds between a batch, with all that callbacks do after it, and the next one; must be the last callback."""
+    """Measures the seconds that training waits for its next batch; must be the last callback."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self._since = time.monotonic()
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """The first batch is waited for from here."""
+        """Start waiting for the first batch."""
         self._since = time.monotonic()
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: object, batch_index: int
     ) -> None:
-        """The batch is there."""
+        """Stop waiting: the batch has arrived."""
         self.seconds += time.monotonic() - self._since
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: object, batch: object, batch_index: int
     ) -> None:
-        """The next one is wanted."""
+        """Start waiting for the next batch."""
         self._since = time.monotonic()
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """A validation lies between two batches and is no waiting."""
+        """Start again: a validation between two batches does not count as waiting."""
         self._since = time.monotonic()
 
 
 @dataclass(frozen=True)
 class _Mark:
-    """What was counted when the speed was last logged."""
+    """The counts at the time the speed was last logged."""
 
     step: int
     seconds: float
@@ -54,11 +54,13 @@ class _Mark:
 
 
 class TrainingClock(Callback):
-    """Counts what is trained, and logs its speed every `log_every` updates; must be the first callback.
+    """Counts seconds of training and of audio, and logs the speed every `log_every` updates; the first callback.
 
-    seconds: waiting for data and training on it; validation, samples and checkpoints are not counted. audio_seconds:
-    of all processes. Both are over all attempts: they are in the checkpoint.
-    data_wait: measures the waiting; must be the last callback.
+    Attributes:
+        seconds: Time spent waiting for data and training on it, over all attempts (it is in the checkpoint).
+            Validation, samples and checkpoints do not count.
+        audio_seconds: Audio that all processes trained on, over all attempts.
+        data_wait: Measures the waiting; must be the last callback.
     """
 
     def __init__(self, report: ReportStep | None, log_every: int) -> None:
@@ -72,19 +74,19 @@ class TrainingClock(Callback):
         self._mark = _Mark(0, 0.0, 0.0, 0.0)
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Speed is counted from the first batch of this attempt."""
+        """Measure speed from the first batch of this attempt."""
         self._mark = self._now(trainer)
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: object, batch_index: int
     ) -> None:
-        """The clock runs."""
+        """Start the clock."""
         self._started = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: object, batch: torch.Tensor, batch_index: int
     ) -> None:
-        """Adds this batch, of every process, logs the speed and reports the step."""
+        """Add this batch of every process, log the speed and report the step."""
         self.seconds += time.monotonic() - self._started + self.data_wait.seconds - self._waited
         self._waited = self.data_wait.seconds
         self.audio_seconds += trainer.world_size * batch.shape[0] * batch.shape[-1] / module.codec.sample_rate

@@ -1,4 +1,4 @@
-"""What the launcher of a run knows: SLURM's environment, and the checkpoint that all its processes go on from."""
+"""What the launcher of a run provides: SLURM's environment, and one checkpoint from which all processes resume."""
 
 from __future__ import annotations
 
@@ -16,29 +16,36 @@ _TOLD = "SPECTROSTREAM_RESUME_FROM"
 
 
 def cluster_plugins() -> list[ClusterEnvironment]:
-    """For the Trainer: in a task that srun started, SLURM without Lightning's requeueing.
+    """Plugins for the trainer: in a task that srun started, SLURM without Lightning's requeueing.
 
-    That one writes checkpoints of its own beside the run, which any later run in the folder would load; ours ends with
-    exit code 75 and the job script requeues.
+    Lightning's requeueing writes its own checkpoints beside the run, and any later run in the folder would load them.
+    Here a run that is asked to stop ends with exit code 75, and the job script requeues it.
     """
-    # Without SLURM's variables nobody needs to be told that srun exists, which `detect` does.
+    # `detect` prints advice about srun, which nobody needs without SLURM's variables.
     is_task = "SLURM_NTASKS" in os.environ and "SLURM_PROCID" in os.environ
     return [SLURMEnvironment(auto_requeue=False)] if is_task and SLURMEnvironment.detect() else []
 
 
 def agreed_checkpoint(trainer: lightning.Trainer, folder: Path) -> Path | None:
-    """The newest valid checkpoint in `folder`, searched and read by the first process alone and told to the others.
+    """Find the newest valid checkpoint; only the first process searches, and tells the others.
 
-    To be called in every process, before `trainer.fit`. Unfinished files of a killed process are removed.
+    Every process must call it before `trainer.fit`. It removes unfinished files of a killed process.
+
+    Args:
+        trainer: Lightning's trainer.
+        folder: The folder of the checkpoints.
+
+    Returns:
+        The checkpoint's path; None if there is none.
     """
     strategy = trainer.strategy
     if not isinstance(strategy, DDPStrategy):
         return _search(folder)
     if "TORCHELASTIC_RUN_ID" in os.environ or isinstance(strategy.cluster_environment, SLURMEnvironment):
-        strategy.setup_environment()  # `fit` finds it done
+        strategy.setup_environment()  # `fit` does not repeat it
         return strategy.broadcast(_search(folder) if trainer.is_global_zero else None)
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:
-        # Started by a process that had searched.
+        # The process that started this one has searched already.
         return Path(os.environ[_TOLD]) if os.environ[_TOLD] else None
     found = _search(folder)
     os.environ[_TOLD] = str(found or "")

@@ -1,4 +1,4 @@
-"""The GAN step: when the judge learns, when the codec learns. What they compute is the codec room's."""
+"""The GAN step: when the discriminator learns, when the codec learns. `spectrostream` computes what they learn from."""
 
 from __future__ import annotations
 
@@ -25,34 +25,38 @@ from lightning_modules.optimization import (
 )
 from lightning_modules.training_config import TrainingConfig
 from lightning_modules.weight_ema import WeightAverage
-from spectrostream.adversarial.discriminators import Discriminator
+from spectrostream.adversarial.contract import Discriminator, DiscriminatorOutput
 from spectrostream.adversarial.loss_balancer import LossBalancer
 from spectrostream.adversarial.losses import MultiScaleMelLoss
-from spectrostream.adversarial.objectives import build_objective
-from spectrostream.codebook_learning import summed
-from spectrostream.codec import SpectroStream
-from spectrostream.interface import Reconstruction
-from spectrostream.registry import Codec
+from spectrostream.adversarial.objectives import CODEC_LOSS, build_objective
+from spectrostream.collectives import summed
+from spectrostream.interface import Reconstruction, TrainableCodec
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 
 
 class OtherModelError(ValueError):
-    """A checkpoint that does not fit the model that is to go on from it."""
+    """A checkpoint is of another model than the one that should resume from it."""
 
 
 class CodecTraining(lightning.LightningModule):
-    """Trains any codec that returns a `Reconstruction` against a judge that returns a `Judgement`.
+    """Trains any codec against any discriminator.
 
-    One reconstruction serves both turns, and both sides are updated after both turns are computed: neither sees the
-    other's new weights, so gradients accumulated over several batches equal those of one large batch. The codebooks are
-    no part of this: they learn, and decay, with every batch.
+    Each step has a discriminator's turn and a generator's turn, which share one reconstruction. Both are updated after
+    both turns, so neither sees the other's new weights, and gradients accumulated over several batches equal those of
+    one large batch. The codebooks learn with every batch instead.
 
-    precision_name: as `trainer.precision`, read when training starts. bad_batches: where the batches of skipped updates
-    are kept, or None.
+    Args:
+        codec: The generator; returns a `Reconstruction` in training.
+        discriminator: Tells original from decoded audio.
+        config: What the training computes.
+
+    Attributes:
+        precision_name: As `trainer.precision`; read when training starts.
+        bad_batches: Where the batches of skipped updates are kept, or None.
     """
 
-    def __init__(self, codec: Codec, discriminator: Discriminator, config: TrainingConfig) -> None:
+    def __init__(self, codec: TrainableCodec, discriminator: Discriminator, config: TrainingConfig) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.codec = codec
@@ -60,25 +64,25 @@ class CodecTraining(lightning.LightningModule):
         self.config = config
         self.precision_name = "32-true"
         self.bad_batches: Path | None = None
-        self.objective = build_objective(config.recipe, codec.sample_rate)
+        self.objective = build_objective(config.recipe, codec.sample_rate, config.loss)
         self.mel_loss = MultiScaleMelLoss(codec.sample_rate)
-        weights = {name: getattr(config.loss, name) for name in ("mel", "adversarial", "feature_matching")}
+        weights = {name: getattr(config.loss, name) for name in self.objective.names}
         self.balancer = LossBalancer(weights, config.balance_decay) if config.balance else None
         self.average: WeightAverage | None = None
         self._restored: Mapping[str, Any] = {}
-        self._batches: list[Tensor] = []  # of the update in progress
-        self._losses: list[Tensor] = []  # likewise, both sides'
+        self._batches: list[Tensor] = []  # of the current update
+        self._losses: list[Tensor] = []  # likewise, of generator and discriminator
         self._validating: AbstractContextManager[None] = nullcontext()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Generator first, discriminator second."""
+        """Build both optimizers: the generator's first, the discriminator's second."""
         return [
             build_optimizer(self.config.generator, self.codec.parameters()),
             build_optimizer(self.config.discriminator, self.discriminator.parameters()),
         ]
 
     def on_fit_start(self) -> None:
-        """What a run carries besides weights and optimizers; checkpoints lie between updates, never within one."""
+        """Set up what a run has besides weights and optimizers; a checkpoint is always between two updates."""
         self._batches, self._losses = [], []
         self.precision = Precision(self.precision_name, self.device)
         self.guard = UpdateGuard(
@@ -97,11 +101,15 @@ class CodecTraining(lightning.LightningModule):
         return parts if self.average is None else {**parts, "weight_average": self.average}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Scalers, counts and averaged weights."""
+        """Add scalers, counts and averaged weights."""
         checkpoint["carried"] = {name: part.state_dict() for name, part in self._carried().items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses another model's checkpoint, with the first difference instead of all of them."""
+        """Check that the checkpoint is of this model.
+
+        Raises:
+            OtherModelError: It is not; the message names the first difference.
+        """
         saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
         own = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
         for name in sorted(saved.keys() | own.keys()):
@@ -114,17 +122,22 @@ class CodecTraining(lightning.LightningModule):
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Within it `codec` has the averaged weights, if they are averaged at all."""
+        """Give `codec` the averaged weights within the context, if they are averaged at all."""
         with nullcontext() if self.average is None else self.average.swapped_in():
             yield
 
     def adopt_averaged_weights(self) -> None:
-        """Gives the codec the averaged weights for good: the training is over."""
+        """Give the codec the averaged weights permanently, after training."""
         if self.average is not None:
             self.average.adopt()
 
     def training_step(self, batch: Tensor, batch_index: int) -> None:
-        """batch: `[batch, channels, samples]`. Both turns; on the last batch of an update also both optimizers."""
+        """Compute both turns, and with the last batch of an update both optimizers' steps.
+
+        Args:
+            batch: `[batch, channels, samples]`.
+            batch_index: Not used; Lightning passes it.
+        """
         self._count_generator_updates_only()
         self.precision.check(self.codec, self.discriminator, batch[:1])
         self._seed_batch()
@@ -134,76 +147,105 @@ class CodecTraining(lightning.LightningModule):
         learns = since_start >= 0 and since_start % self.config.discriminator_every == 0
         with self.precision.autocast():
             reconstruction = self.codec(batch)
-        real_features = judge_gradients = None
+        real_output = discriminator_gradients = None
         if since_start >= 0:
-            real_features = self._discriminator_turn(batch, reconstruction.audio.detach(), learns=learns)
+            real_output = self._discriminator_turn(batch, reconstruction.audio.detach(), learns=learns)
         if learns and is_last:
-            judge_gradients = GradientAverage(self.discriminator.parameters())  # they travel during the other turn
-        self._generator_turn(batch, reconstruction, real_features)
+            # The processes exchange them during the generator's turn.
+            discriminator_gradients = GradientAverage(self.discriminator.parameters())
+        self._generator_turn(batch, reconstruction, real_output)
         if is_last:
-            self._update(judge_gradients)
+            self._update(discriminator_gradients)
             self._batches, self._losses = [], []
 
     def on_validation_epoch_start(self) -> None:
-        """The averaged weights are validated."""
+        """Swap the averaged weights in, to validate them."""
         self._validating = self.averaged_weights()
         self._validating.__enter__()
 
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
-        """Mel loss of held-out audio coded at the full rate."""
+        """Log the mel loss of held-out audio coded at the full rate.
+
+        Args:
+            batch: `[batch, channels, samples]`.
+            batch_index: Not used; Lightning passes it.
+        """
         decoded = self.codec.decode(self.codec.encode(batch), length=batch.shape[-1])
-        self.log("validation/mel_loss", self.mel_loss(decoded, batch).total, sync_dist=True, batch_size=len(batch))
+        self.log("validation/mel_loss", self.mel_loss(decoded, batch), sync_dist=True, batch_size=len(batch))
         # The maximum of equal numbers is exact; their mean rounds, and the loggers cut it to an integer.
         self.log("step", float(self.global_step), reduce_fx="max", sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
-        """How the codebooks are used, on average over the levels; codebooks that learn by gradients do not count it."""
+        """Log how the codebooks are used, averaged over the levels; only codebooks with moving averages count it."""
         self._validating.__exit__(None, None, None)
-        if isinstance(self.codec, SpectroStream) and self.codec.quantizer.learning.is_started:
-            statistics = self.codec.quantizer.learning.statistics()
+        statistics = self.codec.codebook_statistics()
+        if statistics is not None:
             self.log("validation/codebook_perplexity", statistics.perplexity.mean(), sync_dist=True)
             self.log("validation/codebook_used", statistics.used.mean(), sync_dist=True)
 
-    def _discriminator_turn(self, real: Tensor, fake: Tensor, *, learns: bool) -> list[list[Tensor]]:
-        """The judge hears both, and learns if it is its turn; returns what it notices in the original."""
+    def _discriminator_turn(self, real: Tensor, fake: Tensor, *, learns: bool) -> DiscriminatorOutput:
+        """Add the discriminator's gradients if it learns.
+
+        Args:
+            real: Original audio `[batch, channels, samples]`.
+            fake: Decoded audio, the same shape, without a graph.
+            learns: Whether the discriminator learns in this update.
+
+        Returns:
+            The discriminator's output for the original, without a graph.
+        """
         with self.precision.autocast(), torch.set_grad_enabled(learns):
-            judged_real, judged_fake = self.discriminator(real), self.discriminator(fake)
-            loss = self.objective.discriminator_loss(judged_real.logits, judged_fake.logits)
+            real_output, fake_output = self.discriminator(real), self.discriminator(fake)
+            loss = self.objective.discriminator_loss(real_output.logits, fake_output.logits)
         if learns:
             self.manual_backward(self.precision.scaled(loss / self.config.accumulate, DISCRIMINATOR))
             self._losses.append(loss.detach())
-        right_of_real, right_of_fake = self.objective.accuracy(judged_real.logits, judged_fake.logits)
+        right_of_real, right_of_fake = self.objective.accuracy(real_output.logits, fake_output.logits)
         self.log("train/discriminator_loss", loss.detach())
         self.log("train/discriminator_accuracy_real", right_of_real)
         self.log("train/discriminator_accuracy_fake", right_of_fake)
-        return judged_real.features
+        output: DiscriminatorOutput = real_output.detach()
+        return output
 
     def _generator_turn(
-        self, real: Tensor, reconstruction: Reconstruction, real_features: list[list[Tensor]] | None
+        self, real: Tensor, reconstruction: Reconstruction, real_output: DiscriminatorOutput | None
     ) -> None:
-        # The judge's weights take no gradient in this turn.
+        """Add the codec's gradients and log all of its losses.
+
+        Args:
+            real: Original audio `[batch, channels, samples]`.
+            reconstruction: What the codec made of it.
+            real_output: The discriminator's output for the original; None before `adversarial_start`.
+        """
+        # The discriminator's weights take no gradient in this turn.
         self.discriminator.requires_grad_(False)
         audio = reconstruction.audio
-        losses = {"mel": self.objective.reconstruction_loss(audio, real)}
-        if real_features is not None:
+        losses = self.objective.reconstruction_losses(audio, real)
+        if real_output is not None:
             with self.precision.autocast():
-                judged = self.discriminator(audio)
-                losses["adversarial"] = self.objective.adversarial_loss(judged.logits)
-                losses["feature_matching"] = self.objective.feature_matching_loss(real_features, judged.features)
+                losses |= self.objective.adversarial_losses(real_output, self.discriminator(audio))
         total = self._descend(losses, reconstruction)
         self._losses.append(total.detach())
         self.discriminator.requires_grad_(True)
-        losses["commitment"] = reconstruction.commitment_loss
+        losses[CODEC_LOSS] = reconstruction.commitment_loss
         self.log_dict({f"train/{name}_loss": loss.detach() for name, loss in losses.items()})
         self.log("train/generator_loss", total.detach())
         # The loggers' x axis, in completed generator updates; Lightning's own counts batches here.
         self.log("step", float(self.global_step + 1))
 
     def _descend(self, losses: Mapping[str, Tensor], reconstruction: Reconstruction) -> Tensor:
-        """Adds the codec's gradients; returns the weighted loss."""
+        """Add the codec's gradients.
+
+        Args:
+            losses: Scalars of the decoded audio, by name.
+            reconstruction: The decoded audio, and the codec's own loss.
+
+        Returns:
+            The weighted sum of all losses, a scalar.
+        """
         weights, share = self.config.loss, 1 / self.config.accumulate
         weighted = torch.stack([getattr(weights, name) * loss for name, loss in losses.items()]).sum()
-        commitment = weights.commitment * reconstruction.commitment_loss
+        commitment = getattr(weights, CODEC_LOSS) * reconstruction.commitment_loss
         if self.balancer is None:
             self.manual_backward(self.precision.scaled(share * (weighted + commitment), GENERATOR))
         else:
@@ -215,15 +257,15 @@ class CodecTraining(lightning.LightningModule):
             torch.autograd.backward(ends, gradients)
         return weighted + commitment
 
-    def _update(self, judge_gradients: GradientAverage | None) -> None:
-        """Both sides' optimizers, or neither where a gradient is not what it should be."""
+    def _update(self, discriminator_gradients: GradientAverage | None) -> None:
+        """Step both optimizers, or neither if a gradient is not finite or explodes."""
         generator, discriminator = self._both_optimizers()
         sides: dict[str, tuple[nn.Module, Any, OptimizerConfig]]
         sides = {GENERATOR: (self.codec, generator, self.config.generator)}
         travelling = {GENERATOR: GradientAverage(self.codec.parameters())}
-        if judge_gradients is not None:
+        if discriminator_gradients is not None:
             sides[DISCRIMINATOR] = (self.discriminator, discriminator, self.config.discriminator)
-            travelling[DISCRIMINATOR] = judge_gradients
+            travelling[DISCRIMINATOR] = discriminator_gradients
         norms = {}
         for name, (side, optimizer, config) in sides.items():
             travelling[name].finish()
@@ -234,7 +276,7 @@ class CodecTraining(lightning.LightningModule):
         is_good = self._is_good(norms)
         for name, (_, optimizer, config) in sides.items():
             if not is_good:
-                optimizer.zero_grad()  # without gradients the step below changes nothing and counts
+                optimizer.zero_grad()  # without gradients the step below changes nothing, but counts
             set_learning_rate(optimizer, learning_rate(config, step, self.config.max_steps))
             optimizer.step()
             optimizer.zero_grad()
@@ -243,9 +285,9 @@ class CodecTraining(lightning.LightningModule):
             self.average.update()
 
     def _is_good(self, norms: Mapping[str, Tensor]) -> bool:
-        """Whether the update is to be applied; the one place in a step that waits for the device."""
+        """Whether the update is applied; the only place in a step that waits for the device."""
         loss = torch.stack(self._losses).sum()
-        summed(loss)  # the verdict is everybody's
+        summed(loss)  # all processes decide alike
         *values, total = torch.stack([*norms.values(), loss]).tolist()
         problem = self.guard.problem(dict(zip(norms, values, strict=True)))
         is_overflow = math.isfinite(total) and any(self.precision.can_overflow(name) for name in norms)
@@ -267,13 +309,13 @@ class CodecTraining(lightning.LightningModule):
         return optimizers
 
     def _seed_batch(self) -> None:
-        """Random draws depend on the position alone, so that a resumed run draws the same.
+        """Seed random draws by the position in the run alone, so that a resumed run draws the same.
 
-        Processes draw alike, each for the examples of all: a batch is the same, however many share it. DAC draws for
-        its own examples only.
+        Where the codec draws for the examples of all processes, all processes have the same seed, and a batch is the
+        same however many share it. Otherwise each process has its own.
         """
         batch = self.global_step * self.config.accumulate + len(self._batches)
-        rank = 0 if isinstance(self.codec, SpectroStream) else self.global_rank
+        rank = 0 if self.codec.draws_for_all_processes else self.global_rank
         torch.manual_seed(_stable_seed(self.config.seed, batch, rank))
 
 

@@ -1,4 +1,4 @@
-"""How a module is executed: number formats, compilation, memory layout, activations kept or computed again."""
+"""How a training is executed: number formats, compilation, memory layout, activation checkpointing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from spectrostream.adversarial.discriminators import Discriminator
+from spectrostream.adversarial.contract import Discriminator
 from spectrostream.adversarial.stft_discriminator import ResidualBlock2d
-from spectrostream.codec import SpectroStream
-from spectrostream.decoder import DecoderBlock
-from spectrostream.encoder import EncoderBlock
+from spectrostream.interface import TrainableCodec
 from spectrostream.precision_check import run_wrong_convolutions_in_float32
-from spectrostream.registry import Codec
 
 SIDES = ("generator", "discriminator")
 INITIAL_SCALE = 2.0**16
@@ -24,12 +21,13 @@ _AUTOCAST_TYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class Precision:
-    """Autocast for forward passes, and a gradient scaler for each side where float16 needs one.
+    """Autocast for forward passes, and where float16 needs them a gradient scaler for generator and discriminator.
 
     Lightning's own plugin shares one scaler between optimizers and unscales after clipping.
 
-    float32_layers: convolutions that run in float32, because this CPU computes them wrongly in the short format; of all
-    starts of a run the most.
+    Attributes:
+        float32_layers: Number of convolutions that run in float32, because this CPU computes them wrongly in the short
+            format; the highest number over all starts of a run.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -43,11 +41,11 @@ class Precision:
         }
 
     def autocast(self) -> torch.autocast:
-        """A fresh context for one forward pass: what it casts it keeps until its end."""
+        """A new context for one forward pass; it keeps the weights that it casts until it ends."""
         dtype = _AUTOCAST_TYPES.get(self.name)
         return torch.autocast(self._device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
-    def check(self, codec: Codec, discriminator: Discriminator, crop: Tensor) -> None:
+    def check(self, codec: TrainableCodec, discriminator: Discriminator, crop: Tensor) -> None:
         """On a CPU, once: has the convolutions that it computes wrongly in this format computed in float32.
 
         crop: `[1, channels, samples]`, as the training has it.
@@ -68,15 +66,15 @@ class Precision:
         self.float32_layers = max(self.float32_layers, len(wrong))
 
     def scaled(self, loss: Tensor, side: str) -> Tensor:
-        """The loss to call backward on."""
+        """The loss of one side of the GAN, scaled for its backward pass."""
         return self._scalers[side].scale(loss)
 
     def unscale(self, optimizer: torch.optim.Optimizer, side: str) -> None:
-        """Makes true gradients of the scaled ones."""
+        """Divide the gradients by the scale of that side."""
         self._scalers[side].unscale_(optimizer)
 
     def update(self, side: str) -> None:
-        """After an update, applied or not: the scale halves after an overflow and doubles after a long time without."""
+        """Adapt the scale after an update, applied or not: half after an overflow, double after a long time without."""
         self._scalers[side].update()
 
     def can_overflow(self, side: str) -> bool:
@@ -89,7 +87,7 @@ class Precision:
         return {**scalers, "float32_layers": self.float32_layers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """From a checkpoint; one of another number format leaves the scales as they are."""
+        """From a checkpoint; a checkpoint of another number format does not change the scales."""
         self.float32_layers = max(self.float32_layers, state.get("float32_layers", 0))
         for side, scaler in self._scalers.items():
             if self.is_scaled and state.get(side):
@@ -97,22 +95,21 @@ class Precision:
 
 
 def lay_out_channels_last(*modules: nn.Module) -> None:
-    """Two-dimensional convolutions with features as the innermost dimension, the layout of matrix units."""
+    """Store two-dimensional convolutions with features as the innermost dimension, the layout of matrix units."""
     for module in modules:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def compile_training(codec: Codec, discriminator: nn.Module) -> None:
-    """`torch.compile` for the convolutions of a training pass; names in the state dict stay.
+def compile_training(codec: TrainableCodec, discriminator: nn.Module) -> None:
+    """Compile the convolutions of a training pass with `torch.compile`; names in the state dict do not change.
 
-    Encoding and decoding go on with the plain layers: streams carry state, and their lengths vary.
+    Encoding and decoding keep the plain layers: streams carry state, and their lengths vary.
     """
-    model = codec if isinstance(codec, SpectroStream) else codec.model
-    for part in (model.encoder, model.decoder):
-        part.forward = _only_in_training(part.forward)  # type: ignore[method-assign]
-    for judge in discriminator.modules():
-        if hasattr(judge, "spectrogram"):  # complex numbers are not for the compiler
-            judge.spectrogram = torch.compiler.disable(judge.spectrogram)
+    for part in codec.networks:
+        part.forward = _only_in_training(part.forward)
+    for part in discriminator.modules():
+        if hasattr(part, "spectrogram"):  # the compiler does not support complex numbers
+            part.spectrogram = torch.compiler.disable(part.spectrogram)
     discriminator.compile(backend=COMPILER)
 
 
@@ -126,12 +123,11 @@ def _only_in_training(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return run
 
 
-def checkpoint_activations(*modules: nn.Module) -> None:
-    """Residual blocks keep their input alone and run a second time in the backward pass."""
-    for module in modules:
-        for block in module.modules():
-            if isinstance(block, EncoderBlock | DecoderBlock | ResidualBlock2d):
-                block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
+def checkpoint_activations(codec: TrainableCodec, discriminator: nn.Module) -> None:
+    """Let residual blocks keep only their input; they run a second time in the backward pass."""
+    judging = (block for block in discriminator.modules() if isinstance(block, ResidualBlock2d))
+    for block in (*codec.recomputed_blocks, *judging):
+        block.forward = _recomputed(block.forward)
 
 
 def _recomputed(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:

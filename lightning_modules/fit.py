@@ -1,4 +1,4 @@
-"""A training run in a folder: trainer and callbacks; started again it goes on."""
+"""Runs a training in a folder; a run that is started again resumes from its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -22,21 +22,25 @@ from lightning_modules.gradient_averaging import AveragingStrategy
 from lightning_modules.loggers import opened_loggers
 from lightning_modules.preemption import Preemption
 from lightning_modules.rank_cleanup import bind_ranks
+from lightning_modules.run_files import BAD_BATCHES, CHECKPOINTS
 from lightning_modules.trainer_config import TrainerConfig
 from spectrostream.errors import UserError
 
 
 class TrainingStoppedError(UserError):
-    """A run that ended before its last step; its checkpoints are there."""
+    """A run ended before its last step; its checkpoints are valid."""
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a finished training was.
+    """Numbers of a finished training.
 
-    steps: generator updates. seconds: of training over all attempts. audio_seconds: trained on. float32_layers:
-    convolutions that the CPU computes wrongly in the short number format of `trainer.precision` and that ran in
-    float32.
+    Attributes:
+        steps: Generator updates.
+        seconds: Seconds of training over all attempts.
+        audio_seconds: Seconds of audio that it trained on.
+        float32_layers: Convolutions that ran in float32, because the CPU computes them wrongly in the short number
+            format of `trainer.precision`.
     """
 
     steps: int
@@ -55,14 +59,32 @@ def fit(
     run_name: str | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> FitResult:
-    """Trains in `folder` up to the module's max_steps, from its newest valid checkpoint if there is one.
+    """Train up to the module's max_steps, from the newest valid checkpoint in the folder if there is one.
 
-    Afterwards the module's codec has the averaged weights, where they are averaged. callbacks: further ones.
+    Afterwards the module's codec has the averaged weights, if `training.ema_decay` is set.
+
+    Args:
+        module: Codec, discriminator and what they compute.
+        data: Batches `[batch, channels, samples]`.
+        config: Where and how the run executes.
+        folder: The run's folder, for checkpoints and logs.
+        report: Gets the progress; see `ReportStep`.
+        run_name: Name of the run in the loggers; the folder's name by default.
+        callbacks: Further callbacks.
+
+    Returns:
+        The numbers of the finished training.
+
+    Raises:
+        TrainingStoppedError: Training ended before its last step.
+        TrainingDivergedError: Too many updates were skipped.
+        PreemptedError: The run was asked to stop; it is saved.
+        TrainingInterruptedError: Ctrl-C stopped the run; it is saved.
     """
-    module.bad_batches = folder / "bad-batches"
+    module.bad_batches = folder / BAD_BATCHES
     clock = TrainingClock(report, config.log_every)
     checkpoint = RunCheckpoint(
-        folder / "checkpoints",
+        folder / CHECKPOINTS,
         every=config.checkpoint_every,
         keep=config.keep_checkpoints,
         keep_best=config.keep_best,
@@ -71,12 +93,12 @@ def fit(
     # The clock comes first: a checkpoint then holds the time of the step it was written after.
     ordered = [clock, *callbacks, CollapseWatch(), checkpoint, preemption, clock.data_wait]
     with opened_loggers(config, folder, run_name) as loggers, warnings.catch_warnings():
-        _ignore_what_is_meant()
+        _ignore_intended_uses()
         trainer = build_trainer(module, config, ordered, loggers)
         bind_ranks(trainer)
         found = agreed_checkpoint(trainer, checkpoint.folder)
         trainer.fit(module, datamodule=data, ckpt_path=found, weights_only=True)
-        # Within the loggers' reach: they are told that the run failed.
+        # Inside the loggers' context: an error here marks their run as failed.
         preemption.raise_if_preempted()
         _require_good_end(trainer, module)
     module.adopt_averaged_weights()
@@ -86,7 +108,7 @@ def fit(
 
 def _require_good_end(trainer: lightning.Trainer, module: CodecTraining) -> None:
     if trainer.global_step < module.config.max_steps:
-        # A callback, for instance: Lightning then returns as if all were done.
+        # A callback can stop training; Lightning then returns as if it had finished.
         raise TrainingStoppedError(
             f"training stopped at step {trainer.global_step} of {module.config.max_steps}; "
             "type the same command again to go on"
@@ -97,7 +119,12 @@ def _require_good_end(trainer: lightning.Trainer, module: CodecTraining) -> None
 def build_trainer(
     module: CodecTraining, config: TrainerConfig, callbacks: list[Callback], loggers: list[Logger]
 ) -> lightning.Trainer:
-    """Lightning's trainer for a run counted in generator updates; prepares the module to be executed as configured."""
+    """Build Lightning's trainer for a run counted in generator updates, and prepare the module's execution.
+
+    Raises:
+        RuntimeError: The launcher gave another number of processes than configured.
+        UserError: Settings contradict each other.
+    """
     _prepare(module, config)
     accumulate = module.config.accumulate
     world_size = config.devices * config.num_nodes
@@ -140,7 +167,7 @@ def _prepare(module: CodecTraining, config: TrainerConfig) -> None:
             "training.balance = true and trainer.precision = '16-mixed' do not go together: the balancer needs the "
             "true sizes of gradients; type trainer.precision=bf16-mixed, or training.balance=false"
         )
-    # Casting is done in the training step, see `Precision`; Lightning's own would be one more.
+    # The training step casts, see `Precision`; Lightning's own casting would come on top.
     module.precision_name = config.precision
     if config.channels_last:
         lay_out_channels_last(module.codec, module.discriminator)
@@ -150,13 +177,12 @@ def _prepare(module: CodecTraining, config: TrainerConfig) -> None:
         compile_training(module.codec, module.discriminator)
 
 
-def _ignore_what_is_meant() -> None:
+def _ignore_intended_uses() -> None:
     messages = (
-        # Data at hand in memory needs no workers; small models on CPU machines are a use of ours.
+        # Data in memory need no workers; training small models on a CPU is intended.
         ".*does not have many workers.*",
         ".*available but not used.*",
-        # Lightning's own use of a torch interface that torch 2.13 calls old, and torch's compiler looking at what it
-        # compiles.
+        # Lightning uses a torch interface that torch 2.13 calls old; torch's compiler reads gradients of inner tensors.
         ".*isinstance.treespec, LeafSpec.*",
         "The .grad attribute of a Tensor that is not a leaf.*",
     )

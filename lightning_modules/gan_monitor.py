@@ -1,4 +1,4 @@
-"""Notices a game that is over: a judge that always wins or always loses, codebooks of which little is used."""
+"""Warns when the GAN collapses: the discriminator always wins or always loses, or few codebook entries are used."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 PATIENCE = 20  # log entries in a row
-VALIDATIONS = 2  # in a row; at the first one k-means may just have filled the codebooks
-WON, LOST = 0.999, 0.5  # shares of right verdicts, on originals and decoded audio alike
+VALIDATIONS = 2  # in a row; before the first one k-means may just have filled the codebooks
+WON, LOST = 0.999, 0.5  # shares of right answers, for original and for decoded audio
 LEAST_USED = 0.1
 
 
 class CollapseWatch(Callback):
-    """Warns once per run and kind; it changes nothing."""
+    """Warns once per run and kind of collapse; it does not change the training."""
 
     def __init__(self) -> None:
         self._in_a_row = {"won": 0, "lost": 0, "unused": 0}
@@ -27,7 +27,7 @@ class CollapseWatch(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: object, outputs: object, batch: object, batch_index: int
     ) -> None:
-        """Looks at the judge when its accuracies are logged anyway: reading them waits for the device."""
+        """Check the discriminator's accuracies when they are logged: reading them waits for the device."""
         if not trainer._logger_connector.should_update_logs:
             return
         metrics = trainer.callback_metrics
@@ -52,7 +52,7 @@ class CollapseWatch(Callback):
         self._in_a_row[kind] = self._in_a_row[kind] + 1 if holds else 0
 
     def on_validation_end(self, trainer: lightning.Trainer, module: object) -> None:
-        """Looks at the codebooks."""
+        """Check the use of the codebooks."""
         used = _value(trainer.callback_metrics, "validation/codebook_used")
         if used is None:
             return

@@ -1,9 +1,9 @@
-"""Several processes, one model: the same weights at the start, gradients averaged where the training step says so.
+"""Several processes train one model: they start from the same weights and average their gradients in each update.
 
 Lightning's own strategy wraps the module in DistributedDataParallel, which expects all parameters in each backward
-pass; a GAN's turns use one side each, and searching for the unused ones costs a walk through the graph in every turn.
-Averaging by hand needs no search and happens once per update, whatever is accumulated; the judge's gradients travel
-during the generator's turn.
+pass. A GAN's backward pass uses either the generator or the discriminator, and the search for unused parameters walks
+through the graph each time. Averaging by hand needs no search and happens once per update, whatever is accumulated. The
+processes exchange the discriminator's gradients while the generator's are computed.
 """
 
 from __future__ import annotations
@@ -14,23 +14,26 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
 
-BUCKET_ELEMENTS = 8 * 1024 * 1024  # 32 MiB of float32: few messages, and the first is on its way early
+BUCKET_ELEMENTS = 8 * 1024 * 1024  # 32 MiB of float32: few messages, and the first one starts early
 
 
 class AveragingStrategy(DDPStrategy):
-    """One process per device that starts from rank 0's weights; see `GradientAverage`."""
+    """One process per device; all start from rank 0's weights. `GradientAverage` averages the gradients."""
 
     def configure_ddp(self) -> None:
-        """Wraps nothing; every process gets rank 0's parameters and buffers."""
+        """Copy rank 0's parameters and buffers to every process, without wrapping the module."""
         assert isinstance(self.model, nn.Module)
         for tensor in self.model.state_dict().values():
             distributed.broadcast(tensor, src=0)
 
 
 class GradientAverage:
-    """The gradients of one side on their way between all processes; `finish` puts the average in their place.
+    """An average over all processes that runs in the background; `finish` writes it into the gradients.
 
-    A parameter without gradient takes part with zeros, in one process as in many: all do the same.
+    A parameter without a gradient takes part with zeros, also in a single process, so that all processes do the same.
+
+    Args:
+        parameters: Those of the generator or of the discriminator; frozen ones are left out.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -45,7 +48,7 @@ class GradientAverage:
             self._buckets.append((bucket, flat, work))
 
     def finish(self) -> None:
-        """Waits, and writes the averages into the gradients."""
+        """Wait for the other processes and write the averages into the gradients."""
         for gradients, flat, work in self._buckets:
             work.wait()
             flat /= distributed.get_world_size()

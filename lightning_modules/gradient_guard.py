@@ -1,4 +1,4 @@
-"""Updates that would spoil the weights are skipped, counted and kept for inspection; too many of them end the run."""
+"""Skips updates that would spoil the weights, counts them and keeps their batches; too many of them end the run."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lightning_modules.optimization import TrainingDivergedError
+from spectrostream.atomic_files import write_whole
 
 logger = logging.getLogger(__name__)
 
-FORGIVEN_AFTER = 100  # good updates in a row after which earlier skipped ones count no more
-LEARNING_UPDATES = 20  # before so many the size of a side's gradients is not known
+FORGIVEN_AFTER = 100  # good updates in a row after which earlier skipped ones no longer count
+LEARNING_UPDATES = 20  # updates before the usual size of the gradients is known
 KEPT_BATCHES = 20
 
 
 class UpdateGuard:
-    """Looks at the gradient norms of an update, which are the same on every process, and so is the verdict.
+    """Decides from the gradient norms whether an update is applied; all processes have the same norms and agree.
 
-    explosion_factor: a norm above so many times the largest so far of its side is an explosion; 0 is off. Averages will
-        not do: the gradient of a judge that wins is zero, and the first one that is not would look like an explosion.
-    max_skipped: skipped updates that are tolerated without `FORGIVEN_AFTER` good ones in a row between them.
-    folder: where the batches of skipped updates go; None keeps none.
+    Args:
+        explosion_factor: A norm above this many times the largest one so far, of generator or discriminator, is an
+            explosion; 0 turns this off. An average would not do: a discriminator that wins has a zero gradient, and its
+            first gradient above zero would look like an explosion.
+        max_skipped: Skipped updates that are tolerated without `FORGIVEN_AFTER` good ones in a row between them.
+        folder: Where the batches of skipped updates go; None keeps none.
     """
 
     def __init__(self, *, explosion_factor: float, max_skipped: int, folder: Path | None = None) -> None:
@@ -45,7 +48,14 @@ class UpdateGuard:
         self._seen: dict[str, int] = {}
 
     def problem(self, norms: Mapping[str, float]) -> str | None:
-        """What is wrong with an update whose sides have these gradient norms; None: it is good and counts as such."""
+        """Say what is wrong with an update, or count it as good.
+
+        Args:
+            norms: Gradient norms of "generator" and, where it learns, of "discriminator".
+
+        Returns:
+            The problem in words; None for a good update.
+        """
         for side, norm in norms.items():
             if not math.isfinite(norm):
                 return f"the gradient of the {side} is not finite"
@@ -66,7 +76,17 @@ class UpdateGuard:
             self._counting = 0
 
     def skip(self, problem: str, *, step: int, rank: int, batches: Sequence[Tensor]) -> None:
-        """Counts and keeps a skipped update. Raises TrainingDivergedError if there were too many."""
+        """Count a skipped update and keep its batches.
+
+        Args:
+            problem: As `problem` returned it.
+            step: The generator update.
+            rank: This process.
+            batches: `[batch, channels, samples]` each.
+
+        Raises:
+            TrainingDivergedError: Too many updates were skipped.
+        """
         self.skipped += 1
         self._counting += 1
         self._good_in_a_row = 0
@@ -78,7 +98,11 @@ class UpdateGuard:
             raise self._diverged(f"{self._counting} updates had to be skipped")
 
     def require_good_end(self) -> None:
-        """Raises TrainingDivergedError if more than one update at the end of a run was skipped: its weights are bad."""
+        """Check the last updates of a run.
+
+        Raises:
+            TrainingDivergedError: More than one update at the end was skipped: the weights are bad.
+        """
         if self._bad_in_a_row > 1:
             raise self._diverged(f"the last {self._bad_in_a_row} updates had to be skipped")
 
@@ -100,11 +124,9 @@ class UpdateGuard:
         audio = {f"batch_{index}": batch.detach().cpu().contiguous() for index, batch in enumerate(batches)}
         finite = [bool(torch.isfinite(value).all()) for value in audio.values()]
         facts = {"problem": problem, "step": str(step), "audio_is_finite": json.dumps(finite)}
-        partial = path.with_suffix(".partial")
         try:
             # Not `save_file`, whose files can be read by their owner alone.
-            partial.write_bytes(save(audio, metadata=facts))
-            partial.replace(path)
+            write_whole(path, save(audio, metadata=facts))
         except (OSError, SafetensorError) as error:  # a full disk does not end a training
             logger.warning("the batch of step %d cannot be kept: %s", step, error)
             return None

@@ -1,4 +1,4 @@
-"""Where the numbers of a run are written: opened before training, closed after it, however it ends."""
+"""Opens the loggers of a run before training and closes them after it, also after an error."""
 
 from __future__ import annotations
 
@@ -13,24 +13,32 @@ from pathlib import Path
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_modules.run_files import LOGS, TENSORBOARD, WANDB_ID
 from lightning_modules.trainer_config import TrainerConfig
+from spectrostream.atomic_files import write_whole
 from spectrostream.errors import UserError
 
 _PATIENCE_SECONDS = 5.0  # for the first answer of the W&B server
 _START_SECONDS = 60.0  # for the run to be made there, once it has answered
-_WANDB_ID = "wandb-id.txt"
 
 
 class LoggerError(UserError):
-    """A logger that cannot be opened; the message says why and how to go without it."""
+    """A logger cannot be opened; the message says why and how to train without it."""
 
 
 @contextmanager
 def opened_loggers(config: TrainerConfig, folder: Path, run_name: str | None) -> Iterator[list[Logger]]:
-    """CSV, TensorBoard and W&B as `trainer` asks for, all in `folder`; use it around the whole training.
+    """Open the CSV logger, and TensorBoard and W&B as configured, around the whole training.
 
-    A run that is started again goes on in the same TensorBoard folder and as the same W&B run. Raises LoggerError for a
-    missing package, and within seconds where W&B is to be online and is not reached.
+    A run that is started again continues in the same TensorBoard folder and as the same W&B run.
+
+    Args:
+        config: The section `trainer` of the configuration.
+        folder: The run's folder.
+        run_name: Name of the W&B run; the folder's name by default.
+
+    Raises:
+        LoggerError: A package is missing, or W&B is "online" and its server does not answer within seconds.
     """
     if config.tensorboard:
         _require("tensorboard", "trainer.tensorboard = true", "trainer.tensorboard=false")
@@ -39,7 +47,7 @@ def opened_loggers(config: TrainerConfig, folder: Path, run_name: str | None) ->
     with ExitStack() as stack:
         loggers: list[Logger] = [_csv(folder)]
         if config.tensorboard:
-            loggers.append(TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False))
+            loggers.append(TensorBoardLogger(folder, name=TENSORBOARD, version="", default_hp_metric=False))
         if config.wandb != "disabled":
             loggers.append(stack.enter_context(_weights_and_biases(config, folder, run_name or folder.name)))
         yield loggers
@@ -53,15 +61,15 @@ def _require(package: str, given: str, otherwise: str) -> None:
 
 
 def _csv(folder: Path) -> CSVLogger:
-    # Always: it is the report's source. Each attempt has its own file, or Lightning would delete the earlier ones.
-    earlier = [int(path.name.removeprefix("attempt-")) for path in (folder / "logs").glob("attempt-[0-9]*")]
+    # Always, because reports read it. Each attempt has its own file, or Lightning would delete the earlier ones.
+    earlier = [int(path.name.removeprefix("attempt-")) for path in (folder / LOGS).glob("attempt-[0-9]*")]
     attempt = max(earlier, default=-1) + 1
-    return CSVLogger(folder, name="logs", version=f"attempt-{attempt:03d}", flush_logs_every_n_steps=20)
+    return CSVLogger(folder, name=LOGS, version=f"attempt-{attempt:03d}", flush_logs_every_n_steps=20)
 
 
 @contextmanager
 def _weights_and_biases(config: TrainerConfig, folder: Path, name: str) -> Iterator[WandbLogger]:
-    """The run, begun; finished at the end, as a failed one after an error."""
+    """Start the W&B run, and finish it at the end; after an error it counts as failed."""
     import wandb
 
     is_online = config.wandb == "online"
@@ -74,7 +82,7 @@ def _weights_and_biases(config: TrainerConfig, folder: Path, name: str) -> Itera
         save_dir=folder,
         offline=not is_online,
         id=_run_id(folder) if is_first_process else None,
-        # Offline there is nothing to ask; parts with one id become one run when they are synchronized.
+        # Offline there is no server to ask; attempts with one id become one run when they are synchronized.
         resume="allow" if is_online else None,
         settings=wandb.Settings(console="off", quiet=True, init_timeout=_START_SECONDS),
     )
@@ -83,7 +91,7 @@ def _weights_and_biases(config: TrainerConfig, folder: Path, name: str) -> Itera
     except wandb.errors.Error as error:
         raise LoggerError(
             f"trainer.wandb = '{config.wandb}': the run cannot be started: {_one_line(error)}; type "
-            f"trainer.wandb={'offline' if is_online else 'disabled'}, or remove {folder / _WANDB_ID} for a new W&B run"
+            f"trainer.wandb={'offline' if is_online else 'disabled'}, or remove {folder / WANDB_ID} for a new W&B run"
         ) from error
     exit_code = 1
     try:
@@ -94,23 +102,20 @@ def _weights_and_biases(config: TrainerConfig, folder: Path, name: str) -> Itera
 
 
 def _run_id(folder: Path) -> str:
-    """Of the W&B run that this folder is: kept, so that a resumed training goes on in it."""
-    path = folder / _WANDB_ID
+    """Id of the folder's W&B run, kept in a file so that a resumed training continues it."""
+    path = folder / WANDB_ID
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(secrets.token_hex(4) + "\n", encoding="ascii")
-        partial.replace(path)
+        write_whole(path, secrets.token_hex(4) + "\n")
     return path.read_text(encoding="ascii").strip()
 
 
 def _check_account() -> None:
-    """A key is there and the server answers; left alone, W&B tries for a minute and more."""
+    """Check that there is a key and that the server answers; W&B itself would try for more than a minute."""
     import wandb
 
     try:
         has_key = wandb.login(prompt=False, verify=False)
-    except (wandb.errors.Error, ValueError) as error:  # a key that cannot be one
+    except (wandb.errors.Error, ValueError) as error:  # a malformed key
         raise LoggerError(
             f"trainer.wandb = 'online': {_one_line(error)}; type wandb login, or trainer.wandb=offline"
         ) from error
@@ -125,7 +130,7 @@ def _check_account() -> None:
 def _check_connection(server: str) -> None:
     try:
         urllib.request.urlopen(server, timeout=_PATIENCE_SECONDS).close()
-    except urllib.error.HTTPError as answer:  # whatever it says, it answers
+    except urllib.error.HTTPError as answer:  # any answer shows that the server is reached
         answer.close()
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)

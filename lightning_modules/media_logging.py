@@ -1,4 +1,4 @@
-"""Sounds and pictures for the loggers that can take them: TensorBoard and W&B."""
+"""Sends audio and pictures to the loggers that can show them: TensorBoard and W&B."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from PIL import Image
 
 
 def log_audio(loggers: Iterable[Logger], name: str, path: Path, step: int) -> None:
-    """path: of a FLAC or WAV file with any number of channels."""
+    """Send a sound file to each logger that plays audio.
+
+    Args:
+        loggers: All loggers of the run.
+        name: Name of the audio there.
+        path: A FLAC or WAV file with any number of channels.
+        step: The generator update.
+    """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_audio(name, [str(path)], step=step)
@@ -22,7 +29,7 @@ def log_audio(loggers: Iterable[Logger], name: str, path: Path, step: int) -> No
 
 
 def log_picture(loggers: Iterable[Logger], name: str, picture: Image.Image, step: int) -> None:
-    """For each logger that shows pictures."""
+    """Send a picture to each logger that shows pictures."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(name, [picture], step=step)

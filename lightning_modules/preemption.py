@@ -1,4 +1,4 @@
-"""A run told to make room, or stopped by Ctrl-C, saves itself, ends with a code of its own, and can go on later."""
+"""Saves a run that is asked to stop by a signal or Ctrl-C; it ends with its own exit code and can be resumed."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from lightning.pytorch.callbacks import Callback
 from lightning_modules.checkpoints import RunCheckpoint
 from spectrostream.errors import UserError
 
-# SIGUSR1 is what SLURM is asked for with --signal=USR1@90; SIGTERM comes from everybody else.
+# SLURM sends SIGUSR1 with --signal=USR1@90; everybody else sends SIGTERM.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-# A launcher that passes on a signal which the whole process group has got sends it twice within moments.
+# If a launcher forwards a signal that the whole process group gets, it arrives twice within moments.
 _SAME_REQUEST_SECONDS = 2.0
-# Less for Ctrl-C: a person who types it again means it.
+# Less for Ctrl-C: a person who types it again wants to stop at once.
 _SAME_INTERRUPT_SECONDS = 1.0
 
 
 class PreemptedError(UserError):
-    """The run was asked to make room: it is saved and goes on when it is started again.
+    """The run was asked to stop; it is saved, and resumes when it is started again.
 
-    The exit code is 75 (EX_TEMPFAIL, "try again later"), and 0 in the other processes of a distributed run: the first
-    one speaks for all.
+    The exit code is 75 (EX_TEMPFAIL, "try again later"). In a distributed run only the first process has it; the others
+    end with 0.
     """
 
     exit_code = 75
@@ -44,9 +44,9 @@ class PreemptedError(UserError):
 
 
 class TrainingInterruptedError(KeyboardInterrupt):
-    """Ctrl-C stopped the run, which is saved and goes on when it is started again; the exit code is 130.
+    """Ctrl-C stopped the run; it is saved, and resumes when it is started again. The exit code is 130.
 
-    The first process of a distributed run raises it; the others end without words, see `PreemptedError`.
+    Only the first process of a distributed run raises it; the others end silently, see `PreemptedError`.
     """
 
     def __init__(self, step: int, max_steps: int) -> None:
@@ -54,13 +54,16 @@ class TrainingInterruptedError(KeyboardInterrupt):
 
 
 class Preemption(Callback):
-    """On SIGTERM, SIGUSR1 or Ctrl-C (SIGINT) to any process: finish the update, save, stop all.
+    """After SIGTERM, SIGUSR1 or Ctrl-C (SIGINT) to any process, finishes the update, saves and stops all processes.
 
     A second SIGTERM ends at once, and so does a second Ctrl-C, as a KeyboardInterrupt. A process that ignores Ctrl-C
-    goes on ignoring it: the cell of a study, whose parent decides, or a shell's background job.
+    keeps ignoring it: a run of a study, whose parent decides, or a shell's background job.
 
-    It comes after `checkpoint` and all callbacks whose state is saved. After training `raise_if_preempted` says so.
-    Python delivers signals to the main thread alone; elsewhere this installs nothing and merely follows the others.
+    Python delivers signals to the main thread alone; in another thread this installs no handlers and only follows the
+    other processes.
+
+    Args:
+        checkpoint: Saves the run. This callback must come after it and after all callbacks whose state is saved.
     """
 
     def __init__(self, checkpoint: RunCheckpoint) -> None:
@@ -73,9 +76,9 @@ class Preemption(Callback):
         self._former: dict[signal.Signals, Any] = {}
 
     def setup(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
-        """From here on signals wait for the end of an update."""
-        # Lightning's own handlers talk to the other processes within the handler, where one of them may be in the midst
-        # of something else: the run then hangs.
+        """Install the handlers: from here on signals wait for the end of an update."""
+        # Lightning's own handlers communicate with the other processes, which may be in another exchange: the run then
+        # hangs.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         self._is_first = trainer.is_global_zero
         if threading.current_thread() is threading.main_thread():
@@ -84,7 +87,7 @@ class Preemption(Callback):
                 self._former[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """A resumed run has done the update it stands at."""
+        """Note the step that a resumed run starts from: its update is done."""
         self._asked_step = trainer.global_step
 
     def on_train_batch_end(
@@ -95,7 +98,7 @@ class Preemption(Callback):
         batch: object,
         batch_index: int,
     ) -> None:
-        """After each update the processes agree whether one of them was asked."""
+        """After each update, stop all processes if one of them was asked to."""
         step = trainer.global_step
         if step == self._asked_step or step >= trainer.max_steps:
             return
@@ -106,22 +109,27 @@ class Preemption(Callback):
                 self._stopped = TrainingInterruptedError(step, trainer.max_steps)
             else:
                 self._stopped = PreemptedError(step, trainer.max_steps, is_first=self._is_first)
-            # Lightning would validate first; what is owed is made up for by the run that goes on.
+            # Lightning would validate first; the resumed run makes up for a validation that is due.
             trainer.limit_val_batches = 0
             trainer.should_stop = True
 
     def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
-        """The handlers from before."""
+        """Restore the earlier handlers."""
         self._restore()
 
     def on_exception(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """The handlers from before."""
+        """Restore the earlier handlers."""
         self._restore()
 
     def raise_if_preempted(self) -> None:
-        """PreemptedError or TrainingInterruptedError, if that is why training ended."""
+        """Raise the reason if training was asked to stop.
+
+        Raises:
+            PreemptedError: A signal asked for it.
+            TrainingInterruptedError: Ctrl-C asked for it.
+        """
         if self._stopped is not None:
             raise self._stopped
 
@@ -139,7 +147,7 @@ class Preemption(Callback):
             self._interrupted_at = now
             self._requested_at = self._requested_at or now
             if self._is_first:
-                # In a thread: this one may be in the midst of writing, or hold what `threading` starts threads with.
+                # In a thread, because this one may be writing; not with `threading`, whose locks it may hold.
                 _thread.start_new_thread(_promise_to_save, ())
         elif now - self._interrupted_at > _SAME_INTERRUPT_SECONDS:
             raise KeyboardInterrupt
@@ -151,7 +159,7 @@ class Preemption(Callback):
 
 
 def _promise_to_save() -> None:
-    # As it is now: a progress bar may have put itself in between.
-    with suppress(OSError):  # nobody reads it any more
+    # The current `sys.stderr`: a progress bar may have replaced it.
+    with suppress(OSError):  # nobody reads the output any more
         sys.stderr.write("\nfinishing the update and saving; Ctrl-C once more ends at once, without saving\n")
         sys.stderr.flush()

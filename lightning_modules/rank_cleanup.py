@@ -1,4 +1,4 @@
-"""No process of a distributed run outlives the one that started it."""
+"""Ends the processes of a distributed run when the process that started them ends."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 _LAUNCHER = "SPECTROSTREAM_LAUNCHER"
 _PR_SET_PDEATHSIG = 1
-# A rank that ends by itself needs moments; one that hangs is ended.
+# A rank that ends by itself needs moments; a rank that hangs is killed.
 _PATIENCE_SECONDS = 10.0
 
 
 def bind_ranks(trainer: lightning.Trainer) -> None:
-    """Called in every process before training: ranks end with their launcher, and the launcher waits for its ranks.
+    """Make ranks end with their launcher, and the launcher wait for its ranks.
 
-    Of a launcher that is killed even by SIGKILL Linux tells its children, whatever they are doing; on other systems
-    they notice when they next communicate. Under SLURM its own daemon sees to it.
+    Every process must call it before training. Linux kills the ranks even if the launcher is killed by SIGKILL. On
+    other systems they notice it when they next communicate. Under SLURM its own daemon does this.
     """
     if is_rank(os.environ):
         _end_with_parent(os.environ.get(_LAUNCHER))
@@ -33,12 +33,12 @@ def bind_ranks(trainer: lightning.Trainer) -> None:
     os.environ[_LAUNCHER] = str(os.getpid())
     launched = getattr(trainer.strategy.launcher, "procs", None)
     if launched is not None:
-        # Lightning fills a new list when it starts them.
+        # Lightning fills a new list when it starts the ranks.
         atexit.register(lambda: _outlive(getattr(trainer.strategy.launcher, "procs", [])))
 
 
 def is_rank(environment: Mapping[str, str]) -> bool:
-    """Whether this process was started as one of several by Lightning or torchrun."""
+    """Whether Lightning or torchrun started this process as one of several."""
     return "TORCHELASTIC_RUN_ID" in environment or int(environment.get("LOCAL_RANK", "0")) > 0
 
 
@@ -46,7 +46,7 @@ def _end_with_parent(launcher: str | None) -> None:
     if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # It may have gone before it could be told of.
+    # The launcher may have ended before the line above.
     is_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     if launcher is not None and not is_torchrun and os.getppid() != int(launcher):
         os._exit(1)

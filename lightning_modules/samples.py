@@ -1,4 +1,4 @@
-"""What a codec sounds like while it trains: a few held-out clips, coded, drawn and scored every so many updates."""
+"""Coded samples during training: a few held-out clips are coded, drawn and scored at regular intervals."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from torch import Tensor, nn
 from lightning_modules.codec_training import CodecTraining
 from lightning_modules.media_logging import log_audio, log_picture
 from spectrostream.codebook_learning import CodebookStatistics
-from spectrostream.codec import SpectroStream
 
 logger = logging.getLogger(__name__)
 
 ScoreClip = Callable[[Tensor, Tensor], Mapping[str, float]]
-"""Decoded and original, `[channels, samples]` each, to scores by name; what has no score is left out."""
+"""Scores decoded against original audio, `[channels, samples]` each, by name; scores that do not exist are left out."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """How sound and codebooks are drawn; this room draws nothing itself.
+    """How audio and codebooks are drawn; whoever assembles the run gives these functions.
 
-    clip: original and decoded, `[channels, samples]` each. codebooks: their statistics and the number of entries.
+    Attributes:
+        clip: Draws original and decoded audio, `[channels, samples]` each.
+        codebooks: Draws codebook statistics, given also the number of entries of a codebook.
     """
 
     clip: Callable[[Tensor, Tensor], Image.Image]
@@ -40,14 +41,18 @@ class Pictures:
 
 
 class Samples(Callback):
-    """Every `every` generator updates and at the end, in the first process: codes `clips` at the full rate.
+    """Codes held-out clips at the full rate, during training and at its end, in the first process.
 
-    The averaged weights are heard, in evaluation mode; training goes on as if nothing had been. Each set is a folder
-    `folder/step-00001000` with the original and the decoded audio (24-bit FLAC), pictures and codebook statistics, and
-    goes to the loggers too, with the scores' means over clips as `validation/<name>`.
+    It uses the averaged weights in evaluation mode and leaves the training undisturbed. Each set is a folder
+    `folder/step-00001000` with the original and the decoded audio (24-bit FLAC), pictures and codebook statistics. The
+    loggers get the same, and the means of the scores over the clips as `validation/<name>`.
 
-    clips: `[channels, samples]` each, in [-1, 1] at the codec's sample rate.
-    score, pictures: see there. A score that fails costs that score and a warning, never the training.
+    Args:
+        clips: `[channels, samples]` each, in [-1, 1] at the codec's sample rate.
+        folder: Where the sets are written.
+        every: Generator updates between two sets.
+        score: Scores one clip; a failure gives a warning and does not stop the training.
+        pictures: Draws clips and codebooks.
     """
 
     def __init__(
@@ -65,7 +70,7 @@ class Samples(Callback):
         self._step_sampled = 0
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """A resumed run stands at a step that was sampled before."""
+        """Note the step that a resumed run starts from: it has samples already."""
         self._step_sampled = trainer.global_step
 
     def on_train_batch_end(
@@ -76,12 +81,12 @@ class Samples(Callback):
         batch: object,
         batch_index: int,
     ) -> None:
-        """A batch that completed no update leaves the step as it was and samples nothing."""
+        """Sample if it is time; a batch that completes no update does not change the step and samples nothing."""
         if trainer.global_step % self._every == 0:
             self._sample(trainer, module)
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """What the training came to; a run that is told to stop has no time for it."""
+        """Sample the result of a finished training; a run that was asked to stop has no time for it."""
         assert isinstance(module, CodecTraining)
         if trainer.global_step >= module.config.max_steps:
             self._sample(trainer, module)
@@ -95,7 +100,7 @@ class Samples(Callback):
         try:
             with undisturbed(module):
                 decoded = [_coded(module, clip) for clip in self._clips]
-                statistics = _statistics(module)
+                statistics = module.codec.codebook_statistics()
                 folder = self._write(module, decoded, statistics, step)
         except OSError as error:  # a full disk, for instance
             logger.warning("the samples of step %d are not written: %s", step, error)
@@ -107,29 +112,29 @@ class Samples(Callback):
     def _write(
         self, module: CodecTraining, decoded: Sequence[Tensor], statistics: CodebookStatistics | None, step: int
     ) -> Path:
-        """Beside, then renamed."""
+        """Write one set to a partial folder, then rename it."""
         folder = self._folder / f"step-{step:08d}"
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        for index, (original, heard) in enumerate(zip(self._clips, decoded, strict=True)):
-            heard = heard.nan_to_num(0.0, 0.0, 0.0)
+        for index, (original, coded) in enumerate(zip(self._clips, decoded, strict=True)):
+            coded = coded.nan_to_num(0.0, 0.0, 0.0)
             _save(original, partial / f"clip-{index}-original.flac", module.codec.sample_rate)
-            _save(heard, partial / f"clip-{index}-decoded.flac", module.codec.sample_rate)
-            self._pictures.clip(original, heard).save(partial / f"clip-{index}.png")
-        if statistics is not None and isinstance(module.codec, SpectroStream):
+            _save(coded, partial / f"clip-{index}-decoded.flac", module.codec.sample_rate)
+            self._pictures.clip(original, coded).save(partial / f"clip-{index}.png")
+        if statistics is not None:
             self._pictures.codebooks(statistics, module.codec.codebook_size).save(partial / "codebooks.png")
             _save_statistics(statistics, partial / "codebooks.csv")
-        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was resumed from before it
+        shutil.rmtree(folder, ignore_errors=True)  # left by an earlier attempt
         return partial.rename(folder)
 
     def _mean_scores(self, decoded: Sequence[Tensor]) -> dict[str, float]:
-        """Over the clips that have the score."""
+        """Mean of each score over the clips that have it."""
         values: dict[str, list[float]] = {}
-        for index, (original, heard) in enumerate(zip(self._clips, decoded, strict=True)):
+        for index, (original, coded) in enumerate(zip(self._clips, decoded, strict=True)):
             try:
-                scores = self._score(heard, original)
-            except Exception as error:  # nothing that judges a training may end it
+                scores = self._score(coded, original)
+            except Exception as error:  # a failing score must not end a training
                 logger.warning("clip %d has no scores: %s", index, error)
                 continue
             for name, value in scores.items():
@@ -139,9 +144,9 @@ class Samples(Callback):
 
 @contextmanager
 def undisturbed(module: CodecTraining) -> Iterator[None]:
-    """Within it `module.codec` has the averaged weights and is in evaluation mode; all is as before afterwards.
+    """Use the averaged weights in evaluation mode within the context, and restore everything afterwards.
 
-    Random states and each submodule's own mode among it: a frozen part stays as it is.
+    That includes the random states and each submodule's own mode: a frozen part keeps its mode.
     """
     devices = [module.device] if module.device.type == "cuda" else []
     modes = {part: part.training for part in module.codec.modules()}
@@ -159,16 +164,9 @@ def _set_modes(modes: Mapping[nn.Module, bool]) -> None:
 
 
 def _coded(module: CodecTraining, clip: Tensor) -> Tensor:
-    """`[channels, samples]` through all levels, on the CPU."""
+    """Code `[channels, samples]` with all levels; the result is on the CPU."""
     codes = module.codec.encode(clip[None].to(module.device))
     return module.codec.decode(codes, length=clip.shape[-1])[0].float().cpu()
-
-
-def _statistics(module: CodecTraining) -> CodebookStatistics | None:
-    """Codebooks that learn by gradients do not count how they are used, others only once they have started."""
-    if isinstance(module.codec, SpectroStream) and module.codec.quantizer.learning.is_started:
-        return module.codec.quantizer.learning.statistics()
-    return None
 
 
 def _save(audio: Tensor, path: Path, sample_rate: int) -> None:
@@ -184,7 +182,7 @@ def _save_statistics(statistics: CodebookStatistics, path: Path) -> None:
 
 
 def _show(trainer: lightning.Trainer, folder: Path, step: int) -> None:
-    """Everything that was written, to the loggers; a file's name is what it is called there."""
+    """Send all audio and pictures in the folder to the loggers, under the names of the files."""
     for path in sorted(folder.iterdir()):
         name = f"samples/{path.stem}"
         if path.suffix == ".flac":

@@ -1,4 +1,4 @@
-"""A moving average of the generator's weights: what is validated and exported."""
+"""A moving average of the generator's weights, which is validated and exported."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Exponential moving average of a module's learning parameters; all of its state is in `state_dict`.
+    """Exponential moving average of the parameters that learn; all of its state is in `state_dict`.
 
-    decay: 0.999 remembers about 1000 updates. After n updates it is at most (1 + n) / (10 + n), so that random initial
-    weights are forgotten at once. Codebooks are not among the parameters: they are moving averages already.
+    Codebooks are not among the parameters: they are moving averages already.
+
+    Args:
+        module: Whose parameters are averaged.
+        decay: 0.999 averages over about 1000 updates. After n updates it is at most (1 + n) / (10 + n), so that the
+            random initial weights soon do not count.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -25,7 +29,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes in the weights after an update."""
+        """Add the weights after an update."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         current = [value.detach() for value in self._parameters.values()]
@@ -33,7 +37,7 @@ class WeightAverage:
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Within it the module has the averages for weights."""
+        """Give the module the averages as weights within the context."""
         self._swap()
         try:
             yield
@@ -43,14 +47,14 @@ class WeightAverage:
     @torch.no_grad()
     def _swap(self) -> None:
         for name, parameter in self._parameters.items():
-            # By value: optimizers and compiled code know the parameter's memory.
+            # By value: optimizers and compiled code refer to the parameter's memory.
             kept = parameter.detach().clone()
             parameter.copy_(self._averages[name])
             self._averages[name].copy_(kept)
 
     @torch.no_grad()
     def adopt(self) -> None:
-        """Gives the module the averages for good."""
+        """Give the module the averages permanently."""
         for name, parameter in self._parameters.items():
             parameter.copy_(self._averages[name])
 

@@ -1,4 +1,4 @@
-"""How much of its codebooks a codec uses: entries, perplexity, entropy, and the share of the bits that informs."""
+"""Codebook usage of a codec: used entries, perplexity, entropy and bitrate efficiency."""
 
 from __future__ import annotations
 
@@ -10,33 +10,40 @@ from torch import Tensor
 
 from reports.metrics.score import Score
 
-FEWEST_TOKENS = (
-    5000  # per level; with fewer the entropy of 1024 entries says more about the sample than about the codec
-)
+# Per level. With fewer tokens, the entropy over 1024 entries describes the sample more than the codec.
+FEWEST_TOKENS = 5000
 
 
 class LevelUsage(NamedTuple):
-    """One quantizer level. entropy: bits per token, with the Miller-Madow correction. perplexity: 2 ** entropy."""
+    """Usage of one quantizer level."""
 
     used_entries: int
-    entropy: Score
-    perplexity: Score
+    entropy: Score  # bits per token, with the Miller-Madow correction
+    perplexity: Score  # 2 ** entropy
 
 
 class CodebookUsage(NamedTuple):
-    """All levels, lowest first. bitrate_efficiency: sum of entropies / (levels x log2 codebook_size), in [0, 1]."""
+    """Usage of all levels of a codec."""
 
     tokens: int  # per level
     codebook_size: int
-    levels: tuple[LevelUsage, ...]
-    bitrate_efficiency: Score
+    levels: tuple[LevelUsage, ...]  # lowest first
+    bitrate_efficiency: Score  # sum of entropies / (levels x log2 codebook_size), in [0, 1]
 
 
 def codebook_usage(codes: Tensor, codebook_size: int) -> CodebookUsage:
-    """Usage of each level over all `codes`, int64 `[..., levels, frames]` with values in [0, codebook_size).
+    """Measure how each level uses its codebook.
 
-    Below FEWEST_TOKENS per level the entropies are missing with that reason; the used entries are counted all the same.
-    ValueError for codes of another type, shape or range.
+    Args:
+        codes: int64 `[..., levels, frames]` with values in [0, codebook_size).
+        codebook_size: Entries of each codebook.
+
+    Returns:
+        Usage of each level. With fewer than FEWEST_TOKENS tokens per level, the entropies are missing; the used entries
+        are counted in any case.
+
+    Raises:
+        ValueError: If the codes have another type, shape or range.
     """
     _check(codes, codebook_size)
     # [..., levels, frames] -> [levels, tokens]
@@ -65,8 +72,8 @@ def _level_usage(tokens: Tensor, codebook_size: int) -> LevelUsage:
 
 
 def _miller_madow_bits(counts: Tensor, codebook_size: int) -> float:
-    # H = -sum p log2 p + (m - 1) / (2 N ln 2) for m used entries and N tokens (Miller 1955): the plain estimate is low
-    # by about that much. No entropy exceeds log2 of the codebook's size.
+    # H = -sum p log2 p + (m - 1) / (2 N ln 2) for m used entries and N tokens (Miller 1955). The second term corrects
+    # the bias of the first. No entropy exceeds log2 of the codebook's size.
     total = float(counts.sum())
     p = counts / total
     plain = float(-(p * p.log2()).sum())

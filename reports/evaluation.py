@@ -1,4 +1,4 @@
-"""From a codec and segments of audio to records: code, count the bits, decode, score, keep the decoded audio."""
+"""Evaluate a codec on segments of audio: encode, count the bits, decode, score, save the decoded audio."""
 
 from __future__ import annotations
 
@@ -14,34 +14,28 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from reports.metrics import spectral as spectral_metrics
-from reports.metrics import stereo as stereo_metrics
-from reports.metrics import visqol as visqol_scores
+from reports.metrics import catalog
+from reports.metrics.catalog import METRICS, score_pair, visqol_scores
 from reports.metrics.cost import device_of
 from reports.metrics.score import Score
-from reports.metrics.visqol import PendingStereoVisqol, VisqolPool
-from reports.records import COLUMNS, METRICS, EvaluationProtocol, check_records
+from reports.metrics.spectral import SAMPLE_RATE
+from reports.metrics.visqol import PendingStereoVisqol, StereoVisqol, VisqolPool
+from reports.records import COLUMNS, EvaluationProtocol, check_records
 from spectrostream.interface import AudioCodec
 
-SAMPLE_RATE = spectral_metrics.SAMPLE_RATE
 _SCORING_PACKAGES = ("torch", "torchaudio", "scipy", "visqol-python")
-_VISQOL_METRICS = ("visqol_lr", "visqol_m", "visqol_s")
-
-
-# Raised with every change of the code that changes a score: scores before and after are not comparable.
-METRICS_VERSION = 1
 
 
 class Segment(NamedTuple):
-    """A stretch of a track to be coded on its own. audio: `[2, samples]` float32 in [-1, 1] at 48 kHz."""
+    """A part of a track that is coded and scored on its own."""
 
     track: str
     name: str  # unique among all segments; names the decoded file
-    audio: Tensor
+    audio: Tensor  # the reference: `[2, samples]` float32 in [-1, 1] at 48 kHz
 
 
 class _Outcome(NamedTuple):
-    """One segment at one number of levels; ViSQOL's scores may still be on their way."""
+    """One segment at one number of levels; ViSQOL's scores may still be pending."""
 
     segment: Segment
     bits: int
@@ -59,14 +53,26 @@ def evaluate(
     audio_folder: Path | None,
     progress: Callable[[str], None] | None = None,
 ) -> pd.DataFrame:
-    """Score `codec` on every segment at every number of levels: records with all of METRICS.
+    """Score a codec on every segment at every number of levels.
 
-    Without a `visqol` pool its scores are missing with that reason. With an `audio_folder` the decoded audio is kept as
-    24-bit FLAC in `<audio_folder>/<system>/<levels>/<segment>.flac`. `progress` is told each step in words. The codec
-    is set to evaluation mode meanwhile.
+    The codec is in evaluation mode while this runs.
 
-    Raises ValueError for another sample rate, channels that do not fit, levels the codec lacks, names that clash, or a
-    codec whose output has not the shape of its input; VisqolWorkerError if a worker is lost.
+    Args:
+        system_name: Names the codec in the records.
+        codec: A stereo codec at 48 kHz.
+        segments: What is coded and scored.
+        levels: Numbers of quantizer levels.
+        visqol: Computes ViSQOL's scores; None leaves them missing with that reason.
+        audio_folder: Receives the decoded audio as 24-bit FLAC, `<system>/<levels>/<segment>.flac`; None saves nothing.
+        progress: Receives a line of text for each step.
+
+    Returns:
+        Records with every metric of `METRICS`; see `reports.records`.
+
+    Raises:
+        ValueError: If the sample rate, the channels or the levels do not fit the codec, if names clash, or if the codec
+            changes the shape of the audio.
+        VisqolWorkerError: If a worker was lost.
     """
     _check(system_name, codec, segments, levels)
     tell = progress or (lambda _: None)
@@ -84,39 +90,28 @@ def evaluate(
 
 
 def protocol(segment_seconds: float | None = 10.0, segment_table: str = "") -> EvaluationProtocol:
-    """The protocol of `evaluate` as this installation runs it."""
+    """Describe how `evaluate` scores with this installation.
+
+    Args:
+        segment_seconds: Length of the segments; None if a table lists them.
+        segment_table: Identifies that table.
+
+    Returns:
+        The protocol; scores with the same hash are comparable.
+    """
     return EvaluationProtocol(
         sample_rate=SAMPLE_RATE,
         segment_seconds=segment_seconds,
         segment_table=segment_table,
-        settings=_settings(),
+        settings=catalog.SETTINGS,
         # "+cpu" and "+cu128" compute the same scores.
         versions={name: importlib.metadata.version(name).split("+")[0] for name in _SCORING_PACKAGES},
     )
 
 
-def score_pair(reference: Tensor, estimate: Tensor) -> dict[str, Score]:
-    """All metrics but ViSQOL of two `[2, samples]` at 48 kHz, under the names of METRICS."""
-    cues = stereo_metrics.cue_errors(reference, estimate)
-    return {
-        "mel_distance": spectral_metrics.mel_distance(reference, estimate),
-        "stft_distance": spectral_metrics.stft_distance(reference, estimate),
-        "si_sdr": spectral_metrics.si_sdr(reference, estimate),
-        "sdr_m": stereo_metrics.sdr_mid(reference, estimate),
-        "sdr_s": stereo_metrics.sdr_side(reference, estimate),
-        "ild_error": cues.ild,
-        "ipd_error": cues.ipd,
-        "ic_error": cues.ic,
-        "width_error": stereo_metrics.width_error(reference, estimate),
-        "phase_consistency": stereo_metrics.phase_consistency(reference, estimate),
-        "log_spectral_distance": spectral_metrics.log_spectral_distance(reference, estimate),
-        "clipped_samples": Score(float((estimate.abs() > 1).sum())),
-    }
-
-
 @contextmanager
 def evaluation_mode(codec: AudioCodec) -> Iterator[None]:
-    """The codec in evaluation mode; afterwards each of its modules is as it was."""
+    """Keep the codec in evaluation mode inside the context; afterwards each module has its previous mode."""
     modules = list(codec.modules()) if isinstance(codec, nn.Module) else []
     before = [module.training for module in modules]
     if isinstance(codec, nn.Module):
@@ -126,15 +121,6 @@ def evaluation_mode(codec: AudioCodec) -> Iterator[None]:
     finally:
         for module, training in zip(modules, before, strict=True):
             module.training = training
-
-
-def _settings() -> dict[str, Any]:
-    return {
-        "code": METRICS_VERSION,
-        "spectral": spectral_metrics.SETTINGS,
-        "stereo": stereo_metrics.SETTINGS,
-        "visqol": visqol_scores.SETTINGS,
-    }
 
 
 def _check(system_name: str, codec: AudioCodec, segments: Sequence[Segment], levels: Sequence[int]) -> None:
@@ -174,7 +160,7 @@ def _outcome(
     scores = score_pair(segment.audio, estimate)
     pending = None
     if visqol is None:
-        scores |= dict.fromkeys(_VISQOL_METRICS, Score.missing("ViSQOL was not run"))
+        scores |= visqol_scores(StereoVisqol.missing("ViSQOL was not run"))
     else:
         pending = visqol.submit_stereo(label, segment.audio.numpy(), estimate.numpy())
     if audio_folder is not None:
@@ -183,7 +169,7 @@ def _outcome(
 
 
 def _code(codec: AudioCodec, audio: Tensor, levels: int, label: str) -> tuple[Tensor, int]:
-    """Decoded `[2, samples]` on the CPU, and the bits of its codes."""
+    """Encode and decode `[2, samples]`: the decoded audio on the CPU, and the number of bits of its codes."""
     batch = audio[None].to(device_of(codec))
     codes = codec.encode(batch, levels=levels)
     decoded = codec.decode(codes, length=audio.shape[-1])
@@ -194,7 +180,7 @@ def _code(codec: AudioCodec, audio: Tensor, levels: int, label: str) -> tuple[Te
 
 def _save(audio: Tensor, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # What lies beyond full scale does not fit a file; `clipped_samples` says how much that was.
+    # A file cannot hold samples beyond full scale; the metric `clipped_samples` counts them.
     soundfile.write(path, audio.clamp(-1, 1).T.numpy(), SAMPLE_RATE, subtype="PCM_24")
 
 
@@ -204,7 +190,7 @@ def _rows(system_name: str, levels: int, outcomes: Sequence[_Outcome]) -> Iterat
     for outcome in outcomes:
         scores = outcome.scores
         if outcome.visqol is not None:
-            scores = scores | dict(zip(_VISQOL_METRICS, outcome.visqol.result(), strict=True))
+            scores = scores | visqol_scores(outcome.visqol.result())
         segment = outcome.segment
         for metric in METRICS:
             yield (system_name, levels, kbps, segment.track, segment.name, metric, *scores[metric])

@@ -1,6 +1,6 @@
-"""The records that every table, figure and page is made from: tidy scores, one card per system, one protocol.
+"""The data behind every table, figure and page: records of scores, one card per system, the evaluation protocol.
 
-Scores are long form, one row per (system, levels, track, segment, metric). A missing score is NaN with a reason.
+Records are in long form, one row per (system, levels, track, segment, metric). A missing score is NaN with a reason.
 """
 
 from __future__ import annotations
@@ -8,17 +8,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from reports.metrics.catalog import METRICS
+from spectrostream.atomic_files import write_whole
+
 COLUMNS = ("system", "levels", "kbps", "track", "segment", "metric", "value", "reason")
-"""`kbps` is counted from the bits of that system at that many levels, all channels together."""
+"""`kbps` is measured: the bits of the system at that number of levels, all channels together."""
 
 _KEY = ["system", "levels", "track", "segment", "metric"]
 _TRACK_KEY = ["system", "levels", "kbps", "track", "metric"]
@@ -27,39 +28,21 @@ ROLES = ("baseline", "variant", "peer", "check")
 STATUSES = ("finished", "failed")
 
 
-class MetricInfo(NamedTuple):
-    """How a metric is written: its title, its unit ("" if none), its direction, its decimals."""
-
-    title: str
-    unit: str
-    higher_is_better: bool
-    decimals: int
-
-
-METRICS: dict[str, MetricInfo] = {
-    "visqol_lr": MetricInfo("ViSQOL-LR", "MOS-LQO", True, 2),
-    "visqol_m": MetricInfo("ViSQOL-M", "MOS-LQO", True, 2),
-    "visqol_s": MetricInfo("ViSQOL-S", "MOS-LQO", True, 2),
-    "mel_distance": MetricInfo("Mel distance", "", False, 2),
-    "stft_distance": MetricInfo("STFT distance", "", False, 2),
-    "si_sdr": MetricInfo("SI-SDR", "dB", True, 1),
-    "sdr_m": MetricInfo("SDR-M", "dB", True, 1),
-    "sdr_s": MetricInfo("SDR-S", "dB", True, 1),
-    "ild_error": MetricInfo("ILD error", "dB", False, 1),
-    "ipd_error": MetricInfo("IPD error", "rad", False, 2),
-    "ic_error": MetricInfo("IC error", "", False, 2),
-    "width_error": MetricInfo("Width error", "dB", False, 1),
-    "phase_consistency": MetricInfo("Phase consistency", "", True, 2),
-    "log_spectral_distance": MetricInfo("Log-spectral distance", "dB", False, 1),
-    "clipped_samples": MetricInfo("Clipped samples", "", False, 0),
-}
-
-
 # ---- scores ---------------------------------------------------------------------------------------------------------
 
 
 def check_records(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same frame, or a ValueError that says which rule of a record it breaks and where."""
+    """Check the rules of records.
+
+    Args:
+        frame: Scores with `COLUMNS`.
+
+    Returns:
+        The same frame.
+
+    Raises:
+        ValueError: If a row breaks a rule; the message names the row and the rule.
+    """
     if tuple(frame.columns) != COLUMNS:
         raise ValueError(f"records have the columns {list(COLUMNS)}; these have {list(frame.columns)}")
     infinite = frame[np.isinf(frame["value"].astype(float))]
@@ -80,18 +63,36 @@ def _where(rows: pd.DataFrame) -> str:
 
 
 def write_records(frame: pd.DataFrame, path: Path) -> None:
-    """Write CSV beside `path`, then put it in place. Floats keep every bit. ValueError if `check_records` refuses."""
+    """Write records as CSV; a reader finds the old file or the complete new one. Floats keep every bit.
+
+    Args:
+        frame: Scores with `COLUMNS`.
+        path: The file; missing folders are created.
+
+    Raises:
+        ValueError: If `check_records` refuses the frame.
+    """
     check_records(frame)
-    _replace(path, lambda file: frame.to_csv(file, index=False, lineterminator="\n"))
+    write_whole(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def read_records(path: Path) -> pd.DataFrame:
-    """What `write_records` wrote, exactly. ValueError with the path if the columns or the rows are not records."""
+    """Read exactly what `write_records` wrote.
+
+    Args:
+        path: The CSV file.
+
+    Returns:
+        Scores with `COLUMNS`.
+
+    Raises:
+        ValueError: If the file does not hold records; the message names the path.
+    """
     header = pd.read_csv(path, nrows=0).columns
     if tuple(header) != COLUMNS:
         raise ValueError(f"{path}: records have the columns {list(COLUMNS)}; this file has {list(header)}")
-    # Read as text and converted here: a track may well be called "NA", an empty reason is an empty text, and Python's
-    # float gives back every bit whatever the version of pandas.
+    # pandas reads text only, and the conversion happens here: a track may have the name "NA", an empty reason is an
+    # empty text, and Python's float restores every bit in every version of pandas.
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     try:
         frame["levels"] = frame["levels"].map(int)
@@ -103,11 +104,17 @@ def read_records(path: Path) -> pd.DataFrame:
 
 
 def track_means(frame: pd.DataFrame) -> pd.DataFrame:
-    """Segments averaged to tracks, the unit of every statistic.
+    """Average segments to tracks, the unit of every statistic.
 
-    Returns columns `system, levels, kbps, track, metric, value, reason, segments, skipped`: `value` is the mean over
-    the `segments` that have one, `skipped` counts those that have none. A track without any stays NaN and joins the
-    reasons.
+    Args:
+        frame: Scores with `COLUMNS`.
+
+    Returns:
+        Columns `system, levels, kbps, track, metric, value, reason, segments, skipped`. `value` is the mean over the
+        `segments` with a score, and `skipped` counts the others. A track without any score is NaN with all reasons.
+
+    Raises:
+        ValueError: If `check_records` refuses the frame.
     """
     check_records(frame)
     groups = frame.groupby(_TRACK_KEY, sort=False, dropna=False)
@@ -121,29 +128,21 @@ def track_means(frame: pd.DataFrame) -> pd.DataFrame:
     return means[[*_TRACK_KEY, "value", "reason", "segments", "skipped"]]
 
 
-def _replace(path: Path, write: Callable[[IO[str]], Any]) -> None:
-    """Write beside, then rename: a reader finds the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", encoding="utf-8", newline="") as file:
-        write(file)
-    os.replace(beside, path)  # noqa: PTH105 (the atomic one)
-
-
 # ---- systems --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class SystemCard:
-    """The facts of one system that are not scores. None: not known, or not a notion of this system.
+    """The facts of one system that are not scores. None: not known, or it does not apply to this system.
 
-    Raises ValueError for a role or a status that is not listed, and for a failure without its reason.
+    Raises:
+        ValueError: If the role or the status is not a known one, or a failed system has no reason.
     """
 
     name: str  # the identifier in the records
     title: str  # the words in a table
-    role: str  # one of ROLES
-    change: str = ""  # the one change against the baseline, in words
+    role: str  # one of ROLES; "peer" is another codec
+    change: str = ""  # the one change against the baseline, as text
     changes: dict[str, str] = field(default_factory=dict)  # dotted configuration key -> value
     axis: str = ""  # the ablation's axis: "fusion", "split", "frontend", ...
     signature: str = ""  # of the resolved configuration
@@ -177,13 +176,31 @@ class SystemCard:
 
 
 def write_card(card: SystemCard, path: Path) -> None:
-    """Write JSON beside `path`, then put it in place. ValueError for NaN or infinity: an unknown fact is None."""
+    """Write a card as JSON; a reader finds the old file or the complete new one.
+
+    Args:
+        card: The card.
+        path: The file; missing folders are created.
+
+    Raises:
+        ValueError: If a fact is NaN or infinite; an unknown fact is None.
+    """
     text = json.dumps(dataclasses.asdict(card), indent=2, allow_nan=False) + "\n"
-    _replace(path, lambda file: file.write(text))
+    write_whole(path, text)
 
 
 def read_card(path: Path) -> SystemCard:
-    """What `write_card` wrote. ValueError with the path for a missing key, an unknown key or a value not allowed."""
+    """Read what `write_card` wrote.
+
+    Args:
+        path: The JSON file.
+
+    Returns:
+        The card.
+
+    Raises:
+        ValueError: If a key is missing or unknown, or a value is not allowed; the message names the path.
+    """
     given = json.loads(path.read_text(encoding="utf-8"))
     names = {item.name for item in dataclasses.fields(SystemCard)}
     missing, unknown = sorted(names - set(given)), sorted(set(given) - names)
@@ -200,18 +217,18 @@ def read_card(path: Path) -> SystemCard:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationProtocol:
-    """Everything that two scores must share to be comparable. Its hash is printed with every table."""
+    """Everything that two scores must share to be comparable. Every table of scores shows its hash."""
 
     sample_rate: int = 48000  # Hz
     segment_seconds: float | None = 10.0  # None where a table lists them
-    segment_table: str = ""  # the beginning of its SHA-256, and how many of it if not all
-    metrics: tuple[str, ...] = tuple(METRICS)
+    segment_table: str = ""  # the first digits of its SHA-256, and the number of segments if not all are used
+    metrics: tuple[str, ...] = field(default_factory=lambda: tuple(METRICS))
     reference_level: str = "as in the files: 1.0 is 0 dBFS, no gain is applied"
-    settings: dict[str, Any] = field(default_factory=dict)  # metric family -> its settings
+    settings: dict[str, Any] = field(default_factory=dict)  # module of metrics -> its settings
     versions: dict[str, str] = field(default_factory=dict)  # of the libraries that compute scores
 
     @property
     def hash(self) -> str:
-        """The first 12 hexadecimal digits of the SHA-256 of the protocol as canonical JSON."""
+        """The first 12 hexadecimal digits of the SHA-256 of the protocol in canonical JSON."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

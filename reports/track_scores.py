@@ -1,6 +1,6 @@
 """Scores by operating point, averaged to tracks, with the statistics that tables and figures share.
 
-An operating point is a (system, levels) pair. Statistics are computed once, however many tables ask for them.
+An operating point is a (system, levels) pair. Each statistic is computed once and then kept.
 """
 
 from __future__ import annotations
@@ -12,16 +12,22 @@ from functools import cached_property
 
 import pandas as pd
 
-from reports.records import METRICS, track_means
+from reports.metrics.catalog import METRICS
+from reports.records import track_means
 from reports.statistics import MeanEstimate, PairedDifference, bootstrap_mean, paired_difference
 
 Point = tuple[str, int]  # (system, levels)
 
-HEADLINE_METRICS = ("visqol_lr", "mel_distance", "stft_distance", "si_sdr", "ipd_error", "ic_error")
-
 
 class TrackScores:
-    """Read access to the records of one study, track by track."""
+    """The scores of one study, track by track.
+
+    Args:
+        records: Scores with the columns `reports.records.COLUMNS`.
+
+    Raises:
+        ValueError: If they are not records.
+    """
 
     def __init__(self, records: pd.DataFrame) -> None:
         self._means = track_means(records)
@@ -31,67 +37,81 @@ class TrackScores:
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that were recorded at all, in the order of `METRICS`."""
+        """The recorded metrics, in the order of `METRICS`."""
         present = set(self._means["metric"])
         return tuple(name for name in METRICS if name in present)
 
     @cached_property
+    def headline_metrics(self) -> tuple[str, ...]:
+        """The recorded headline metrics; all recorded metrics if there is no headline metric among them."""
+        return tuple(name for name in self.metrics if METRICS[name].headline) or self.metrics
+
+    @cached_property
     def track_count(self) -> int:
-        """Number of tracks of the study."""
+        """The number of tracks of the study."""
         return int(self._means["track"].nunique())
 
     @cached_property
     def rates(self) -> dict[Point, float]:
-        """Measured total kbps of every operating point."""
+        """The measured total kbps of every operating point."""
         rates = self._means.groupby(["system", "levels"], sort=False)["kbps"].mean().reset_index()
         points = zip(rates["system"], rates["levels"], strict=True)
         return dict(zip(points, rates["kbps"].astype(float), strict=True))
 
     def points(self, system: str) -> list[Point]:
-        """The operating points of `system`, lowest rate first."""
+        """Return the operating points of `system`, lowest rate first."""
         return sorted((point for point in self.rates if point[0] == system), key=lambda point: self.rates[point])
 
     def nearest_point(self, system: str, levels: int) -> Point | None:
-        """`system` at `levels`, else at its nearest number of levels; None without any record."""
+        """Return the operating point of `system` at `levels`, or at the nearest number of levels; None without any."""
         return min(self.points(system), key=lambda point: abs(point[1] - levels), default=None)
 
     def values(self, point: Point, metric: str) -> pd.Series[float]:
-        """Per-track values (index: track) without the missing ones."""
+        """Return the values of the tracks (index: track), without the missing ones."""
         return self._all_values(point, metric).dropna()
 
     def reason(self, point: Point, metric: str) -> str:
-        """Why tracks of this score are missing, each reason once; empty if none is."""
+        """Say why tracks have no value, each reason once; "" if every track has one."""
         frame = self._frames.get((*point, metric))
         return "" if frame is None else "; ".join(dict.fromkeys(text for text in frame["reason"] if text))
 
     def estimate(self, point: Point, metric: str) -> MeanEstimate:
-        """Mean over tracks with its 95 % bootstrap interval; NaN where there is none."""
+        """Return the mean over tracks with its 95 % bootstrap interval; NaN where there is none."""
         key = (point, metric)
         if key not in self._estimates:
             self._estimates[key] = bootstrap_mean(self._all_values(point, metric).to_numpy())
         return self._estimates[key]
 
     def mean(self, point: Point, metric: str) -> float:
-        """Mean over tracks; NaN if every track is missing."""
+        """Return the mean over tracks; NaN if no track has a value."""
         values = self.values(point, metric)
         return float(values.mean()) if len(values) else math.nan
 
-    def pairs(self, reference: Point, point: Point, metric: str) -> pd.DataFrame:
-        """Columns `reference` and `point`, one row for each track that has both values."""
-        both = [self.values(reference, metric).rename("reference"), self.values(point, metric).rename("point")]
+    def pairs(self, anchor: Point, point: Point, metric: str) -> pd.DataFrame:
+        """Return columns `anchor` and `point`, one row for each track that has both values."""
+        both = [self.values(anchor, metric).rename("anchor"), self.values(point, metric).rename("point")]
         return pd.concat(both, axis=1, join="inner")
 
-    def difference(self, reference: Point, point: Point, metric: str) -> PairedDifference:
-        """`point` minus `reference` over the tracks that both have; NaN if there are none."""
-        key = (reference, point, metric)
+    def difference(self, anchor: Point, point: Point, metric: str) -> PairedDifference:
+        """Return `point` minus `anchor` over the tracks that both have; NaN if there are none."""
+        key = (anchor, point, metric)
         if key not in self._differences:
-            pairs = self.pairs(reference, point, metric)
+            pairs = self.pairs(anchor, point, metric)
             higher = METRICS[metric].higher_is_better
-            self._differences[key] = paired_difference(pairs["reference"], pairs["point"], higher_is_better=higher)
+            self._differences[key] = paired_difference(pairs["anchor"], pairs["point"], higher_is_better=higher)
         return self._differences[key]
 
     def best(self, points: Iterable[Point], metric: str) -> set[Point]:
-        """The point with the best mean and all whose paired difference to it has an interval that contains zero."""
+        """Find the best points of a column.
+
+        Args:
+            points: The operating points to compare.
+            metric: A name in `METRICS`.
+
+        Returns:
+            The point with the best mean, and every point whose interval of the paired difference to it contains zero.
+            Empty with fewer than two known points.
+        """
         known = [point for point in points if len(self.values(point, metric))]
         if len(known) < 2:
             return set()
@@ -101,9 +121,9 @@ class TrackScores:
 
     def _differs(self, winner: Point, point: Point, metric: str) -> bool:
         estimate = self.difference(winner, point, metric).difference
-        if math.isnan(estimate.mean):  # no common track: nothing says that they are alike
+        if math.isnan(estimate.mean):  # without a common track, nothing shows that they are equal
             return True
-        if math.isnan(estimate.low):  # too few tracks, or the same difference in all of them
+        if math.isnan(estimate.low):  # too few tracks, or all have the same difference
             return estimate.mean != 0
         return not estimate.low <= 0 <= estimate.high
 
@@ -114,17 +134,25 @@ class TrackScores:
 
 @dataclass(frozen=True)
 class RateGroup:
-    """Operating points of about one total rate; `kbps` is that of the first system in it."""
+    """Operating points of about the same total rate."""
 
-    kbps: float
+    kbps: float  # of the first point
     points: tuple[Point, ...]
 
 
 def matched_rates(scores: TrackScores, systems: Sequence[str], tolerance: float = 0.15) -> tuple[RateGroup, ...]:
-    """Group the operating points of `systems` by total rate, lowest first.
+    """Group operating points by total rate.
 
-    Each rate of the first system opens a group; every other system joins with the rate nearest to it on a log scale
-    if that lies within the relative `tolerance`. Rates that match nothing form groups of their own.
+    Each rate of the first system opens a group. Every other system joins a group with its nearest rate on a log scale,
+    if that lies within the tolerance. A rate without a match is a group of its own.
+
+    Args:
+        scores: The scores of the study.
+        systems: Names of the systems to compare.
+        tolerance: The largest relative difference of the rates in a group.
+
+    Returns:
+        The groups, lowest rate first.
     """
     opened = {point: [point] for system in systems[:1] for point in scores.points(system)}
     for system in systems[1:]:

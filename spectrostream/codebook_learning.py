@@ -1,7 +1,7 @@
-"""How the quantizer's codebooks learn: k-means start over collected vectors, moving averages, revival of dead entries.
+"""How the quantizer's codebooks learn: a start by k-means, moving averages, and revival of dead entries.
 
-Everything is agreed between the processes of a distributed run: vectors for k-means are gathered, and one sum over all
-processes carries the sufficient statistics and a few vectors of each process, to which dead entries are moved.
+All processes of a distributed run have the same codebooks. They gather the vectors for k-means. After that they add up,
+once per update, counts and sums of vectors, and a few vectors of each process to which dead entries are moved.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+
+from spectrostream.collectives import from_first_process, gathered, own_share, process_count, rank, summed
 
 _SMOOTHING = 1e-5  # keeps an average over almost no vectors finite
-# So many entries of a level can be revived in one update. All 1024 at once would double what is exchanged.
+# Entries of a level that can be revived in one update; all 1024 at once would double the exchanged data.
 _SPARE_VECTORS = 16
 
 
 class CodebookStatistics(NamedTuple):
     """How the entries of each level are used, by their moving averages.
 
-    perplexity: `[levels]`, 2 to the entropy: as many entries, equally used, would inform as much.
-    used: `[levels]`, share of entries that are chosen at least `revival_threshold` times as often as the average one.
+    Attributes:
+        perplexity: `[levels]`, exp of the entropy in nats: this many equally used entries carry as much information.
+        used: `[levels]`, share of entries chosen at least `revival_threshold` times as often as the average one.
     """
 
     perplexity: Tensor
@@ -29,10 +32,20 @@ class CodebookStatistics(NamedTuple):
 
 
 class CodebookLearning(nn.Module):
-    """State of the codebooks' learning; all of it is in the state dict, so that a resumed run goes on exactly.
+    """The state of the codebooks' learning; all of it is in the state dict, so that a run resumes exactly.
 
-    shape: (levels, codebook_size, embedding_dim). usage, sums: moving averages of each entry's count and vector sum.
-    is_frozen: see `freeze`; no part of the state, but of how a run is configured.
+    Args:
+        shape: (levels, codebook_size, embedding_dim).
+        decay: See `QuantizerConfig`, also for the following.
+        initial_vectors: Vectors collected before k-means.
+        kmeans_iterations: Iterations of k-means.
+        revival_threshold: Usage below which an entry is dead.
+
+    Attributes:
+        usage: `[levels, codebook_size]`, moving average of each entry's count.
+        sums: `[levels, codebook_size, embedding_dim]`, moving average of each entry's sum of vectors.
+        is_started: Whether the codebooks have started.
+        is_frozen: See `freeze`; it comes from the configuration of a run and is not saved.
     """
 
     usage: Tensor
@@ -60,15 +73,17 @@ class CodebookLearning(nn.Module):
         self.register_buffer("usage", torch.zeros(levels, codebook_size))
         self.register_buffer("sums", torch.zeros(shape))
         self.register_buffer("collected", torch.zeros(initial_vectors, dim))
-        # -1: started. A tensor for the state dict; read on the host only while collecting.
+        # -1: started. A tensor, so that it is in the state dict; the host reads it only while collecting.
         self.register_buffer("collected_count", torch.zeros((), dtype=torch.int64))
         self.register_load_state_dict_post_hook(_read_started)
 
     @torch.no_grad()
     def collect(self, vectors: Tensor, codebooks: Tensor) -> None:
-        """Keeps `[n, dim]` vectors of this and, in a distributed run, every process; starts the codebooks when full.
+        """Collect the vectors of every process, and start the codebooks when there are enough.
 
-        Vectors that are not finite are left out.
+        Args:
+            vectors: `[n, dim]`; those that are not finite are left out.
+            codebooks: `[levels, codebook_size, dim]`, changed in place.
         """
         vectors = gathered(vectors)
         vectors = vectors[_are_finite(vectors)]
@@ -86,8 +101,8 @@ class CodebookLearning(nn.Module):
             codebooks[level] = centroids
             residuals -= centroids[indices]
             self.usage[level] = torch.bincount(indices, minlength=codebooks.shape[1]).to(self.usage)
-        # In vectors per step, as the moving average counts: a start with the mass of all collected vectors would hold
-        # the codebooks where a long gone encoder put them.
+        # In vectors per step, as the moving average counts. The full count of all collected vectors would keep the
+        # codebooks where an early encoder put them.
         self.usage *= vectors_per_step / self.initial_vectors
         from_first_process(codebooks)
         from_first_process(self.usage)
@@ -96,19 +111,19 @@ class CodebookLearning(nn.Module):
 
     @torch.no_grad()
     def adopt(self, codebooks: Tensor) -> None:
-        """Goes on from given codebooks, as if each entry had been used once a step; nothing is collected any more."""
+        """Start from given codebooks, as if each entry had been used once per step; nothing is collected any more."""
         self.usage.fill_(1.0)
         self.sums.copy_(codebooks)
         self._set_started()
 
     def freeze(self, codebooks: Tensor) -> None:
-        """Leaves the codebooks as they are from now on: `update` does nothing, and nothing is collected."""
+        """Keep the codebooks as they are from now on: `update` does nothing, and nothing is collected."""
         if not self.is_started:
             self.adopt(codebooks)
         self.is_frozen = True
 
     def statistics(self) -> CodebookStatistics:
-        """Of the entries' use so far; the same on every process."""
+        """How the entries have been used so far; the same in every process."""
         share = self.usage / self.usage.sum(1, keepdim=True).clamp(min=_SMOOTHING)
         entropy = -torch.xlogy(share, share).sum(1)
         used = share * share.shape[1] >= self.revival_threshold
@@ -120,10 +135,12 @@ class CodebookLearning(nn.Module):
 
     @torch.no_grad()
     def update(self, codebooks: Tensor, indices: Tensor, residuals: Tensor) -> None:
-        """Moves `codebooks` towards the mean of what each entry was chosen for.
+        """Move each entry towards the mean of the vectors that chose it.
 
-        indices: `[levels, n]`; residuals: `[levels, n, dim]`, what each level quantized. Those that are not finite
-        count as absent.
+        Args:
+            codebooks: `[levels, codebook_size, dim]`, changed in place.
+            indices: `[levels, n]`, the chosen entries.
+            residuals: `[levels, n, dim]`, the vectors that each level quantized; only finite ones count.
         """
         if self.is_frozen:
             return
@@ -142,8 +159,13 @@ class CodebookLearning(nn.Module):
         codebooks.copy_(self.sums / self.usage.clamp(min=_SMOOTHING)[..., None])
 
     def _revive(self, vectors: Tensor, is_there: Tensor) -> None:
-        """Moves dead entries to the vectors `[levels, n, dim]` that are there, one each; the rest wait for a turn."""
-        # An equal share of what the level sees; in the same units as `usage`, whatever the batch size.
+        """Move dead entries to vectors, one each; further dead entries wait for the next update.
+
+        Args:
+            vectors: `[levels, n, dim]`.
+            is_there: `[levels, n]`, which of them exist; those come first.
+        """
+        # An equal share of the level's vectors, in the same units as `usage`, whatever the batch size.
         share = self.usage.mean(1, keepdim=True)
         is_dead = self.usage < self.revival_threshold * share
         turn = (is_dead.cumsum(1) - 1).clamp(0, vectors.shape[1] - 1)
@@ -154,11 +176,14 @@ class CodebookLearning(nn.Module):
 
 
 class _Shared(NamedTuple):
-    """What the processes add up in one update: views into `numbers`, so that one exchange serves all.
+    """What the processes add up in one update: views into one tensor, so that a single exchange is enough.
 
-    counts: `[levels, codebook_size]`, of vectors that chose an entry; sums: `[levels, codebook_size, dim]` of them.
-    spare: `[levels, processes, n, dim]`, a few vectors for dead entries, of which each process fills its own; lots:
-    `[levels, processes, n]`, a random number above 0 for each that is there.
+    Attributes:
+        numbers: One-dimensional, everything below.
+        counts: `[levels, codebook_size]`, of vectors that chose an entry.
+        sums: `[levels, codebook_size, dim]`, of vectors that chose an entry.
+        spare: `[levels, processes, n, dim]`, vectors for dead entries; each process fills its own part.
+        lots: `[levels, processes, n]`, a random number above 0 for each spare vector that exists.
     """
 
     numbers: Tensor
@@ -178,17 +203,22 @@ class _Shared(NamedTuple):
         return cls(numbers, *(part.view(one) for part, one in parts))
 
     def offer_spare_vectors(self, vectors: Tensor, is_present: Tensor) -> None:
-        """Fills this process's part with different ones of `[levels, n, dim]`, drawn at random."""
+        """Fill this process's part with different vectors, drawn at random.
+
+        Args:
+            vectors: `[levels, n, dim]`.
+            is_present: `[levels, n]`, which of them are finite.
+        """
         levels, count, dim = vectors.shape
         # Above 0; drawn as one process with the vectors of all would draw them.
         lots = 1 - own_share(torch.rand(count * process_count(), levels, device=vectors.device)).T
         drawn = (lots * is_present).topk(min(_SPARE_VECTORS, count), dim=1)
         place = drawn.indices.shape[1]
-        self.lots[:, _rank(), :place] = drawn.values
-        self.spare[:, _rank(), :place] = vectors.gather(1, drawn.indices[..., None].expand(-1, -1, dim))
+        self.lots[:, rank(), :place] = drawn.values
+        self.spare[:, rank(), :place] = vectors.gather(1, drawn.indices[..., None].expand(-1, -1, dim))
 
     def spare_vectors(self) -> tuple[Tensor, Tensor]:
-        """`[levels, n, dim]` with the highest lots among those of all processes; `[levels, n]`, which are there."""
+        """The vectors with the highest lots of all processes, `[levels, n, dim]`, and which exist, `[levels, n]`."""
         best = self.lots.flatten(1).topk(_SPARE_VECTORS, dim=1)
         index = best.indices[..., None].expand(-1, -1, self.spare.shape[-1])
         return self.spare.flatten(1, 2).gather(1, index), best.values > 0
@@ -206,9 +236,16 @@ def _read_started(module: nn.Module, _incompatible: object) -> None:
 
 @torch.no_grad()
 def kmeans(vectors: Tensor, clusters: int, iterations: int) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm from random distinct vectors. `[n, dim]` to centroids `[clusters, dim]` and indices `[n]`.
+    """Lloyd's algorithm, started from distinct random vectors.
 
-    A cluster that loses all its vectors restarts from a random one.
+    Args:
+        vectors: `[n, dim]`.
+        clusters: Number of centroids.
+        iterations: Of assignment and mean.
+
+    Returns:
+        Centroids `[clusters, dim]` and the nearest one's index for each vector, `[n]`. A cluster that loses all its
+        vectors restarts from a random one.
     """
     centroids = vectors[torch.randperm(len(vectors), device=vectors.device)[:clusters]].clone()
     for _ in range(iterations):
@@ -221,45 +258,17 @@ def kmeans(vectors: Tensor, clusters: int, iterations: int) -> tuple[Tensor, Ten
 
 
 def nearest_entries(vectors: Tensor, codebook: Tensor, squared_norms: Tensor) -> Tensor:
-    """Index of the nearest entry: argmin of |c|^2 - 2 x.c, the lowest index on a tie. `[n, dim]`, `[k, dim]` to `[n]`.
+    """Index of the nearest entry: argmin of |c|^2 - 2 x.c, the lowest index on a tie.
 
-    squared_norms: `[k]`, |c|^2. In float32 under autocast too: distances in bfloat16 would choose other entries in
-    training than in use.
+    Always in float32: with distances in bfloat16, training would choose other entries than encoding does.
+
+    Args:
+        vectors: `[n, dim]`.
+        codebook: `[k, dim]`.
+        squared_norms: `[k]`, |c|^2.
+
+    Returns:
+        `[n]`, int64.
     """
     with torch.autocast(vectors.device.type, enabled=False):
         return torch.addmm(squared_norms, vectors, codebook.T, alpha=-2).argmin(1)
-
-
-def process_count() -> int:
-    """Processes that train together."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
-def _rank() -> int:
-    return distributed.get_rank() if process_count() > 1 else 0
-
-
-def own_share(values: Tensor) -> Tensor:
-    """This process's part of what stands for the examples of all, in the order of their ranks."""
-    return values.chunk(process_count())[_rank()]
-
-
-def summed(tensor: Tensor) -> None:
-    """Replaces `tensor` by its sum over all processes."""
-    if process_count() > 1:
-        distributed.all_reduce(tensor)
-
-
-def gathered(vectors: Tensor) -> Tensor:
-    """`[n, dim]` of every process, in the order of their ranks: `[world * n, dim]`."""
-    if process_count() == 1:
-        return vectors
-    parts = [torch.empty_like(vectors) for _ in range(process_count())]
-    distributed.all_gather(parts, vectors.contiguous())
-    return torch.cat(parts)
-
-
-def from_first_process(tensor: Tensor) -> None:
-    """Replaces `tensor` by that of rank 0."""
-    if process_count() > 1:
-        distributed.broadcast(tensor, src=0)

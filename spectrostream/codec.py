@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spectrostream.codebook_learning import CodebookStatistics
 from spectrostream.codec_config import SpectroStreamConfig
 from spectrostream.codec_stream import CodecStream, DecoderStream, EncoderStream
 from spectrostream.cpu_inference.convert import for_inference
-from spectrostream.decoder import Decoder
-from spectrostream.encoder import Encoder
+from spectrostream.decoder import Decoder, DecoderBlock
+from spectrostream.encoder import Encoder, EncoderBlock
 from spectrostream.frontends import FRONT_ENDS, SAMPLES_PER_TOKEN
-from spectrostream.interface import Reconstruction
+from spectrostream.interface import Reconstruction, TrainableCodec
 from spectrostream.quantizer import ABSENT, ResidualVectorQuantizer
 from spectrostream.streaming import Span, StreamState
 from spectrostream.weight_files.pretrained import LoadedWeights, find_weights
@@ -25,8 +27,8 @@ SAMPLE_RATE = 48000
 PIECE_TOKENS = 250  # `encode` and `decode` go through a long signal in pieces of 10 s, so that memory stays bounded
 
 
-class SpectroStream(nn.Module):
-    """The codec; completes `spectrostream.interface.AudioCodec`.
+class SpectroStream(TrainableCodec):
+    """The codec; a `spectrostream.interface.TrainableCodec`.
 
     Token t of an N-sample signal stands for samples 1920t .. 1920t + 1919 and sees the front-end's look-ahead beyond
     them (480 samples for the STFT); the decoder looks one embedding ahead: it drops the frames of its first token, and
@@ -35,6 +37,10 @@ class SpectroStream(nn.Module):
 
     sample_rate = SAMPLE_RATE
     is_causal = True
+    takes_zero_levels = True
+    draws_for_all_processes = True
+
+    config: SpectroStreamConfig
 
     def __init__(self, config: SpectroStreamConfig) -> None:
         super().__init__()
@@ -80,8 +86,24 @@ class SpectroStream(nn.Module):
     def from_weights(cls, weights: LoadedWeights) -> SpectroStream:
         """A codec of these weights, whose codebooks go on learning from where they are. Raises as they do."""
         codec = weights.load_into(cls)
-        codec.quantizer.learning.adopt(codec.quantizer.codebooks)
+        codec.adopt_codebooks()
         return codec
+
+    def adopt_codebooks(self) -> None:
+        """See `TrainableCodec`."""
+        self.quantizer.learning.adopt(self.quantizer.codebooks)
+
+    def codebook_statistics(self) -> CodebookStatistics | None:
+        """See `TrainableCodec`."""
+        learning = self.quantizer.learning
+        return learning.statistics() if learning.is_started else None
+
+    def freeze_part(self, part: str) -> None:
+        """See `TrainableCodec`; the codebooks stand still at once."""
+        if part == "codebooks":
+            self.quantizer.learning.freeze(self.quantizer.codebooks)
+        else:
+            self.get_submodule(part).requires_grad_(False)
 
     def for_inference(self, *, precision: str = "float32", compile: bool = False) -> SpectroStream:
         """A copy of this codec that encodes and decodes faster, and does nothing else.
@@ -100,11 +122,6 @@ class SpectroStream(nn.Module):
         Raises ValueError for another precision, Int8UnavailableError (a UserError) where int8 is not possible.
         """
         return for_inference(self, precision=precision, compile=compile)
-
-    @property
-    def channels(self) -> int:
-        """Audio channels."""
-        return self.config.channels
 
     @property
     def latency_samples(self) -> int:
@@ -127,11 +144,6 @@ class SpectroStream(nn.Module):
         return self.decoder.input_span(first, last)
 
     @property
-    def levels(self) -> int:
-        """Trained quantizer levels."""
-        return self.config.quantizer.levels
-
-    @property
     def codebook_size(self) -> int:
         """Entries per level."""
         return self.config.quantizer.codebook_size
@@ -140,6 +152,21 @@ class SpectroStream(nn.Module):
     def codebook_parameters(self) -> int:
         """Numbers in all codebooks; they are buffers, so not among `parameters()`."""
         return self.quantizer.codebooks.numel()
+
+    @property
+    def network_parameters(self) -> int:
+        """Numbers in the networks."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """Encoder and decoder."""
+        return self.encoder, self.decoder
+
+    @property
+    def recomputed_blocks(self) -> Iterator[nn.Module]:
+        """The residual blocks of encoder and decoder."""
+        return (module for module in self.modules() if isinstance(module, EncoderBlock | DecoderBlock))
 
     def kbps(self, levels: int) -> float:
         """Rate of all channels together."""

@@ -10,31 +10,35 @@ from spectrostream.quantizer import QuantizerConfig
 
 @dataclass(frozen=True)
 class SpectroStreamConfig:
-    """Everything that makes one SpectroStream; the defaults are the released layout.
-
-    frontend: "stft" (complex spectrogram), "waveform", "mdct", or "power_stft" (moduli to the power of 0.3).
-    channels: audio channels of input and output.
-    channel_groups: which channels are seen together from the first convolution on, as lists of channel indices of one
-        size, for instance [[0, 1], [2, 3], [4, 5]] for the pairs of 5.1. Empty: each channel is a group of its own.
-        Fusion joins the groups, the split separates them; weights are shared among groups.
-    encoder_width, decoder_width: features of the outermost block.
-    embedding_dim: features of a token.
-    fusion: encoder block 0..7 before which the groups are joined (7: the bottleneck block); "input": the first
-        convolution sees all channels (the official "no split"); "never": each group has tokens of its own, which share
-        the levels, so that the rate is the same.
-    split: the decoder's mirror image: 0..7, "output" or "never".
-    """
+    """Everything that makes one SpectroStream; the defaults are the released layout."""
 
     kind: str = "spectrostream"
+    """The tag that selects this codec. Allowed: spectrostream."""
     frontend: str = "stft"
+    """Representation that the codec works on: the complex spectrogram, the waveform, the MDCT, or the complex
+    spectrogram with its moduli to the power of 0.3. Allowed: stft, waveform, mdct, power_stft. Source: stft in the
+    paper; the others are ablations."""
     channels: int = 2
+    """Audio channels of input and output. Allowed: 1 or more."""
     channel_groups: tuple[tuple[int, ...], ...] = ()
+    """Channels that the first convolution sees together, as lists of channel indices of one size, for instance [[0, 1],
+    [2, 3], [4, 5]] for the pairs of 5.1. Fusion joins the groups and the split separates them; they share weights.
+    Allowed: each channel once, or [] for each channel alone."""
     encoder_width: int = 32
+    """Features after the encoder's first convolution. Allowed: 1 or more. Source: official implementation."""
     decoder_width: int = 64
+    """Features before the decoder's last convolution. Allowed: 1 or more. Source: official implementation."""
     embedding_dim: int = 256
+    """Features of a token. Allowed: 1 or more. Source: official implementation."""
     fusion: int | str = 6
+    """Encoder block before which the channel groups are joined; 7 is the bottleneck block. With "input" the first
+    convolution sees all channels (the official "no split"). With "never" each group has tokens of its own and they
+    share the levels, so that the rate is the same. Allowed: 0 to 7, input, never. Source: official implementation."""
     split: int | str = 6
+    """Decoder block at which the groups are separated, the mirror image of `fusion`. Allowed: 0 to 7, output, never.
+    Source: official implementation."""
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    """Residual vector quantizer. Allowed: the keys of the quantizer."""
 
     def __post_init__(self) -> None:
         if self.frontend not in FRONT_ENDS:
@@ -78,6 +82,11 @@ class SpectroStreamConfig:
     @property
     def _last_block(self) -> int:
         return len(FRONT_ENDS[self.frontend].layout.strides)
+
+    @property
+    def levels(self) -> int:
+        """Trained quantizer levels."""
+        return self.quantizer.levels
 
     @property
     def groups(self) -> list[list[int]]:

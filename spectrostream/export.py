@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spectrostream.atomic_files import whole_file
 from spectrostream.codebook_learning import nearest_entries
 from spectrostream.codec import SpectroStream
 from spectrostream.convolution import separate_groups
@@ -183,9 +184,8 @@ def _export(
             "codec": codec_fingerprint(codec).hex(),
         }
     )
-    partial = path.with_name(path.name + ".partial")
-    program.save(partial, external_data=False)
-    partial.replace(path)
+    with whole_file(path) as file:
+        program.save(file.name, external_data=False)
 
 
 def _require_exporter(path: Path) -> None:

@@ -10,47 +10,50 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spectrostream.codebook_learning import CodebookLearning, nearest_entries, own_share, process_count, summed
+from spectrostream.codebook_learning import CodebookLearning, nearest_entries
+from spectrostream.collectives import own_share, process_count, summed
 from spectrostream.convolution import join_groups, separate_groups
+from spectrostream.errors import require
 
-ABSENT = -1  # the code of a level that was dropped, or lost on the way: it adds nothing
+ABSENT = -1  # the code of a level that was dropped or lost in transmission; it adds nothing
 
 
 @dataclass(frozen=True)
 class QuantizerConfig:
-    """Codebooks and how they learn.
-
-    levels, codebook_size: 64 x 1024 entries in the released model (10 bits each). Where channels keep tokens of their
-        own (`fusion: never`) the levels are shared out among them.
-    bypass_probability: share of examples whose decoder sees the unquantized embedding.
-    decay: of the EMA codebooks.
-    initial_vectors: how many embeddings are collected before k-means starts the codebooks; until then every example is
-        bypassed. More than `codebook_size`, or duplicate centroids stay dead for ever.
-    kmeans_iterations: of Lloyd's algorithm, at the start of each level.
-    revival_threshold: an entry is revived when its EMA usage falls below this fraction of an equal share.
-    """
+    """Codebooks and how they learn."""
 
     levels: int = 64
+    """Levels of the residual quantizer, one codebook each. With `fusion: never` the groups share them out. Allowed: 1
+    or more. Source: official implementation."""
     codebook_size: int = 1024
+    """Entries of a codebook; 1024 are 10 bits per code. Allowed: 2 or more. Source: official implementation."""
     bypass_probability: float = 0.5
+    """Share of training examples whose decoder sees the unquantized embedding. Allowed: 0 to 1. Source: official
+    implementation."""
     decay: float = 0.99
+    """Decay per update of the codebooks' moving averages. Allowed: above 0, below 1. Source: public re-implementation.
+    """
     initial_vectors: int = 4096
+    """Embeddings that are collected before k-means starts the codebooks; until then every example bypasses the
+    quantizer. With few of them, duplicate centroids are never used. Allowed: `codebook_size` or more."""
     kmeans_iterations: int = 10
+    """Iterations of Lloyd's algorithm at the start of each level. Allowed: 0 or more."""
     revival_threshold: float = 0.1
+    """An entry is replaced when its average usage falls below this fraction of an equal share; 0 turns this off.
+    Allowed: 0 or more, below 1."""
 
     def __post_init__(self) -> None:
-        _require(self.levels >= 1, "levels", self.levels, "1 or more")
-        _require(self.codebook_size >= 2, "codebook_size", self.codebook_size, "2 or more")
-        _require(0 <= self.bypass_probability <= 1, "bypass_probability", self.bypass_probability, "0 .. 1")
-        _require(0 < self.decay < 1, "decay", self.decay, "above 0, below 1")
-        _require(
-            self.initial_vectors >= self.codebook_size,
-            "initial_vectors",
-            self.initial_vectors,
-            f"at least model.quantizer.codebook_size = {self.codebook_size}",
-        )
-        _require(self.kmeans_iterations >= 0, "kmeans_iterations", self.kmeans_iterations, "0 or more")
-        _require(0 <= self.revival_threshold < 1, "revival_threshold", self.revival_threshold, "0 or more, below 1")
+        enough = f"at least model.quantizer.codebook_size = {self.codebook_size}"
+        for key, is_possible, allowed in (
+            ("levels", self.levels >= 1, "1 or more"),
+            ("codebook_size", self.codebook_size >= 2, "2 or more"),
+            ("bypass_probability", 0 <= self.bypass_probability <= 1, "0 .. 1"),
+            ("decay", 0 < self.decay < 1, "above 0, below 1"),
+            ("initial_vectors", self.initial_vectors >= self.codebook_size, enough),
+            ("kmeans_iterations", self.kmeans_iterations >= 0, "0 or more"),
+            ("revival_threshold", 0 <= self.revival_threshold < 1, "0 or more, below 1"),
+        ):
+            require(is_possible, f"model.quantizer.{key} = {getattr(self, key)!r} is not possible", allowed)
 
     @property
     def bits_per_index(self) -> float:
@@ -58,14 +61,14 @@ class QuantizerConfig:
         return math.log2(self.codebook_size)
 
 
-def _require(condition: bool, key: str, given: object, allowed: str) -> None:
-    if not condition:
-        raise ValueError(f"model.quantizer.{key} = {given!r} is not possible; allowed: {allowed}")
-
-
 class Quantized(NamedTuple):
-    """embeddings: `[batch, embedding_dim, frames]`, straight-through; codes: int64 `[batch, levels, frames]`;
-    commitment_loss: scalar; is_started: False while vectors are still collected for k-means.
+    """The result of a training pass.
+
+    Attributes:
+        embeddings: `[batch, embedding_dim * token_groups, frames]`, straight-through.
+        codes: `[batch, levels, frames]`, int64.
+        commitment_loss: Scalar.
+        is_started: False while vectors are still collected for k-means.
     """
 
     embeddings: Tensor
@@ -75,21 +78,26 @@ class Quantized(NamedTuple):
 
 
 def trainable_levels(levels: int) -> tuple[int, ...]:
-    """Numbers of levels that training draws from: {1..16 step 1, 18..32 step 2, 36..64 step 4} up to `levels`.
+    """The numbers of levels from which training draws: {1..16 step 1, 18..32 step 2, 36..64 step 4} up to `levels`.
 
-    Uniform draws from this set favour low rates (official configuration). `levels` itself is always in it.
+    Uniform draws from this set favour low rates (official configuration). It always contains `levels` itself.
     """
     drawn = [*range(1, 17), *range(18, 33, 2), *range(36, max(64, levels) + 1, 4)]
     return tuple(sorted({*(n for n in drawn if n <= levels), levels}))
 
 
 class ResidualVectorQuantizer(nn.Module):
-    """Level by level the nearest entry is subtracted from what is left; fewer levels is a prefix of the codes.
+    """Subtracts the nearest entry from the residual, level by level; the codes of fewer levels are a prefix.
 
-    token_groups: tokens that stand side by side in an embedding and share codebooks and bits. Their levels take turns:
-    level l of the codes is level l // token_groups of token l % token_groups, so that a prefix serves all alike.
-    codebooks: buffer `[ceil(levels / token_groups), codebook_size, embedding_dim]`, learnt by exponential moving
-    averages, not by gradients.
+    Args:
+        config: Codebooks and how they learn.
+        embedding_dim: Features of a token.
+        token_groups: Tokens side by side in an embedding, which share codebooks and bits. Their levels alternate: level
+            l of the codes is level l // token_groups of token l % token_groups, so that a prefix serves all alike.
+
+    Attributes:
+        codebooks: Buffer `[ceil(levels / token_groups), codebook_size, embedding_dim]`; it learns by exponential moving
+            averages, not by gradients.
     """
 
     codebooks: Tensor
@@ -101,7 +109,7 @@ class ResidualVectorQuantizer(nn.Module):
         self.token_groups = token_groups
         depth = -(-config.levels // token_groups)
         shape = (depth, config.codebook_size, embedding_dim)
-        # Shrinking with the level as residuals do, so that even untrained codebooks quantize.
+        # Entries shrink with the level as residuals do, so that even untrained codebooks quantize.
         scale = torch.full((depth, 1, 1), 0.9).pow(torch.arange(depth)[:, None, None])
         self.register_buffer("codebooks", torch.randn(shape) * scale)
         self.learning = CodebookLearning(
@@ -115,11 +123,16 @@ class ResidualVectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, embeddings: Tensor, levels: int | Tensor, squared_norms: Tensor | None = None) -> Tensor:
-        """`[batch, embedding_dim * token_groups, frames]` to int64 codes `[batch, levels, frames]`.
+        """Quantize embeddings.
 
-        levels: one number, or int64 `[batch]`, one for each example; there are then as many as the highest, and what an
-        example does not have is `ABSENT`.
-        squared_norms: `squared_norms()` of the codebooks if they are at hand, for many short calls.
+        Args:
+            embeddings: `[batch, embedding_dim * token_groups, frames]`.
+            levels: One number, or int64 `[batch]`, one for each example.
+            squared_norms: The result of `squared_norms()`, to save time in many short calls.
+
+        Returns:
+            Codes `[batch, levels, frames]`, int64. With a number for each example there are as many levels as the
+            highest one, and the levels that an example does not have are `ABSENT`.
         """
         most = levels if isinstance(levels, int) else int(levels.max())
         codes = self._nearest_codes(embeddings, -(-most // self.token_groups), squared_norms)[:, :most]
@@ -157,9 +170,13 @@ class ResidualVectorQuantizer(nn.Module):
         return turns.reshape(batch, depth * self.token_groups, frames)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes `[batch, levels, frames]` to sums of their entries, `[batch, embedding_dim * token_groups, frames]`.
+        """Add up the entries of codes.
 
-        `ABSENT` codes and levels that are not there add nothing.
+        Args:
+            codes: `[batch, levels, frames]`; `ABSENT` codes add nothing.
+
+        Returns:
+            Embeddings `[batch, embedding_dim * token_groups, frames]`.
         """
         batch, levels, frames = codes.shape
         depth = -(-levels // self.token_groups)
@@ -173,10 +190,13 @@ class ResidualVectorQuantizer(nn.Module):
         return join_groups(total.transpose(1, 2), self.token_groups)
 
     def forward(self, embeddings: Tensor) -> Quantized:
-        """One training pass: draws each example's levels and bypass, quantizes, and lets the codebooks learn.
+        """Draw each example's levels and bypass, quantize, and update the codebooks: one training pass.
 
-        Every level learns from every example (a dropped level sees the residual it would have had), so high levels do
-        not starve although low rates are drawn more often.
+        Every level learns from every example: a dropped level gets the residual that it would have had. So high levels
+        learn enough although low rates are drawn more often.
+
+        Args:
+            embeddings: `[batch, embedding_dim * token_groups, frames]`.
         """
         batch, _, frames = embeddings.shape
         flat = self._token_rows(embeddings)  # [batch * token_groups, frames, dim]
@@ -197,9 +217,9 @@ class ResidualVectorQuantizer(nn.Module):
         return Quantized(seen.to(embeddings.dtype), codes, loss, is_started=True)
 
     def _draw(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Levels and bypass of every token, `[batch * token_groups]`; the tokens of an example share its draw.
+        """Draw levels and bypass of every token, `[batch * token_groups]`; the tokens of an example share its draw.
 
-        Processes with equal random states draw for all their examples what one process with these would draw.
+        Processes with equal random states together draw what a single process with all their examples would draw.
         """
         everywhere = batch * process_count()
         levels = self.level_choices[own_share(torch.randint(len(self.level_choices), (everywhere,), device=device))]
@@ -226,9 +246,17 @@ class ResidualVectorQuantizer(nn.Module):
 def commitment_loss(embeddings: Tensor, partial_sums: Tensor, levels: Tensor, counts: Tensor) -> Tensor:
     """Mean squared distance of an embedding from its quantization after 1, 2, .. levels, over the levels drawn.
 
-    embeddings: `[batch, frames, dim]`; partial_sums: `[levels, batch, frames, dim]`, no gradient; levels: `[batch]`;
-    counts: bool `[batch]`, examples that take part. Zero if none does, and for an example without levels. Between
-    processes it is the average of theirs that is the loss of all examples: they share one count.
+    All processes divide by the number of all their examples, so that the average of their losses is the loss of all
+    examples.
+
+    Args:
+        embeddings: `[batch, frames, dim]`.
+        partial_sums: `[levels, batch, frames, dim]`; no gradient flows into it.
+        levels: `[batch]`, the levels drawn.
+        counts: `[batch]`, bool, the examples that take part.
+
+    Returns:
+        A scalar; 0 if no example takes part. An example without levels adds 0.
     """
     distances = (embeddings - partial_sums.detach()).square().mean((2, 3))  # [levels, batch]
     index = torch.arange(1, partial_sums.shape[0] + 1, device=levels.device)[:, None]

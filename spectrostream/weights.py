@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from spectrostream.added_keys import identity_of
 from spectrostream.codec import SpectroStream
 from spectrostream.errors import WeightsError
-from spectrostream.registry import Codec, build_codec, config_from_plain
+from spectrostream.interface import TrainableCodec
+from spectrostream.registry import build_codec, config_from_plain
 from spectrostream.weight_files.official_files import write_official
 from spectrostream.weight_files.official_weights import official_weights
 from spectrostream.weight_files.safetensors_file import read_weights, weights_digest, write_weights
@@ -67,22 +68,21 @@ def save_official(codec: SpectroStream, folder: Path) -> None:
     write_official(folder, codec.config, codec.state_dict())
 
 
-def save_codec(codec: Codec, path: Path) -> None:
+def save_codec(codec: TrainableCodec, path: Path) -> None:
     """Writes the codec's tensors, configuration and their SHA-256 to `path`, beside and then renamed."""
-    write_weights(path, dataclasses.asdict(codec.config), codec.state_dict())
+    write_weights(path, identity_of(codec.config), codec.state_dict())
 
 
-def load_codec(path: Path) -> Codec:
+def load_codec(path: Path) -> TrainableCodec:
     """The codec saved at `path`, in evaluation mode. Raises WeightsError for a missing, foreign or damaged file."""
     codec = read_weights(path, config_from_plain).load_into(build_codec)
-    if isinstance(codec, SpectroStream):
-        codec.quantizer.learning.adopt(codec.quantizer.codebooks)
+    codec.adopt_codebooks()
     return codec.eval()
 
 
-def codec_fingerprint(codec: Codec) -> bytes:
+def codec_fingerprint(codec: TrainableCodec) -> bytes:
     """8 bytes that name the configuration and the weights: codes mean something to this codec only.
 
     They are the first 8 of the SHA-256 that `save_codec` writes.
     """
-    return weights_digest(dataclasses.asdict(codec.config), codec.state_dict())[:8]
+    return weights_digest(identity_of(codec.config), codec.state_dict())[:8]

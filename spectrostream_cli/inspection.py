@@ -91,11 +91,11 @@ def _coded_facts(path: Path) -> Facts:
 
 
 def _weights_facts(path: Path) -> Facts:
-    from spectrostream.weight_files.hub import OWN_NAME
+    from ablations.run_folder import RunFolder
     from spectrostream.weight_files.official_files import OFFICIAL_NAMES
     from spectrostream.weights import codec_fingerprint, load_codec, load_pretrained
 
-    own = path / OWN_NAME if path.is_dir() else path
+    own = RunFolder(path).weights if path.is_dir() else path
     is_own = own.is_file() and own.name not in OFFICIAL_NAMES
     # Our files may hold any kind of codec, the official ones a SpectroStream.
     codec = load_codec(own) if is_own else load_pretrained(path)
@@ -114,23 +114,28 @@ def _weights_facts(path: Path) -> Facts:
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file()
+    from ablations.run_folder import RunFolder
+
+    return RunFolder(path).config.is_file()
 
 
 def _run_facts(path: Path) -> Facts:
     """A folder that `train` or `ablate` works in, finished or not."""
-    checkpoints = sorted(one.name for one in path.glob("checkpoints/step-*.ckpt"))
-    trained = _read_json(path / "trained.json")
-    weights = _weights_facts(path) if (path / "codec.safetensors").is_file() else None
+    from ablations.run_folder import RunFolder
+
+    files = RunFolder(path)
+    checkpoints = sorted(one.name for one in files.checkpoints.glob("step-*.ckpt"))
+    trained = _read_json(files.trained)
+    weights = _weights_facts(path) if files.weights.is_file() else None
     return {
         "kind": "run",
-        "configuration_file": str(path / "config.yaml"),
+        "configuration_file": str(files.config),
         "is_trained": weights is not None,
         "steps": trained.get("steps"),
         "audio_seconds": trained.get("audio_seconds"),
         "float32_layers": trained.get("float32_layers", 0),
         "checkpoints": checkpoints,
-        "failure": _read_json(path / "failed.json").get("reason"),
+        "failure": _read_json(files.failed).get("reason"),
         "weights": weights,
     }
 

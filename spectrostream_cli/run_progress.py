@@ -11,7 +11,7 @@ from rich.progress import MofNCompleteColumn, TaskID
 from rich.text import Text
 
 from ablations.runner import Task
-from datamodules.workers.unreadable_files import FAILURE_LIST, replaced_in_words
+from datamodules.workers.unreadable_files import replaced_in_words
 from spectrostream_cli.progress import PlainLines, progress_bar
 
 _NUMBERS = {
@@ -47,7 +47,7 @@ class ConsoleDisplay:
 
 
 class StudyDisplay:
-    """Bars for the running cells and a line for each that ends; use as a context."""
+    """Bars for the runs at work and a line for each that ends; use as a context."""
 
     def __init__(self, console: Console, *, total_steps: int) -> None:
         self._console = console
@@ -64,24 +64,24 @@ class StudyDisplay:
         self._progress.stop()
 
     def started(self, task: Task) -> None:
-        """A bar for the cell."""
-        total = task.cell.config.training.max_steps
-        self._bars[task.cell.name] = self._progress.add_task(f"{task.cell.name}: starting", total=total)
+        """A bar for the run."""
+        total = task.run.config.training.max_steps
+        self._bars[task.run.name] = self._progress.add_task(f"{task.run.name}: starting", total=total)
 
     def progressed(self, task: Task, phase: str, step: int) -> None:
-        """Moves the cell's bar and the one of all."""
-        name = task.cell.name
+        """Moves the run's bar and the one of all."""
+        name = task.run.name
         self._progress.update(self._bars[name], description=f"{name}: {phase}", completed=step)
         self._progress.advance(self._total, step - self._steps.get(name, 0))
         self._steps[name] = step
 
     def ended(self, task: Task, reason: str | None, seconds: float) -> None:
         """One line that stays."""
-        name = task.cell.name
+        name = task.run.name
         self._progress.remove_task(self._bars.pop(name))
-        outcome = "done" if reason is None else f"FAILED: {reason} (see {task.folder / 'failed.json'})"
+        outcome = "done" if reason is None else f"FAILED: {reason} (see {task.files.failed})"
         line = f"{name}: {outcome} after {seconds:.0f} s"
-        if replaced := replaced_in_words(task.folder / FAILURE_LIST):
+        if replaced := replaced_in_words(task.files.unreadable):
             line = f"{line}; {replaced}"
         self._progress.print(line, markup=False, highlight=False, soft_wrap=True)
 

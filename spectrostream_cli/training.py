@@ -65,12 +65,13 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _train(arguments: argparse.Namespace, console: Console) -> str:
     from ablations.commands import train
+    from ablations.run_folder import RunFolder
     from spectrostream_cli.run_progress import ConsoleDisplay
 
     given, overrides = split_words(arguments.words, required=("config",), optional=("out",))
     out = Path(given.get("out") or f"runs/{Path(given['config']).stem}")
     weights = train(given["config"], overrides, out, ConsoleDisplay(console), accept_changes=arguments.accept_changes)
-    return f"trained: {weights} (what lies beside it: {weights.with_name('README.md')})"
+    return f"trained: {weights} (what lies beside it: {RunFolder(weights.parent).readme})"
 
 
 def _ablate(arguments: argparse.Namespace, console: Console) -> str:

@@ -13,11 +13,13 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parent / "ablations"))
 from small_study import TINY_DAC, write_config, write_music, write_study
 
-from ablations.experiment import load_layer
+from ablations.compose import load_layer
 from spectrostream.bitstream.files import read_bitstream
 from spectrostream.other_codecs.dac import Dac, DacConfig
 from spectrostream.weights import save_codec
 from spectrostream_cli import main
+
+pytestmark = pytest.mark.processes
 
 COMMANDS = ("train", "ablate", "report", "encode", "decode", "repack", "stream", "info", "export")
 RATE = 48000

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ablations.experiment import ConfigError, configs_folder, find_yaml, load_experiment
+from ablations.compose import ConfigError, configs_folder, find_yaml, load_experiment
 from ablations.study import load_study, studies_folder
 from lightning_modules.optimization import learning_rate
 from spectrostream.adversarial.dac_discriminator import DacDiscriminatorConfig
@@ -73,26 +73,26 @@ def test_dac_has_descript_s_sizes_and_weights() -> None:
 
 def test_the_demo_moves_every_axis_and_compares_with_dac() -> None:
     study = load_study("demo")
-    cells = study.cells()
-    roles = [cell.variant.role for cell in cells]
+    runs = study.runs()
+    roles = [run.variant.role for run in runs]
     assert (roles.count("baseline"), roles.count("peer")) == (1, 1)
     assert roles.count("variant") >= 5
-    assert all(len(places) > 1 for places in study.positions(cells).values())
-    (dac,) = [cell for cell in cells if cell.variant.role == "peer"]
+    assert all(len(places) > 1 for places in study.positions(runs).values())
+    (dac,) = [run for run in runs if run.variant.role == "peer"]
     assert isinstance(dac.config.model, DacConfig)
-    (baseline,) = [cell for cell in cells if cell.variant.role == "baseline"]
+    (baseline,) = [run for run in runs if run.variant.role == "baseline"]
     assert baseline.config.training == replace(dac.config.training)
-    for cell in cells:
-        (moved,) = [key for key in cell.variant.set if not key.startswith("evaluation.")] or ["nothing"]
-        assert (moved == "nothing") == (cell is baseline)
+    for run in runs:
+        (moved,) = [key for key in run.variant.set if not key.startswith("evaluation.")] or ["nothing"]
+        assert (moved == "nothing") == (run is baseline)
 
 
-def test_the_demo_s_models_are_at_rest_when_they_are_judged() -> None:
+def test_the_demo_s_models_are_at_rest_when_they_are_evaluated() -> None:
     """At the full rate one update can undo most of what was learned, so that the last step says little."""
-    for cell in load_study("demo").cells():
-        training = cell.config.training
+    for run in load_study("demo").runs():
+        training = run.config.training
         rates = [learning_rate(training.generator, step, training.max_steps) for step in range(training.max_steps)]
-        assert rates[-1] < max(rates) / 100, cell.name
+        assert rates[-1] < max(rates) / 100, run.name
 
 
 def test_every_configuration_s_header_has_its_command() -> None:
@@ -114,7 +114,7 @@ def test_a_documented_command_can_be_typed(command: list[str]) -> None:
         given, overrides = split_words(parsed.words, required=("study", "out"), optional=optional)
         if not given["study"].endswith(".yaml"):  # the reader's own file
             find_yaml(given["study"], studies_folder(), "study")
-            assert load_study(given["study"]).cells(overrides)
+            assert load_study(given["study"]).runs(overrides)
 
 
 @pytest.mark.parametrize("name", ["README.md", "JOURNAL.md", "BENCHMARKS.md"])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import soundfile
@@ -22,7 +20,7 @@ from datamodules.audio.opening import (
     require_finite,
     require_samples,
 )
-from spectrostream.atomic_files import open_beside
+from spectrostream.atomic_files import discard, open_beside, take_name
 
 _BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
 _WITH_FLOAT = ("PCM_16", "PCM_24", "FLOAT")
@@ -40,7 +38,7 @@ _LARGEST_BYTES = 2**32 - 2**16
 
 
 class AudioReader:
-    """An audio file from start to end as float32 `[channels, samples]` at `sample_rate` Hz, full scale 1, not clipped.
+    """Reads an audio file from start to end as float32 `[channels, samples]`, full scale 1, not clipped.
 
         with AudioReader(path) as reader:
             for audio in reader.pieces(480000):
@@ -48,22 +46,29 @@ class AudioReader:
 
     The pieces side by side are what `read_audio` gives, resampled without a seam; mono is repeated in each channel.
 
-    info: what the file's header says.
-    samples: length of the whole at `sample_rate`.
+    Args:
+        path: any format that libsndfile reads.
+        sample_rate: of the result, in Hz; None is the file's own.
+        channels: of the result; None is the file's own number.
 
-    Raises AudioFileError as `read_audio` does, for what lies in the middle of the file when it is reached.
+    Attributes:
+        info: what the file's header says.
+        samples: length of the whole at `sample_rate`.
+
+    Raises:
+        AudioFileError: as `read_audio`, for what lies in the middle of the file when it is reached.
     """
 
-    def __init__(self, path: str | Path, *, sample_rate: int = 48000, channels: int = 2) -> None:
+    def __init__(self, path: str | Path, *, sample_rate: int | None = 48000, channels: int | None = 2) -> None:
         self._file = open_audio(Path(path))
         try:
             self.info = audio_info(Path(path), self._file)
-            self.info.require_channels(channels)
-            self._resampler = self.info.resampler(sample_rate)
+            self._channels = channels or self.info.channels
+            self.info.require_channels(self._channels)
+            self._resampler = self.info.resampler(sample_rate or self.info.sample_rate)
         except BaseException:
             self._file.close()
             raise
-        self._channels = channels
         self.samples = self._resampler.length(self.info.frames)
         # Frames that the resampler may still look at, `[channels of the file, frames]`, and where they begin.
         self._held = torch.zeros(self.info.channels, 0)
@@ -101,6 +106,23 @@ class AudioReader:
         return audio
 
 
+def summed(readers: Sequence[AudioReader], samples: int) -> Iterator[Tensor]:
+    """The sum of files that begin together, in blocks `[channels, samples]`, the last one shorter; once.
+
+    It is as long as the longest file; shorter ones end in silence. It is mono where all files are, else a mono file is
+    repeated in each channel.
+    """
+    channels, length = max(one.info.channels for one in readers), max(one.samples for one in readers)
+    streams = [reader.pieces(samples) for reader in readers]
+    for start in range(0, length, samples):
+        total = torch.zeros(channels, min(samples, length - start))
+        for stream in streams:
+            part = next(stream, None)
+            if part is not None:
+                total[:, : part.shape[1]] += part[:channels]
+        yield total
+
+
 class AudioWriter:
     """Writes an audio file piece by piece; it takes its name when it is closed, or stays as it was.
 
@@ -108,12 +130,17 @@ class AudioWriter:
             writer.write(audio)  # as often as there is audio
             writer.close()
 
-    path: its extension chooses the format: .wav, .flac, .aiff, .caf or .w64.
-    sample_rate: Hz.
-    subtype: PCM_16, PCM_24 (default) or, but for .flac, FLOAT.
-    clipped: samples beyond full scale so far, which an integer subtype clips and FLOAT keeps.
+    Args:
+        path: its extension chooses the format: .wav, .flac, .aiff, .caf or .w64.
+        sample_rate: in Hz.
+        channels: of the audio.
+        subtype: PCM_16, PCM_24 (default) or, but for .flac, FLOAT.
 
-    Raises AudioFileError: an extension or subtype that is not offered, samples that are no numbers, no room.
+    Attributes:
+        clipped: samples beyond full scale so far, which an integer subtype clips and FLOAT keeps.
+
+    Raises:
+        AudioFileError: an extension or subtype that is not offered, samples that are no numbers, no room.
     """
 
     def __init__(self, path: str | Path, *, sample_rate: int, channels: int, subtype: str | None = None) -> None:
@@ -128,22 +155,19 @@ class AudioWriter:
             self._held = open_beside(self.path)
         except OSError as error:
             raise AudioFileError.of(self.path, f"cannot be written: {error.strerror}") from error
-        self._partial = Path(self._held.name)
         self._is_closed = False
         try:
             self._file = soundfile.SoundFile(
-                file_name(self._partial), "w", sample_rate, channels, self._subtype, format=self._container
+                file_name(Path(self._held.name)), "w", sample_rate, channels, self._subtype, format=self._container
             )
         except soundfile.SoundFileError as error:
-            self._remove()
+            discard(self._held)
             raise self._unwritable(error) from error
 
     def __enter__(self) -> AudioWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._is_closed:
             return
         self._discard()
@@ -168,10 +192,7 @@ class AudioWriter:
         """The file is complete and takes its name."""
         try:
             self._file.close()
-            with self._partial.open("rb") as file:
-                os.fsync(file.fileno())
-            self._held.close()
-            self._partial.replace(self.path)
+            take_name(self._held, self.path)
         except soundfile.SoundFileError as error:
             raise self._unwritable(error) from error
         finally:
@@ -180,11 +201,7 @@ class AudioWriter:
     def _discard(self) -> None:
         self._is_closed = True
         self._file.close()
-        self._remove()
-
-    def _remove(self) -> None:
-        self._held.close()
-        self._partial.unlink(missing_ok=True)
+        discard(self._held)
 
     def _require_room(self, samples: int) -> None:
         size = (self.samples + samples) * self._channels * _BYTES[self._subtype]

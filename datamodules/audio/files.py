@@ -1,4 +1,4 @@
-"""Audio in and out of files, whole or in part; `audio_pieces` goes through long ones piece by piece.
+"""Audio in and out of files, whole or in part; `blocks` goes through long ones piece by piece.
 
 Whatever the file holds becomes float32 `[channels, samples]` at the asked rate. Nothing is clipped (decoded Vorbis may
 exceed 1), nothing is mixed down, nothing is trimmed: what cannot be given exactly is an `AudioFileError`.
@@ -145,7 +145,7 @@ def _read_frames(info: AudioInfo, file: soundfile.SoundFile, start: int, stop: i
     """Frames `start` to `stop` at the file's own rate, `[channels of the file, stop - start]`."""
     path = info.path
     try:
-        frames = read_frames(file, path, lambda: open_audio(path), start, stop)
+        frames = read_frames(file, path, start, stop)
     except soundfile.SoundFileError as error:
         raise info.broken(error) from error
     except OSError as error:

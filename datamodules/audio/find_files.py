@@ -11,45 +11,17 @@ from pathlib import Path
 # What soundfile's libsndfile opens by itself; headerless .raw is left out because nothing says what it holds.
 AUDIO_EXTENSIONS = frozenset(
     {
-        ".aif",
-        ".aifc",
-        ".aiff",
-        ".au",
-        ".caf",
-        ".flac",
-        ".mp3",
-        ".oga",
-        ".ogg",
-        ".opus",
-        ".rf64",
-        ".snd",
-        ".w64",
-        ".wav",
-        ".wave",
+        *(".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus"),
+        *(".rf64", ".snd", ".w64", ".wav", ".wave"),
     }
 )
 # Music all the same, so it is reported instead of passed over.
 _FOREIGN_EXTENSIONS = frozenset(
     {
-        ".aac",
-        ".ac3",
-        ".ape",
-        ".dsf",
-        ".m4a",
-        ".m4b",
-        ".m4p",
-        ".mka",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpc",
-        ".webm",
-        ".wma",
-        ".wv",
+        *(".aac", ".ac3", ".ape", ".dsf", ".m4a", ".m4b", ".m4p", ".mka"),
+        *(".mkv", ".mov", ".mp4", ".mpc", ".webm", ".wma", ".wv"),
     }
 )
-
-
 _LEADS_OUT = (
     "is a link that leads out of the corpus' folder; only links to folders directly in that are followed: copy it here"
 )

@@ -20,6 +20,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from datamodules.audio.joined_file import JoinedFile
+
 # By the two bits of the version: 3 is MPEG-1, 2 is MPEG-2, 0 is MPEG-2.5, of which only layer III is looked at.
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 _KBPS = {
@@ -123,51 +125,18 @@ def open_counted(path: Path, found: Uncounted) -> io.RawIOBase:
     return _Counted(path.open("rb"), found)
 
 
-class _Counted(io.RawIOBase):
-    """ID3, then the tag frame, then the music."""
+class _Counted(JoinedFile):
+    """ID3, then the tag frame, then the music; closes its file."""
 
     def __init__(self, file: BinaryIO, found: Uncounted) -> None:
-        self._file = file
         # ID3 stays where it is, for it holds the names. Whatever else precedes the first frame is left out: libsndfile
         # would not know the file as MP3.
-        self._first = found.first
-        self._start = _id3_bytes(file, 0)
-        self._tag = _tag_frame(found)
-        self._size = self._start + len(self._tag) + self._file.seek(0, os.SEEK_END) - self._first
-        self._position = 0
+        id3, end = _id3_bytes(file, 0), file.seek(0, os.SEEK_END)
+        super().__init__(file, [range(id3), _tag_frame(found), range(found.first, end)])
 
     def close(self) -> None:
         self._file.close()
         super().close()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, begin + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        content = self._some(len(buffer))
-        buffer[: len(content)] = content
-        self._position += len(content)
-        return len(content)
-
-    def _some(self, wanted: int) -> bytes:
-        """Bytes from the position on: ID3, the tag frame or music, whichever it lies in."""
-        if self._position < self._start:
-            return _read(self._file, self._position, min(wanted, self._start - self._position))
-        into_tag = self._position - self._start
-        if into_tag < len(self._tag):
-            return self._tag[into_tag : into_tag + wanted]
-        return _read(self._file, self._first + into_tag - len(self._tag), wanted)
 
 
 def _tag_frame(found: Uncounted) -> bytes:

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ import soundfile
 import torch
 from torch import Tensor
 
-from datamodules.audio.file_cache import FileMemory
 from datamodules.audio.mp3_length import Uncounted, open_counted, uncounted
 from datamodules.audio.resampling import PartResampler
 from spectrostream.errors import UserError
@@ -41,7 +41,8 @@ _BLOCK_FRAMES = 2**22
 # A 32-bit integer written as a float without being scaled. What lies beyond is damage, and its square overflows.
 _LARGEST_SAMPLE = 2.0**31
 
-_uncounted: FileMemory[Uncounted | None] = FileMemory()
+# What a process has found out about files is kept for so many of them: some MB when they are full.
+REMEMBERED_FILES = 30_000
 
 
 class AudioFileError(UserError):
@@ -178,10 +179,17 @@ def open_audio(path: Path) -> ForwardFile:
         raise AudioFileError.of(path, reason) from error
 
 
+@lru_cache(REMEMBERED_FILES)
+def _uncounted(path: Path, size_bytes: int, modified_ns: int) -> Uncounted | None:
+    """Found out once for each state of a file."""
+    del size_bytes, modified_ns
+    return uncounted(path)
+
+
 def _counted(file: ForwardFile, path: Path, status: os.stat_result) -> ForwardFile:
     """The open MP3 file, or the same one with the length that its header lacks."""
     try:
-        found = _uncounted.value(path, status, lambda: uncounted(path))
+        found = _uncounted(path, status.st_size, status.st_mtime_ns)
     except OSError:
         file.close()
         raise

@@ -10,15 +10,14 @@ place, and three of them show nothing: it is calculated for the worst one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from datamodules.audio.file_cache import FileMemory
 from datamodules.audio.mp3_length import samples_to_decode_before
-from datamodules.audio.opening import decode
+from datamodules.audio.opening import REMEMBERED_FILES, decode, open_audio
 
 _COMPRESSED = ("OGG", "MP3")
 # Where to compare, in seconds. An Ogg page holds up to 64 kB: below 10 s the test could lie within the first pages.
@@ -29,32 +28,26 @@ _TOLERANCE = 1e-5
 _OGG_LEAD_INS = (0, 8192)
 _BLOCK_FRAMES = 2**16
 
-# How many frames a file needs before the wanted ones, or None where no number helps.
-_verdicts: FileMemory[int | None] = FileMemory()
 
-
-def read_frames(
-    file: soundfile.SoundFile,
-    path: Path,
-    open_again: Callable[[], soundfile.SoundFile],
-    start: int,
-    stop: int,
-) -> np.ndarray:
+def read_frames(file: soundfile.SoundFile, path: Path, start: int, stop: int) -> np.ndarray:
     """Frames `start` to `stop` as decoded from the start, float32 `[channels, frames]`; fewer where the file ends.
 
     Args:
         file: open, nothing read yet.
-        path: of the file, under which, with its size and time, the verdict is remembered.
-        open_again: opens it anew.
+        path: of the file.
         start: first frame.
         stop: one past the last.
+
+    Raises:
+        OSError, SoundFileError, AudioFileError: the file has vanished or is damaged.
     """
     if file.format not in _COMPRESSED:
         return _read_after_seek(file, start, stop, 0)
     lead_ins = _OGG_LEAD_INS if file.format == "OGG" else (samples_to_decode_before(file.samplerate, file.channels),)
     if start <= max(lead_ins):
         return _read_from_start(file, start, stop)
-    lead_in = _verdicts.value(path, path.stat(), lambda: _lead_in_needed(open_again, lead_ins))
+    status = path.stat()
+    lead_in = _lead_in_needed(path, status.st_size, status.st_mtime_ns, lead_ins)
     if lead_in is None:
         return _read_from_start(file, start, stop)
     return _read_after_seek(file, start, stop, lead_in)
@@ -71,26 +64,28 @@ def _read_from_start(file: soundfile.SoundFile, start: int, stop: int) -> np.nda
     return decode(file, stop - start)
 
 
-def _lead_in_needed(open_file: Callable[[], soundfile.SoundFile], lead_ins: tuple[int, ...]) -> int | None:
-    """The first that is enough; None where none is.
+@lru_cache(REMEMBERED_FILES)
+def _lead_in_needed(path: Path, size_bytes: int, modified_ns: int, lead_ins: tuple[int, ...]) -> int | None:
+    """The first that is enough, found out once for each state of a file; None where none is.
 
     None also where it cannot be shown: in a file that is too short, silent at these places, or refuses to seek.
     """
-    with open_file() as file:
+    del size_bytes, modified_ns
+    with open_audio(path) as file:
         places = [round(seconds * file.samplerate) for seconds in _PLACES_SECONDS]
         beginning = decode(file, places[-1] + _COMPARED_FRAMES)
     expected = [beginning[:, place : place + _COMPARED_FRAMES] for place in places]
     if any(part.shape[1] < _COMPARED_FRAMES or np.abs(part).max() <= 2 * _TOLERANCE for part in expected):
         return None
     for lead_in in lead_ins:
-        if all(_equals(open_file, place, part, lead_in) for place, part in zip(places, expected, strict=True)):
+        if all(_equals(path, place, part, lead_in) for place, part in zip(places, expected, strict=True)):
             return lead_in
     return None
 
 
-def _equals(open_file: Callable[[], soundfile.SoundFile], place: int, expected: np.ndarray, lead_in: int) -> bool:
+def _equals(path: Path, place: int, expected: np.ndarray, lead_in: int) -> bool:
     try:
-        with open_file() as file:
+        with open_audio(path) as file:
             found = _read_after_seek(file, place, place + _COMPARED_FRAMES, lead_in)
     except soundfile.SoundFileError:
         return False

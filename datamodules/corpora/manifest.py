@@ -21,6 +21,8 @@ from spectrostream.errors import UserError
 FORMATS = (".parquet", ".csv")
 # In a folder whose music it describes, and which stands for it then.
 MANIFEST_NAME = "manifest.parquet"
+# Names of a corpus' own division, whatever the corpus calls them.
+SPLITS = ("train", "validation", "test")
 
 TEXT, WHOLE, REAL = "str", "Int64", "float64"
 # Every column in its order, its type, and what it says.

@@ -11,7 +11,7 @@ import pandas
 from datamodules.corpora.corpus import Corpus
 from datamodules.corpora.spans import Spans
 from datamodules.corpora.splits import Split
-from spectrostream.atomic_files import whole_file
+from spectrostream.atomic_files import write_whole
 from spectrostream.errors import UserError
 
 _COLUMNS = ("corpus", "track", "start_seconds", "duration_seconds")
@@ -42,13 +42,11 @@ def write_segments(path: Path, corpus: Corpus, segments: Spans) -> None:
         }
     )
     content = table.to_csv(index=False, float_format="%.9f", lineterminator="\n").encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         if path.read_bytes() != content:
             raise SegmentsError(f"{str(path)!r} is there and is not this table; type another file, or remove it first")
         return
-    with whole_file(path) as file:
-        file.write(content)
+    write_whole(path, content)
 
 
 def read_segments(path: Path, corpus: Corpus, split: Split, *, sample_rate: int = 48000) -> list[Spans]:
@@ -65,16 +63,14 @@ def read_segments(path: Path, corpus: Corpus, split: Split, *, sample_rate: int 
     table = _read(path)
     is_empty = table["duration_seconds"] * sample_rate < 0.5
     _require(path, table, is_empty | (table["start_seconds"] < 0), "has no length")
-    # As excerpts are named.
+    # As segments are named.
     is_repeated = table.round({"start_seconds": 3}).duplicated(["corpus", "track", "start_seconds"])
     _require(path, table, is_repeated, "is listed twice")
     places = _places(table, corpus, sample_rate)
     missing = table.loc[~table.index.isin(places["segment"]), "track"]
     if len(missing):
-        raise SegmentsError(
-            f"data.evaluation_segments={str(path)!r}: {len(missing)} of {len(table)} tracks are not in the corpus, "
-            f"the first {missing.iloc[0]!r}; {_REMEDY}"
-        )
+        what = f"{len(missing)} of {len(table)} tracks are not in the corpus, the first {missing.iloc[0]!r}"
+        raise _unusable(path, what, ":")
     parts = _consecutive_parts(places)
     is_there = table.index.isin(parts["segment"])
     _require(path, table, ~is_there, "goes beyond the end of its track, or lies in a piece of it that is missing")
@@ -149,38 +145,39 @@ def segments_fingerprint(path: Path, limit: int | None = None) -> str:
     try:
         digits = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     except OSError as error:
-        reason = f"cannot be read ({error.strerror})"
-        raise SegmentsError(f"data.evaluation_segments={str(path)!r} {reason}; {_REMEDY}") from error
+        raise _unusable(path, f"cannot be read ({error.strerror})") from error
     if limit is None or limit >= (listed := len(_read(path))):
         return digits
     return f"{digits}, {limit} of {listed}"
 
 
-_REMEDY = "write the table again with `spectrostream data segments`, or train with the manifests it was written for"
+def _unusable(path: Path, what: str, colon: str = "") -> SegmentsError:
+    return SegmentsError(
+        f"data.evaluation_segments={str(path)!r}{colon} {what}; write the table again with `spectrostream data "
+        "segments`, or train with the manifests it was written for"
+    )
 
 
 def _read(path: Path) -> pandas.DataFrame:
     try:
         table = pandas.read_csv(path, dtype={"corpus": str, "track": str, "content_hash": str}, keep_default_na=False)
     except FileNotFoundError as error:
-        raise SegmentsError(f"data.evaluation_segments={str(path)!r} does not exist; {_REMEDY}") from error
+        raise _unusable(path, "does not exist") from error
     except (ValueError, OSError) as error:
-        raise SegmentsError(f"data.evaluation_segments={str(path)!r} cannot be read ({error}); {_REMEDY}") from error
+        raise _unusable(path, f"cannot be read ({error})") from error
     missing = [column for column in _COLUMNS if column not in table]
     numbers = [column for column in _COLUMNS[2:] if column in table and table[column].dtype.kind not in "fi"]
     if missing or numbers or table.empty:
         problem = f"no column {', '.join(missing)}" if missing else f"no numbers in {numbers}" if numbers else "no rows"
-        raise SegmentsError(f"data.evaluation_segments={str(path)!r} has {problem}; {_REMEDY}")
+        raise _unusable(path, f"has {problem}")
     return table
 
 
 def _require(path: Path, table: pandas.DataFrame, is_wrong: np.ndarray | pandas.Series, what: str) -> None:
     if is_wrong.any():
         first = table[is_wrong].iloc[0]
-        raise SegmentsError(
-            f"data.evaluation_segments={str(path)!r}: {is_wrong.sum()} of {len(table)} segments cannot be used; that "
-            f"of {first['track']!r} at {first['start_seconds']:.3f} s {what}; {_REMEDY}"
-        )
+        which = f"that of {first['track']!r} at {first['start_seconds']:.3f} s {what}"
+        raise _unusable(path, f"{is_wrong.sum()} of {len(table)} segments cannot be used; {which}", ":")
 
 
 def _overlap(segments: Spans, trained: Spans, tracks: int) -> np.ndarray:

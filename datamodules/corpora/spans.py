@@ -100,10 +100,6 @@ class Spans(Sequence[Span]):
         starts = first[span] + (number - (until - counts)[span]) * length
         return Spans(self.tracks[span], starts / sample_rate, np.minimum(starts + length, last[span]) / sample_rate)
 
-    def spread(self, limit: int) -> Spans:
-        """At most `limit` of the spans, in order and evenly spread."""
-        return self.at(evenly_spread(len(self), limit))
-
 
 def evenly_spread(total: int, limit: int | None) -> np.ndarray:
     """At most `limit` of the numbers below `total`, in order and evenly spread; all without a limit.

@@ -14,13 +14,11 @@ from scipy.sparse.csgraph import connected_components
 
 from datamodules.audio.find_files import AUDIO_EXTENSIONS
 from datamodules.corpora.corpus import Corpus
+from datamodules.corpora.manifest import SPLITS as SIDES
 from datamodules.corpora.manifest import ManifestError, source_names
 from datamodules.corpora.spans import Spans
-from datamodules.layouts.contract import SPLITS as SIDES
+from datamodules.data_config import SPLITS
 
-__all__ = ["SIDES", "SPLITS", "Split", "split_spans"]
-
-SPLITS = ("end", "track", "official")
 # What is left after a subtraction may be shorter by so much than it was asked to be.
 _ROUNDING_SECONDS = 1e-9
 # Of a name, also of what was converted: a.wav.flac.

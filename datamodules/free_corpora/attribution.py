@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import io
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from datamodules.free_corpora.contract import Recipe, RecipeError
-from datamodules.free_corpora.copying import copy_stream
 from datamodules.free_corpora.packages import Package
+from spectrostream.atomic_files import write_whole
 
 _LICENCE_TEXTS = Path("/usr/share/common-licenses")
 # Where the texts are, for licences whose name is no file there.
@@ -57,7 +56,7 @@ def write_attribution(
         "",
         *_pages(pieces),
     ]
-    copy_stream(io.BytesIO("\n".join(lines).encode("utf-8", "backslashreplace")), out / "ATTRIBUTION.md")
+    write_whole(out / "ATTRIBUTION.md", "\n".join(lines).encode("utf-8", "backslashreplace"))
 
 
 def _provenance(made_with: Mapping[str, Any]) -> list[str]:
@@ -105,4 +104,4 @@ def _copy(source: Path, target: Path) -> None:
         text = gzip.decompress(content) if source.suffix == ".gz" else content
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise RecipeError(f"The text {str(source)!r} is damaged ({error}); get the package again") from error
-    copy_stream(io.BytesIO(text), target)
+    write_whole(target, text)

@@ -15,12 +15,12 @@ from typing import Any
 from datamodules.free_corpora.attribution import write_attribution, write_licences
 from datamodules.free_corpora.catalog import SOUNDFONTS
 from datamodules.free_corpora.contract import Piece, Recipe, RecipeError, Report
-from datamodules.free_corpora.copying import copy_stream
 from datamodules.free_corpora.ledger import Ledger
 from datamodules.free_corpora.packages import Given, Package, found_packages, matching
 from datamodules.free_corpora.planning import Plan, planned
 from datamodules.free_corpora.renderers import Renderer, chosen_renderer
 from datamodules.free_corpora.rendering import Rendering
+from spectrostream.atomic_files import copy_whole
 from spectrostream.errors import UserError
 
 
@@ -206,7 +206,7 @@ def _make(out: Path, rendering: Rendering | None, piece: Piece) -> dict[str, Any
             facts |= {"seconds": rendered.seconds, "peak_dbfs": rendered.peak_dbfs, "scaled_db": rendered.scaled_db}
         else:
             with piece.source.open("rb") as source:
-                copy_stream(source, target)
+                copy_whole(source, target)
         return {**facts, "size_bytes": target.stat().st_size}
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -65,15 +66,12 @@ class Credits(Protocol):
     def wanted(self) -> tuple[str, ...]:
         """Patterns of the files that are needed from the package, besides its copyright file."""
 
-    def read(self, root: Path, package: str) -> dict[str, Credit] | CreditLookup:
+    def read(self, root: Path, package: str) -> CreditOf:
         """Credits by the name of the piece."""
 
 
-class CreditLookup(Protocol):
-    """Credits by name, worked out when asked."""
-
-    def get(self, name: str) -> Credit | None:
-        """None for a piece that nothing is written about."""
+# From a piece's name to its credit; None where nothing is written about it.
+CreditOf = Callable[[str], Credit | None]
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
-from datamodules.free_corpora.contract import Credit, CreditLookup, RecipeError
+from datamodules.free_corpora.contract import Credit, CreditOf, RecipeError
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,12 @@ class Stated:
 
     author: str
     licence: str
+    wanted: ClassVar[tuple[str, ...]] = ()
 
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        """Nothing."""
-        return ()
-
-    def read(self, root: Path, package: str) -> CreditLookup:
+    def read(self, root: Path, package: str) -> CreditOf:
         """The same for every name."""
         del root, package
-        return _Same(Credit(self.author, self.licence))
+        return lambda name: Credit(self.author, self.licence)
 
 
 @dataclass(frozen=True)
@@ -39,20 +35,17 @@ class DebianCopyright:
     """
 
     prefix: str
+    wanted: ClassVar[tuple[str, ...]] = ()  # the copyright file is there anyway
 
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        """Nothing more: the copyright file is there anyway."""
-        return ()
-
-    def read(self, root: Path, package: str) -> CreditLookup:
+    def read(self, root: Path, package: str) -> CreditOf:
         """By the last paragraph that matches, as the format has it. RecipeError: the file is missing."""
         path = root / "usr" / "share" / "doc" / package / "copyright"
         try:
             text = path.read_text("utf-8", "replace")
         except OSError as error:
             raise RecipeError(f"The licences of {package} are unknown: {str(path)!r}: {error.strerror}") from error
-        return _Paragraphs(self.prefix, copyright_paragraphs(text))
+        paragraphs = copyright_paragraphs(text)[::-1]
+        return lambda name: next((credit for files, credit in paragraphs if files.fullmatch(self.prefix + name)), None)
 
 
 @dataclass(frozen=True)
@@ -72,11 +65,11 @@ class LicenceList:
         """Both lists."""
         return self.path, self.titles
 
-    def read(self, root: Path, package: str) -> dict[str, Credit]:
+    def read(self, root: Path, package: str) -> CreditOf:
         """By name. RecipeError: a list is missing or not of this form."""
         try:
             titles = {entry["filename"]: entry["name"] for entry in _yaml(root / self.titles)}
-            return {
+            credits = {
                 name: Credit(
                     _without_address(author), self.names.get(works["license"], works["license"]), titles.get(name, "")
                 )
@@ -84,6 +77,7 @@ class LicenceList:
                 for author, works in entry.items()
                 for name in works.get("music", ())
             }
+            return credits.get
         except (KeyError, TypeError, AttributeError) as error:
             raise RecipeError(
                 f"The licences of {package} are unknown: {str(root / self.path)!r} is not the list that was expected "
@@ -102,25 +96,6 @@ def copyright_paragraphs(text: str) -> list[tuple[re.Pattern[str], Credit]]:
             credit = Credit("; ".join(dict.fromkeys(authors)), licence)
             paragraphs.append((_file_pattern(fields["files"].split()), credit))
     return paragraphs
-
-
-class _Same:
-    def __init__(self, credit: Credit) -> None:
-        self._credit = credit
-
-    def get(self, name: str) -> Credit | None:
-        del name
-        return self._credit
-
-
-class _Paragraphs:
-    def __init__(self, prefix: str, paragraphs: list[tuple[re.Pattern[str], Credit]]) -> None:
-        self._prefix = prefix
-        self._paragraphs = paragraphs
-
-    def get(self, name: str) -> Credit | None:
-        matches = (credit for files, credit in reversed(self._paragraphs) if files.fullmatch(self._prefix + name))
-        return next(matches, None)
 
 
 def _fields(paragraph: str) -> dict[str, str]:

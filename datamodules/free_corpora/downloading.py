@@ -6,14 +6,12 @@ import hashlib
 import shlex
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.file_locks import lock
 from datamodules.free_corpora.contract import RecipeError, Report
+from datamodules.free_corpora.programs import run_watched
+from spectrostream.atomic_files import lock
 
 _HASHES = {"SHA256": "sha256", "SHA512": "sha512"}
 _OTHERWISE = "copy the file from a machine that has it and type --package-file FILE.deb, or --source FOLDER"
@@ -50,7 +48,8 @@ def downloaded(package: str, cache: Path, report: Report) -> Path:
     location = _location(package)
     path = cache / location.file
     cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / ".lock"):
+    with (cache / ".lock").open("wb") as file:
+        lock(file)  # waits for other processes of ours that download into this cache
         if not location.fits(path):
             _download(package, location, path, report)
     return path
@@ -82,33 +81,18 @@ def _download(package: str, location: _Location, path: Path, report: Report) -> 
     folder = path.with_name(f".{location.file}.unfinished")
     folder.mkdir(exist_ok=True)
     partial = folder / location.file
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            ["apt-get", "download", package], cwd=folder, stdin=subprocess.DEVNULL, stdout=said, stderr=said
-        )
-        try:
-            _wait(process, package, location, partial, report)
-        finally:
-            process.kill()
-            process.wait()
-        if not location.fits(partial):
-            said.seek(0)
-            reason = _last_line(said.read()) if process.returncode else "it is not the file that was promised"
-            partial.unlink(missing_ok=True)
-            raise RecipeError(f"The package {package} could not be downloaded ({reason}); try again, or {_OTHERWISE}")
-    partial.replace(path)
-    shutil.rmtree(folder, ignore_errors=True)
 
-
-def _wait(process: subprocess.Popen[bytes], package: str, location: _Location, partial: Path, report: Report) -> None:
-    while True:
+    def watch() -> None:
         done = partial.stat().st_size if partial.exists() else 0
         report.doing(f"downloading {package}: {done / 1e6:.0f} of {location.size / 1e6:.0f} MB")
-        try:
-            process.wait(timeout=0.3)
-        except subprocess.TimeoutExpired:
-            continue
-        return
+
+    code, said = run_watched(["apt-get", "download", package], watch, seconds=0.3, folder=folder)
+    if not location.fits(partial):
+        reason = _last_line(said) if code else "it is not the file that was promised"
+        partial.unlink(missing_ok=True)
+        raise RecipeError(f"The package {package} could not be downloaded ({reason}); try again, or {_OTHERWISE}")
+    partial.replace(path)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _last_line(said: bytes) -> str:
@@ -116,11 +100,3 @@ def _last_line(said: bytes) -> str:
     # apt-get warns about its sandbox after the error itself.
     errors = [line for line in lines if line.startswith("E:")] or lines
     return errors[-1].strip() if errors else "no word why"
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Until the end no other process of ours downloads into this cache; it waits."""
-    with path.open("wb") as file:
-        lock(file)
-        yield

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from datamodules.file_locks import lock
 from datamodules.free_corpora.contract import RecipeError
-from spectrostream.atomic_files import whole_file
+from spectrostream.atomic_files import lock, write_whole
 
 _FILE = "recipe.json"
 _WORK = ".building"
@@ -99,8 +98,7 @@ class Ledger:
 
     def _write(self, path: Path) -> None:
         record = {"asked": self._asked, "made_with": self._made_with, "pieces": dict(sorted(self.pieces.items()))}
-        with whole_file(path) as file:
-            file.write(json.dumps(record, indent=1).encode())
+        write_whole(path, json.dumps(record, indent=1))
 
 
 def _said(record: dict[str, Any]) -> str:

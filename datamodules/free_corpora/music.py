@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import stat
 import zipfile
 import zlib
@@ -13,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from datamodules.free_corpora.contract import RecipeError
-from datamodules.free_corpora.copying import copy_stream
 from datamodules.free_corpora.packages import matching
 from datamodules.free_corpora.wad import midi_lumps
+from spectrostream.atomic_files import copy_whole, write_whole
 
 # No piece of music is larger; an archive that says so is broken or meant to fill the disk.
 _LARGEST_MEMBER = 2**30
@@ -44,7 +43,8 @@ class MidiLumps:
                 if digest not in seen:
                     seen.add(digest)
                     stem = Path(wad).stem
-                    found[f"{stem}/{lump}.flac"] = _written(work / stem / f"{lump}.mid", content)
+                    found[f"{stem}/{lump}.flac"] = work / stem / f"{lump}.mid"
+                    write_whole(work / stem / f"{lump}.mid", content)
         return found
 
 
@@ -114,10 +114,5 @@ def _extracted(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) 
         )
     if not (target.is_file() and target.stat().st_size == member.file_size):
         with archive.open(member) as source:
-            copy_stream(source, target)
-    return target
-
-
-def _written(target: Path, content: bytes) -> Path:
-    copy_stream(io.BytesIO(content), target)
+            copy_whole(source, target)
     return target

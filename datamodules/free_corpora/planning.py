@@ -46,8 +46,8 @@ def planned(
     named = {name: source for name, source in sources.items() if _is_asked(name, only)}
     if not named:
         raise _none_called(recipe, only, list(sources))
-    known = recipe.credits.read(root, recipe.package)
-    credits = {name: _credit(name, known.get(name), soundfont_licence) for name in named}
+    credit_of = recipe.credits.read(root, recipe.package)
+    credits = {name: _credit(name, credit_of(name), soundfont_licence) for name in named}
     accepted = licences or recipe.accepted
     taken = [name for name in named if any(fnmatchcase(credits[name].licence, pattern) for pattern in accepted)]
     if not taken:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.audio.blocks import AudioReader, AudioWriter
 from datamodules.free_corpora.contract import RecipeError
+from datamodules.free_corpora.programs import run_watched
 from datamodules.free_corpora.renderers import SAMPLE_RATE, Renderer
 
 # A dB below full scale, which leaves room for what a resampler or a lossy codec adds.
@@ -67,29 +68,21 @@ class Rendering:
 
     def _run(self, midi: Path, wav: Path) -> None:
         command = self._renderer.command(midi, self._soundfont, wav)
-        with tempfile.TemporaryFile() as said:
-            try:
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
-            except OSError as error:
-                raise RecipeError(f"{command[0]} cannot be started: {error.strerror}") from error
-            code = self._waited(process)
-            said.seek(0)
-            if code:
-                last = said.read()[-2000:].decode("utf-8", "replace").strip().splitlines()[-1:]
-                raise RecipeError(f"{self._renderer.name} ended with code {code}: {' '.join(last) or 'no word why'}")
+        deadline = time.monotonic() + _LONGEST_SECONDS
 
-    def _waited(self, process: subprocess.Popen[bytes]) -> int:
+        def watch() -> None:
+            if self._stopped.is_set():
+                raise RecipeError("stopped")
+            if time.monotonic() > deadline:
+                raise RecipeError(f"{self._renderer.name} did not finish within {_LONGEST_SECONDS:.0f} s")
+
         try:
-            for _ in range(int(_LONGEST_SECONDS / 0.2)):
-                try:
-                    return process.wait(timeout=0.2)
-                except subprocess.TimeoutExpired:
-                    if self._stopped.is_set():
-                        raise RecipeError("stopped") from None
-            raise RecipeError(f"{self._renderer.name} did not finish within {_LONGEST_SECONDS:.0f} s")
-        finally:
-            process.kill()
-            process.wait()
+            code, said = run_watched(command, watch)
+        except OSError as error:
+            raise RecipeError(f"{command[0]} cannot be started: {error.strerror}") from error
+        if code:
+            last = said[-2000:].decode("utf-8", "replace").strip().splitlines()[-1:]
+            raise RecipeError(f"{self._renderer.name} ended with code {code}: {' '.join(last) or 'no word why'}")
 
     def _to_flac(self, wav: Path, target: Path, seconds: float) -> Rendered:
         if wav.stat().st_size == 0:

@@ -9,9 +9,6 @@ from pathlib import Path
 from datamodules.audio.find_files import SkippedFile
 from spectrostream.errors import UserError
 
-# Names of a corpus' own division, whatever the corpus calls them.
-SPLITS = ("train", "validation", "test")
-
 
 class LayoutError(UserError):
     """A folder that is not laid out as its corpus is; the message says what is missing and what to type."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.layouts.contract import SPLITS, Entry, Found
+from datamodules.corpora.manifest import SPLITS
+from datamodules.layouts.contract import Entry, Found
 from datamodules.layouts.corpus_files import CorpusFiles, Shape, require_folder
 from datamodules.layouts.metadata import Line, broken, first_file, read_table
 

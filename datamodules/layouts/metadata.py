@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from datamodules.layouts.contract import SPLITS, LayoutError
+from datamodules.corpora.manifest import SPLITS
+from datamodules.layouts.contract import LayoutError
 
 # A field of more characters is a quotation mark that was never closed.
 _LONGEST_FIELD = 1 << 24

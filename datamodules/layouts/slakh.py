@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from datamodules.layouts.contract import SPLITS, Entry, Found
+from datamodules.corpora.manifest import SPLITS
+from datamodules.layouts.contract import Entry, Found
 from datamodules.layouts.corpus_files import CorpusFiles, Shape
 from datamodules.layouts.metadata import first_file, yaml_scalar
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from datamodules.corpora.manifest import file_path, table_name
 from datamodules.preparing.transcoding import Source, Transcoded, transcode
 from datamodules.shards.encodings import ENCODINGS, Encoding
 from datamodules.shards.packing import PIECE_OVERHEAD_BYTES, ShardPacker
-from spectrostream.atomic_files import whole_file
+from spectrostream.atomic_files import copy_whole
 
 # Changes whenever the same input would give other bytes: what an older version made is then made again.
 _VERSION = 1
@@ -206,10 +205,8 @@ def _make_file(job: Job, out: Path, attempt: _Attempt) -> tuple[tuple[MadeFile, 
 
     def keep(transcoded: Transcoded, pieces: list[BinaryIO]) -> None:
         path = file_path(table_name(out), track.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
-            pieces[0].seek(0)
-            shutil.copyfileobj(pieces[0], file)
+        pieces[0].seek(0)
+        copy_whole(pieces[0], path)
         made = made_file(path, track.name)
         files.append(made)
         columns = {"size_bytes": made.size_bytes, "modified_ns": made.modified_ns, "sha256": made.sha256}

@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from datamodules.file_locks import lock
 from datamodules.preparing.jobs import Job, Made, MadeFile, Settings
+from spectrostream.atomic_files import lock
 from spectrostream.errors import UserError
 
 _NAME = "prepared.jsonl"
@@ -63,9 +62,7 @@ class PrepareLog:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
         self._lock.close()
 

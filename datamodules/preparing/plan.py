@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas
 
+from datamodules.corpora.manifest import SPLITS
 from datamodules.corpora.splits import hash_places
-from datamodules.layouts.contract import SPLITS
 from datamodules.preparing.jobs import Job, Settings, TrackToPrepare
 from datamodules.scanning.measuring import VERSION
 from datamodules.shards.packing import END_BYTES

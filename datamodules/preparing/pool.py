@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from pathlib import Path
 
-from pebble import ProcessExpired, ProcessPool
+from pebble import ProcessExpired
 
 from datamodules.preparing.jobs import Job, Made, do_job
 from datamodules.preparing.log import PrepareError
-from datamodules.workers.processes import worker_processes
+from datamodules.workers.processes import outcomes, worker_processes
 
 # A job may take this long and as long as its music lasts; reading takes a few hundredths of that.
 _PATIENCE_SECONDS = 600.0
@@ -30,37 +31,23 @@ def run_jobs(jobs: Sequence[Job], out: Path, workers: int) -> Iterator[tuple[Job
     """
     if not jobs:
         return
+    waiting = deque(jobs)
+    problems: dict[str, dict[str, str]] = {job.name: {} for job in jobs}
     with worker_processes(workers, "datamodules.preparing.jobs") as pool:
-        yield from _run(pool, jobs, out, workers)
 
+        def schedule(job: Job) -> Future[Made]:
+            arguments = [job, out, problems[job.name], _note(out, job)]
+            future: Future[Made] = pool.schedule(do_job, arguments, timeout=_PATIENCE_SECONDS + job.seconds)
+            return future
 
-def _run(pool: ProcessPool, jobs: Sequence[Job], out: Path, workers: int) -> Iterator[tuple[Job, Made]]:
-    waiting: dict[Future[Made], Job] = {}
-    problems: dict[str, dict[str, str]] = {}
-    rest = iter(jobs)
-
-    def schedule(job: Job) -> None:
-        known = problems.setdefault(job.name, {})
-        future = pool.schedule(do_job, [job, out, known, _note(out, job)], timeout=_PATIENCE_SECONDS + job.seconds)
-        waiting[future] = job
-
-    def fill() -> None:
-        while len(waiting) < workers * _WAITING and (job := next(rest, None)) is not None:
-            schedule(job)
-
-    fill()
-    while waiting:
-        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-            job = waiting.pop(future)
+        for job, future in outcomes(waiting, schedule, workers * _WAITING):
             try:
                 made = future.result()
             except (ProcessExpired, FutureTimeout) as error:
                 problems[job.name][_culprit(out, job, error)] = _reason(job, error)
-                schedule(job)
-                continue
-            problems.pop(job.name)
-            yield job, made
-        fill()
+                waiting.appendleft(job)
+            else:
+                yield job, made
 
 
 def _note(out: Path, job: Job) -> Path:

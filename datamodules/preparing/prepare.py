@@ -7,8 +7,9 @@ why, and `prepared.jsonl`, from which a run that was killed goes on.
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pandas
 
 from datamodules.corpora.manifest import MANIFEST_NAME, typed, write_manifest
-from datamodules.preparing.jobs import Job, Made, Settings, is_as_made
+from datamodules.preparing.jobs import Job, Made, MadeFile, Settings, is_as_made
 from datamodules.preparing.log import PrepareError, PrepareLog
 from datamodules.preparing.plan import jobs_of, prepared_names
 from datamodules.preparing.pool import run_jobs
@@ -28,11 +29,12 @@ from datamodules.preparing.refusals import (
     require_same_music,
     resolved,
 )
-from datamodules.preparing.stale_shards import remove_stale_shards
 from datamodules.preparing.table import prepared_table
 from datamodules.shards.index import INDEX_NAME, write_index
 
 PASSED_OVER_NAME = "passed-over.csv"
+# The log is a file that anybody can write: it may name nothing outside of the folder, plainly or escaped.
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def prepare(
         write_manifest(passed_over, out / PASSED_OVER_NAME)
         new = prepared_table(table, names, _rows(results, out), out, settings)
         write_index(new, path) if settings.as_shards else write_manifest(new, path)
-        removed = remove_stale_shards(out, log.files(), set(new["shard"])) if settings.as_shards else 0
+        removed = _remove_stale_shards(out, log.files(), set(new["shard"])) if settings.as_shards else 0
     return _summary(new, path, results, passed_over=len(passed_over), kept=len(before), removed=removed)
 
 
@@ -159,6 +161,18 @@ def _rows(results: Sequence[Made], out: Path) -> list[tuple[str, dict[str, Any]]
     if not rows:
         raise PrepareError(f"None of the tracks can be used; {str(out / PASSED_OVER_NAME)!r} says why")
     return rows
+
+
+def _remove_stale_shards(out: Path, logged: Iterable[MadeFile], named: set[str]) -> int:
+    """Removes the shards that the log knows and the new index does not name: their music is in others, or in none.
+
+    Returns how many were removed. A tar file with another content than was made is somebody else's, and stays.
+    """
+    stale = [file for file in logged if _SHARD_NAME.fullmatch(file.name) and file.name not in named]
+    removed = {out / file.name for file in stale if is_as_made(out, file, by_hash=False)}
+    for path in removed:
+        path.unlink(missing_ok=True)
+    return len(removed)
 
 
 def _summary(

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pandas
 
-from datamodules.corpora.manifest import ManifestError, empty_manifest, file_path, read_manifest, source_names
-from datamodules.layouts.contract import SPLITS
+from datamodules.corpora.manifest import SPLITS, ManifestError, empty_manifest, file_path, read_manifest, source_names
 from datamodules.preparing.log import LoggedTrack, PrepareError, PrepareLog
 
 _MOST_NAMED = 5

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-import torch
 from torch import Tensor
 
-from datamodules.audio.blocks import AudioReader
+from datamodules.audio.blocks import AudioReader, summed
 from datamodules.audio.opening import AudioFileError
 from datamodules.scanning.measuring import content_hash
 from datamodules.shards.encodings import Encoding, PieceWriter, samples_digest
@@ -89,14 +88,7 @@ class Mix:
 
     def blocks(self, samples: int) -> Iterator[Tensor]:
         """Blocks `[channels, samples]`, the last one shorter; once."""
-        streams = [reader.pieces(samples) for reader in self._readers]
-        for start in range(0, self.samples, samples):
-            total = torch.zeros(self.channels, min(samples, self.samples - start))
-            for stream in streams:
-                part = next(stream, None)
-                if part is not None:
-                    total[:, : part.shape[1]] += part[: self.channels]
-            yield total
+        return summed(self._readers, samples)
 
 
 def transcode(

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import torch
 
+from datamodules.audio.blocks import AudioReader, summed
 from datamodules.audio.files import verify_ends
 from datamodules.audio.loudness import BlockEnergies, LoudnessMeter
-from datamodules.audio.opening import AudioFileError, AudioInfo, audio_info, decode, open_audio, require_samples
+from datamodules.audio.opening import AudioFileError, AudioInfo
 from datamodules.scanning.signal_statistics import AverageSpectrum, ClippedRuns, StereoEnergies
 
 # Samples of all channels together that are held at once: small enough for a processor's cache.
@@ -77,22 +76,18 @@ def measure(paths: Sequence[Path]) -> Measurement:
         AudioFileError: a part is unreadable, cut short, empty, of a rate below 4000 Hz, has samples that are NaN,
             infinite or beyond 2**31, or does not fit the first one in rate or channels; the message names the part.
     """
-    with ExitStack() as stack:
-        parts = [stack.enter_context(_Part(path)) for path in paths]
-        whole = _sum_of([part.info for part in parts])
+    with _opened(paths) as (whole, pieces):
         meters = _Meters(whole)
-        for audio in _pieces(parts, whole):
+        for audio in pieces:
             meters.add(audio)
     return meters.result()
 
 
 def content_hash(paths: Sequence[Path]) -> str:
     """What `measure` gives as such, and nothing else, in less time; raises as it does."""
-    with ExitStack() as stack:
-        parts = [stack.enter_context(_Part(path)) for path in paths]
-        whole = _sum_of([part.info for part in parts])
+    with _opened(paths) as (whole, pieces):
         digest = _SampleHash(whole)
-        for audio in _pieces(parts, whole):
+        for audio in pieces:
             digest.add(audio)
     return digest.hexdigest()
 
@@ -107,37 +102,14 @@ def measure_header(paths: Sequence[Path]) -> Measurement:
     return _header(whole)
 
 
-class _Part:
-    """One file, read from its start; silence follows its end."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = open_audio(path)
-        try:
-            self.info = audio_info(path, self._file)
-        except BaseException:
-            self._file.close()
-            raise
-        self._position = 0
-
-    def __enter__(self) -> _Part:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def read(self, frames: int, channels: int) -> np.ndarray:
-        """The next frames, float32 `[channels, frames]`."""
-        stop = min(self._position + frames, self.info.frames)
-        try:
-            content = decode(self._file, stop - self._position)
-        except soundfile.SoundFileError as error:
-            raise self.info.broken(error) from error
-        content = self.info.completed(content, self._position, stop)
-        self._position = stop
-        require_samples(self.info.path, torch.from_numpy(content))
-        if content.shape[1] < frames:
-            content = np.pad(content, ((0, 0), (0, frames - content.shape[1])))
-        return content if len(content) == channels else np.repeat(content, channels, axis=0)
+@contextmanager
+def _opened(paths: Sequence[Path]) -> Iterator[tuple[AudioInfo, Iterator[np.ndarray]]]:
+    """The header of the sum of files, and the sum in pieces `[channels, frames]`."""
+    with ExitStack() as stack:
+        readers = [stack.enter_context(AudioReader(path, sample_rate=None, channels=None)) for path in paths]
+        whole = _sum_of([reader.info for reader in readers])
+        pieces = summed(readers, max(_PIECE_SAMPLES // whole.channels, 1))
+        yield whole, (audio.numpy() for audio in pieces)
 
 
 class _SampleHash:
@@ -193,17 +165,7 @@ class _Meters:
 
 
 def _header(info: AudioInfo) -> Measurement:
-    return Measurement(
-        info.sample_rate,
-        info.channels,
-        info.frames,
-        info.duration_seconds,
-        info.container,
-        info.subtype,
-        info.artist,
-        info.album,
-        info.genre,
-    )
+    return Measurement(**{name: getattr(info, name) for name in _OF_HEADERS})
 
 
 def _sum_of(infos: Sequence[AudioInfo]) -> AudioInfo:
@@ -219,21 +181,6 @@ def _sum_of(infos: Sequence[AudioInfo]) -> AudioInfo:
             )
     frames = max(info.frames for info in infos)
     return replace(first, channels=channels, frames=frames)
-
-
-def _pieces(parts: Sequence[_Part], whole: AudioInfo) -> Iterator[np.ndarray]:
-    """The sum of the parts, in pieces `[channels, frames]`."""
-    step = max(_PIECE_SAMPLES // whole.channels, 1)
-    for start in range(0, whole.frames, step):
-        frames = min(step, whole.frames - start)
-        yield _mixed([part.read(frames, whole.channels) for part in parts])
-
-
-def _mixed(parts: Sequence[np.ndarray]) -> np.ndarray:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
 
 
 def _silent_share(blocks: BlockEnergies) -> float:

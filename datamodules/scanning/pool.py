@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from datamodules.audio.opening import AudioFileError
 from datamodules.scanning.measuring import Measurement, measure, measure_header
-from datamodules.workers.processes import worker_processes
+from datamodules.workers.processes import outcomes, worker_processes
 
 # Larger files may take longer than the timeout says, so that a day of radio is no slow disk.
 _TIMEOUT_BYTES = 64 * 10**6
@@ -57,22 +57,20 @@ def measured(
         WorkersError: the processes cannot even start, or end again and again.
     """
     waiting = deque(_batches(jobs, workers, headers_only))
-    running: dict[Future[list[Outcome]], Batch] = {}
     if not waiting:
         return
     with worker_processes(workers, __name__) as pool:
-        while waiting or running:
-            while waiting and len(running) < workers * _QUEUED_PER_WORKER:
-                batch = waiting.popleft()
-                running[_scheduled(pool, batch, timeout_seconds, headers_only)] = batch
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                batch = running.pop(future)
-                outcomes = _outcomes(future, batch, timeout_seconds)
-                if outcomes is None:
-                    # One of them is to blame: each gets a turn of its own.
-                    waiting.extendleft((job,) for job in reversed(batch))
-                else:
-                    yield list(zip(batch, outcomes, strict=True))
+
+        def schedule(batch: Batch) -> Future[list[Outcome]]:
+            return _scheduled(pool, batch, timeout_seconds, headers_only)
+
+        for batch, future in outcomes(waiting, schedule, workers * _QUEUED_PER_WORKER):
+            found = _outcomes(future, batch, timeout_seconds)
+            if found is None:
+                # One of them is to blame: each gets a turn of its own.
+                waiting.extendleft((job,) for job in reversed(batch))
+            else:
+                yield list(zip(batch, found, strict=True))
 
 
 def _batches(jobs: Sequence[Job], workers: int, headers_only: bool) -> Iterator[Batch]:

@@ -100,7 +100,7 @@ def scan(
         name: of the corpus, in the manifest's column of that name; None leaves it as it is in `known`, or takes the
             layout's.
         workers: processes that measure.
-        timeout_seconds: for one track, see `scan_pool.measured`.
+        timeout_seconds: for one track, see `pool.measured`.
         headers_only: loudness, bandwidth, hash and so on stay empty, unless `known` has them of the same file.
         known: an earlier manifest; what has the same size and time of change there is not measured again, except
             files that could not be used, and what another version measured. With `headers_only` the former stay

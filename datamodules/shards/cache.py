@@ -13,9 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from datamodules.file_locks import lock
 from datamodules.shards.index import Shard
-from spectrostream.atomic_files import open_beside
+from spectrostream.atomic_files import discard, lock, open_beside, take_name
 
 logger = logging.getLogger(__name__)
 
@@ -90,15 +89,11 @@ class ShardCache:
             file = open_beside(path)
             # The others see how large it will be.
             file.truncate(shard.size_bytes)
-        with file:
-            beside = Path(file.name)
-            try:
-                download(file)
-                file.flush()
-                os.fsync(file.fileno())
-                beside.replace(path)
-            finally:
-                beside.unlink(missing_ok=True)
+        try:
+            download(file)
+            take_name(file, path)
+        finally:
+            discard(file)
 
     def _make_room(self, shard: Shard) -> None:
         files = sorted(_files(self.folder))

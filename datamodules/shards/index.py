@@ -17,7 +17,6 @@ import pandas
 import pyarrow
 import pyarrow.parquet
 
-from datamodules.corpora.corpus import Corpus
 from datamodules.corpora.manifest import ManifestError, typed
 from datamodules.shards.encodings import ENCODINGS
 from spectrostream.atomic_files import whole_file
@@ -90,11 +89,6 @@ def read_index(content: bytes, where: str) -> pandas.DataFrame:
 
 
 _REMEDY = "write it with `spectrostream data prepare MANIFEST --out FOLDER --format shards` and type data.shards=FOLDER"
-
-
-def shard_corpus(where: str, table: pandas.DataFrame) -> Corpus:
-    """The pieces as the tracks of a corpus, whose table keeps the columns that say where they lie."""
-    return Corpus(where, table)
 
 
 def shards_of(table: pandas.DataFrame) -> tuple[list[Shard], np.ndarray]:

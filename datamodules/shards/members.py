@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -13,6 +11,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from datamodules.audio.joined_file import JoinedFile
 from datamodules.audio.opening import AudioFileError, AudioInfo, ForwardFile, decode, from_pcm16, require_finite
 from datamodules.shards.encodings import Encoding
 from datamodules.workers.crash_markers import reading
@@ -81,41 +80,11 @@ def _plain(file: IO[bytes], member: Member, start: int, stop: int) -> np.ndarray
 
 
 def _coded(file: IO[bytes], member: Member, start: int, stop: int) -> np.ndarray:
-    with reading(member.path), ForwardFile(_Slice(file, member.offset, member.size_bytes)) as coded:
+    stretch = range(member.offset, member.offset + member.size_bytes)
+    with reading(member.path), ForwardFile(JoinedFile(file, [stretch])) as coded:
         found = (coded.format, coded.samplerate, coded.channels, coded.frames)
         expected = (member.encoding.container, member.sample_rate, member.channels, member.frames)
         if found != expected:
             raise OSError(f"{found} instead of {expected}")
         coded.seek(start)
         return decode(coded, stop - start)
-
-
-class _Slice(io.RawIOBase):
-    """A part of a file as a file of its own, for reading."""
-
-    def __init__(self, file: IO[bytes], offset: int, size: int) -> None:
-        self._file = file
-        self._offset = offset
-        self._size = size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, begin + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        wanted = max(0, min(len(buffer), self._size - self._position))
-        self._file.seek(self._offset + self._position)
-        count = self._file.readinto(memoryview(buffer)[:wanted]) or 0  # type: ignore[attr-defined]
-        self._position += count
-        return int(count)

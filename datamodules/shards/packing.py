@@ -12,12 +12,11 @@ import os
 import re
 import tarfile
 from collections.abc import Mapping
-from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, BinaryIO, Self
 
-from spectrostream.atomic_files import open_beside
+from spectrostream.atomic_files import discard, open_beside, take_name
 
 # What a piece takes beside its own size at most: two headers, the notes, the padding.
 PIECE_OVERHEAD_BYTES = 4096
@@ -42,18 +41,17 @@ class ShardPacker:
         self._name = name
         self._shard_bytes = shard_bytes
         self._extension = extension
-        self._open = ExitStack()
         self._tar: tarfile.TarFile | None = None
-        self._unfinished: dict[str, Path] = {}
+        # Open until the end, so that nobody takes them for leftovers.
+        self._unfinished: dict[str, BinaryIO] = {}
         self._shard = ""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
-        for beside in self._unfinished.values():
-            beside.unlink(missing_ok=True)
+        for file in self._unfinished.values():
+            discard(file)
 
     def add(self, track: str, piece: int, audio: IO[bytes], notes: Mapping[str, Any]) -> dict[str, Any]:
         """Packs one piece; returns the columns of the index that say where it lies."""
@@ -72,28 +70,21 @@ class ShardPacker:
     def finish(self) -> list[str]:
         """The shards are complete and take their names, which are returned."""
         self._close_shard()
-        names = list(self._unfinished)
-        for name in names:
-            self._unfinished[name].replace(self._folder / name)
-            del self._unfinished[name]
-        return names
+        for name, file in self._unfinished.items():
+            take_name(file, self._folder / name)
+        return list(self._unfinished)
 
     def _next_shard(self) -> tarfile.TarFile:
         self._close_shard()
         number = len(self._unfinished)
         self._shard = f"{self._name}.tar" if not number else f"{self._name}-{number:03d}.tar"
-        # Stays locked until the end, so that nobody takes it for a leftover.
-        file = self._open.enter_context(open_beside(self._folder / self._shard))
-        self._file = file
-        self._unfinished[self._shard] = Path(file.name)
+        file = self._unfinished[self._shard] = open_beside(self._folder / self._shard)
         # The oldest format has no room for times of this day, owners and the like.
         return tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
 
     def _close_shard(self) -> None:
         if self._tar is not None:
             self._tar.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
             self._tar = None
 
 

@@ -35,7 +35,7 @@ class ShardReader(Reader):
     """Reads parts of the tracks of a corpus of shards as float32 `[channels, samples]` at one rate.
 
     Args:
-        corpus: of `shard_corpus`, or a part of its rows.
+        corpus: of an index, or a part of its rows; its table says where each track lies.
         store: where the shards are.
         sample_rate: of the result, in Hz; other rates are resampled, which costs time at every crop.
         channels: of the result; mono is repeated in each.

@@ -38,7 +38,6 @@ class ShardStore:
         timeout_seconds: for connecting, and for each wait for more bytes.
         retries: how often to try again, each time after a longer pause.
         endpoint_url: of an S3-compatible server; None takes AWS_ENDPOINT_URL, or Amazon's.
-        anonymous: S3 without a key.
     """
 
     def __init__(
@@ -50,18 +49,11 @@ class ShardStore:
         timeout_seconds: float = 30.0,
         retries: int = 3,
         endpoint_url: str | None = None,
-        anonymous: bool = False,
     ) -> None:
         self.url = str(url)
         self._folder = _local_folder(self.url)
         self._cache = ShardCache(_cache_folder(cache_folder), cache_bytes)
-        self._remote = Remote(
-            self.url,
-            timeout_seconds=timeout_seconds,
-            retries=retries,
-            endpoint_url=endpoint_url,
-            anonymous=anonymous,
-        )
+        self._remote = Remote(self.url, timeout_seconds=timeout_seconds, retries=retries, endpoint_url=endpoint_url)
         # When each shard failed, and with what.
         self._failed: dict[str, tuple[float, str]] = {}
         # When the server last gave the index: what failed before says nothing about now.

@@ -34,7 +34,6 @@ class Remote:
         timeout_seconds: for connecting, and for each wait for more bytes.
         retries: how often to try again, each time after a longer pause.
         endpoint_url: of an S3-compatible server; None takes AWS_ENDPOINT_URL, or Amazon's.
-        anonymous: S3 without a key.
 
     Raises:
         UserError: the package for this kind of address is not installed.
@@ -47,13 +46,11 @@ class Remote:
         timeout_seconds: float = 30.0,
         retries: int = 3,
         endpoint_url: str | None = None,
-        anonymous: bool = False,
     ) -> None:
         self.url = url.rstrip("/")
         self._timeout = timeout_seconds
         self._retries = retries
         self._endpoint_url = endpoint_url
-        self._anonymous = anonymous
         self._filesystem: Any = None
         # Whether the last try got no answer in time.
         self._is_silent = False
@@ -146,22 +143,15 @@ class Remote:
 
     def _options(self) -> dict[str, Any]:
         # An instance of its own, with its own time-outs, and nothing remembered of what was (not) there a while ago.
-        options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+        options: dict[str, Any] = {"skip_instance_cache": True}
         if self._protocol in ("http", "https"):
             import aiohttp
 
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout, sock_read=self._timeout)
-            options["client_kwargs"] = {"timeout": timeout}
+            options |= {"use_listings_cache": False, "client_kwargs": {"timeout": timeout}}
         elif self._protocol in ("s3", "s3a"):
-            options["anon"] = self._anonymous
-            options["endpoint_url"] = self._endpoint_url
-            options["config_kwargs"] = {
-                "connect_timeout": self._timeout,
-                "read_timeout": self._timeout,
-                "retries": {"max_attempts": 1},
-            }
-        else:
-            return {"skip_instance_cache": True}
+            limits = {"connect_timeout": self._timeout, "read_timeout": self._timeout, "retries": {"max_attempts": 1}}
+            options |= {"use_listings_cache": False, "endpoint_url": self._endpoint_url, "config_kwargs": limits}
         return options
 
 

@@ -103,7 +103,8 @@ class WindowedCrops:
         np.add.at(self._shard_mass, numbers, mass[mass > 0])
         self._total = int(self._shard_mass.sum())
         heard = int(starts[mass > 0].sum())
-        self._crops_per_round = max(1, round(passes * heard / (crop_seconds * sample_rate)))
+        # How many crops a rank draws in a round, which has all of the music `passes` times.
+        self.crops_per_round = max(1, round(passes * heard / (crop_seconds * sample_rate)))
         self._crop_options = {
             "crop_seconds": crop_seconds,
             "sample_rate": sample_rate,
@@ -117,11 +118,6 @@ class WindowedCrops:
     def track_indices(self) -> frozenset[int]:
         """The tracks that crops are drawn from."""
         return frozenset(self._spans.tracks.tolist())
-
-    @property
-    def crops_per_round(self) -> int:
-        """How many crops a rank draws in a round, in which it hears all of the music `passes` times."""
-        return self._crops_per_round
 
     def windows(self, seed: int, epoch: int, rank: int) -> list[Window]:
         """The numbers of the shards that the rank visits in the epoch, by window."""
@@ -153,11 +149,11 @@ class WindowedCrops:
 
     def _place(self, seed: int, step: int, slot: int) -> tuple[_Round, int]:
         rank, own_slot = divmod(slot, self._batch_size)
-        number, index = divmod(step * self._batch_size + own_slot, self._crops_per_round)
+        number, index = divmod(step * self._batch_size + own_slot, self.crops_per_round)
         plan = self._round(seed, number, rank)
         # Evenly through the round's music, from a random place in it: each window gets its share to within one crop,
         # and exactly its share on average.
-        position = (index * self._total + plan.offset) // self._crops_per_round
+        position = (index * self._total + plan.offset) // self.crops_per_round
         return plan, int(np.searchsorted(plan.mass_until, position, side="right"))
 
     def _tell(self, windows: Sequence[Window], place: int) -> None:

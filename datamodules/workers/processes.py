@@ -9,13 +9,15 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from pebble import ProcessPool
@@ -25,6 +27,10 @@ from spectrostream.errors import UserError
 if TYPE_CHECKING:
     # Where processes can only be spawned, as on Windows, the first is not there.
     from multiprocessing.context import ForkServerContext, SpawnContext
+
+
+J = TypeVar("J")
+R = TypeVar("R")
 
 
 class WorkersError(UserError):
@@ -55,6 +61,23 @@ def worker_processes(workers: int, module: str) -> Iterator[ProcessPool]:
         pool.stop()
         pool.join()
         lifeline.let_go()
+
+
+def outcomes(jobs: deque[J], schedule: Callable[[J], Future[R]], most_running: int) -> Iterator[tuple[J, Future[R]]]:
+    """Schedules the jobs, some at a time, and gives each with its finished future, in the order of their ends.
+
+    Args:
+        jobs: emptied from the left; whoever takes an outcome may put a job back.
+        schedule: starts a job.
+        most_running: how many are scheduled at a time.
+    """
+    running: dict[Future[R], J] = {}
+    while jobs or running:
+        while jobs and len(running) < most_running:
+            job = jobs.popleft()
+            running[schedule(job)] = job
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            yield running.pop(future), future
 
 
 def worker_context(module: str) -> ForkServerContext | SpawnContext:

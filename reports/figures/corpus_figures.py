@@ -1,4 +1,4 @@
-"""One picture of a corpus: hours by bandwidth, loudness, width, length, rate and genre, from a manifest's columns."""
+"""One figure of a corpus: hours by bandwidth, loudness, width, length, rate and genre, from a manifest's columns."""
 
 from __future__ import annotations
 
@@ -26,20 +26,25 @@ _MINUTES = (0.1, 1, 10, 100)
 
 
 class CorpusPicture(NamedTuple):
-    """The same figure twice; PNG has a white ground."""
+    """The same figure as SVG and as PNG on white."""
 
     svg: str
     png: bytes
 
 
 def corpus_picture(table: pd.DataFrame) -> CorpusPicture:
-    """Draws the tracks of a manifest, those without a problem.
+    """Draw the tracks of a manifest. Several corpora are stacked.
 
-    Needed are corpus, duration_seconds, sample_rate, channels, container, subtype, genre, bandwidth_hz, loudness_lufs
-    and side_to_mid_db; what was not measured is empty there and left out. Several corpora are stacked.
+    Args:
+        table: The tracks without a problem, with the columns corpus, duration_seconds, sample_rate, channels,
+            container, subtype, genre, bandwidth_hz, loudness_lufs and side_to_mid_db. Values that were not measured
+            are empty; the figure leaves them out.
+
+    Returns:
+        The figure.
     """
     with drawing("corpus"), warnings.catch_warnings():
-        # Words in a script that the font lacks: boxes in the PNG, while SVG keeps them as text.
+        # The font lacks some scripts: their letters are boxes in the PNG, while the SVG keeps them as text.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = _figure(table)
         stream = io.BytesIO()
@@ -50,7 +55,7 @@ def corpus_picture(table: pd.DataFrame) -> CorpusPicture:
 
 @dataclass(frozen=True)
 class _Stacks:
-    """The corpora in the order in which they are stacked, and their colours."""
+    """The corpora in the order of the stacks, and their colours."""
 
     table: pd.DataFrame
     labels: pd.Series
@@ -58,7 +63,7 @@ class _Stacks:
 
     @classmethod
     def of(cls, table: pd.DataFrame) -> _Stacks:
-        """Most hours first; what has no colour of its own is one stack."""
+        """Put the corpus with most hours first; corpora without their own colour share one stack."""
         hours = table.groupby("corpus")["hours"].sum().sort_values(ascending=False)
         shown = list(hours.index) if len(hours) <= len(_COLORS) else list(hours.index[: len(_COLORS) - 1])
         labels = table["corpus"].where(table["corpus"].isin(shown), "others")
@@ -75,7 +80,7 @@ def _figure(table: pd.DataFrame) -> Figure:
     heights = _UPPER, _LOWER + _BAR * most
     figure = new_figure(sum(heights))
     _draw_head(figure, stacks)
-    # Two figures, so that the bars' long labels do not move the histograms.
+    # Two subfigures, so that the long labels of the bars do not move the histograms.
     grid = figure.add_gridspec(2, 1, height_ratios=heights)
     upper, lower = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     histograms = upper.subplots(1, 4)
@@ -88,7 +93,7 @@ def _figure(table: pd.DataFrame) -> Figure:
 
 
 def _draw_head(figure: Figure, stacks: _Stacks) -> None:
-    """How much it is, and which colour is which corpus."""
+    """Draw the total amount, and the legend of the corpora."""
     hours = float(stacks.table["hours"].sum())
     words = f"{len(stacks.table)} tracks, {_hours_text(hours)} hours; left of a dashed line lies half of the hours"
     figure.suptitle(words, x=0.01, ha="left", fontsize=8)
@@ -116,7 +121,7 @@ def _draw_loudness(panel: Axes, stacks: _Stacks) -> None:
 
 def _draw_width(panel: Axes, stacks: _Stacks) -> None:
     values = stacks.table["side_to_mid_db"].astype(float)
-    # Mono in both channels is minus infinity, opposite channels are infinity.
+    # Equal channels (mono) have a width of minus infinity, channels of opposite sign of plus infinity.
     _draw_histogram(panel, stacks, values, np.arange(-40, 21, 4), "Stereo width", "dB (side over mid)")
     _set_open_ticks(panel, (-40, -20, 0, 20))
 
@@ -131,14 +136,14 @@ def _draw_duration(panel: Axes, stacks: _Stacks) -> None:
 
 
 def _set_open_ticks(panel: Axes, ticks: Sequence[float]) -> None:
-    """From one end of the axis to the other; the outer ones say that what lies beyond counts there."""
+    """Label the ticks; the outer two are open (≤ and ≥), because the outer bins include all values beyond."""
     lowest, *inner, highest = map(_signed, ticks)
     panel.xaxis.set_major_locator(FixedLocator(list(ticks)))
     panel.xaxis.set_major_formatter(FixedFormatter([f"≤ {lowest}", *inner, f"≥ {highest}"]))
 
 
 def _draw_histogram(panel: Axes, stacks: _Stacks, values: pd.Series, edges: np.ndarray, title: str, label: str) -> None:
-    """Hours in each bin, stacked by corpus; what lies beyond the edges counts in the outer bins: `_set_open_ticks`."""
+    """Draw the hours in each bin, stacked by corpus. The outer bins include all values beyond the edges."""
     known = values.notna()
     panel.set_title(title)
     panel.set_xlabel(label)
@@ -162,7 +167,7 @@ def _draw_histogram(panel: Axes, stacks: _Stacks, values: pd.Series, edges: np.n
 
 
 def _mark_median(panel: Axes, values: np.ndarray, hours: np.ndarray, edges: np.ndarray) -> None:
-    """A line below and above which half of the hours lie."""
+    """Draw a line with half of the hours on each side."""
     order = np.argsort(values)
     middle = values[order][np.searchsorted(np.cumsum(hours[order]), hours.sum() / 2)]
     panel.axvline(float(np.clip(middle, edges[0], edges[-1])), color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
@@ -178,7 +183,7 @@ def _rates(table: pd.DataFrame) -> pd.Series:
 
 
 def _kinds(table: pd.DataFrame) -> tuple[str, pd.Series]:
-    """Genres where a quarter of the hours has one, else formats."""
+    """Genres if a quarter of the hours has one, else formats."""
     has_genre = table["genre"] != ""
     if table["hours"][has_genre].sum() >= table["hours"].sum() / 4:
         return "Genre", table["genre"].where(has_genre, "unknown")
@@ -186,7 +191,7 @@ def _kinds(table: pd.DataFrame) -> tuple[str, pd.Series]:
 
 
 def _draw_bars(panel: Axes, stacks: _Stacks, title: str, labels: pd.Series, places: int) -> None:
-    """Hours of the most frequent labels, the longest bar on top, the rest together at the bottom; `places` for bars."""
+    """Draw the hours of the most frequent labels, longest bar on top, all others in one bar; room for `places` bars."""
     hours = stacks.table["hours"].groupby(labels).sum().sort_values(ascending=False)
     shown = list(hours.index) if len(hours) <= _MOST_BARS else list(hours.index[: _MOST_BARS - 1])
     rest = f"others ({len(hours) - len(shown)})"
@@ -223,7 +228,7 @@ def _hours_text(hours: float) -> str:
 
 
 def _short(text: str) -> str:
-    # Genres come out of other people's tables; SVG allows no control characters.
+    # Genres come from tables of other people, and SVG allows no control characters.
     text = "".join(character if character.isprintable() else "?" for character in text)
     return text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
 

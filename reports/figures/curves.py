@@ -1,4 +1,4 @@
-"""The curves: rate and quality, ablation axes, per-track scatter, training. Each function returns SVG text."""
+"""Curves over rate, ablation axes, scatter over tracks, training curves. Each public figure is SVG text."""
 
 from __future__ import annotations
 
@@ -26,35 +26,28 @@ from reports.figures.style import (
     new_figure,
     svg,
 )
-from reports.records import METRICS
+from reports.metrics.catalog import METRICS
 from reports.track_scores import Point, TrackScores
 
 CURVE_METRICS = ("visqol_lr", "visqol_s", "mel_distance", "ipd_error")
 AXIS_METRICS = ("ipd_error", "ic_error")
-_MOST_POINTS = 200  # of a training curve on paper
+_MOST_POINTS = 200  # that a training curve is drawn with
 _RATE_TICKS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536)  # kbps
-_SMOOTHING = 30  # a training curve is averaged over one thirtieth of the longest run
+_SMOOTHING = 30  # running means cover one thirtieth of the longest run
 
-AxisPositions = Sequence[tuple[str, float | str]]  # (system, where it stands on the axis)
+AxisPositions = Sequence[tuple[str, float | str]]  # (system, its position on the axis)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What every figure needs to know about the systems: their words and their looks."""
+    """Titles and styles of the systems."""
 
     titles: Mapping[str, str]
     styles: Mapping[str, SystemStyle]
 
 
-def metric_label(metric: str) -> str:
-    """`IPD error (rad)`: title and unit."""
-    info = METRICS[metric]
-    unit = f" ({info.unit})" if info.unit and info.unit != "MOS-LQO" else ""
-    return f"{info.title}{unit}"
-
-
 def quality_metric(scores: TrackScores) -> str:
-    """ViSQOL-LR if it was measured, else the mel distance, else whatever was."""
+    """Choose ViSQOL-LR if it was recorded, else the mel distance, else the first recorded metric."""
     return next(metric for metric in ("visqol_lr", "mel_distance", *scores.metrics) if metric in scores.metrics)
 
 
@@ -62,7 +55,13 @@ def quality_metric(scores: TrackScores) -> str:
 
 
 def rate_curves(scores: TrackScores, systems: Sequence[str], drawn: Drawn) -> str:
-    """Quality over measured total kbps, one panel per metric; bands are 95 % intervals over tracks."""
+    """Draw quality over measured total kbps, one panel per metric; bands are 95 % intervals over tracks.
+
+    Args:
+        scores: The scores of the study.
+        systems: Names of the systems to draw.
+        drawn: Their titles and styles.
+    """
     metrics = [metric for metric in CURVE_METRICS if metric in scores.metrics] or list(scores.metrics[:4])
     rows = math.ceil(len(metrics) / 2)
     with drawing("rate-curves"):
@@ -72,7 +71,7 @@ def rate_curves(scores: TrackScores, systems: Sequence[str], drawn: Drawn) -> st
             for system in systems:
                 _rate_curve(panel, scores, scores.points(system), metric, drawn.styles[system])
             _rate_axis(panel, [scores.rates[point] for system in systems for point in scores.points(system)])
-            panel.set_title(metric_label(metric))
+            panel.set_title(METRICS[metric].label)
             panel.set_ylabel(direction(METRICS[metric].higher_is_better))
         hide_empty(panels, len(metrics))
         _legend(figure, systems, drawn)
@@ -105,10 +104,18 @@ def _rate_axis(panel: Axes, rates: Sequence[float]) -> None:
 def ablation_axis(
     title: str, scores: TrackScores, positions: AxisPositions, anchor: Point, drawn: Drawn, name: str = "axis"
 ) -> str:
-    """One ablation axis: per-channel quality beside the stereo-cue errors, which is the trade-off itself.
+    """Draw one ablation axis: quality beside the stereo-cue errors, because an axis can trade one for the other.
 
-    Every run is a dot; positions, unless all are words, are joined by a line through the mean over seeds. Bars are the
-    95 % interval of the paired difference to `anchor`, the baseline: a bar that misses the dashed line is a difference.
+    Every run is a dot. Unless all positions are words, a line joins the means over seeds. Bars are the 95 % interval of
+    the paired difference to the baseline: a bar that does not cross the dashed line is a difference.
+
+    Args:
+        title: Label of the axis.
+        scores: The scores of the study.
+        positions: The runs and their positions on the axis.
+        anchor: The operating point of the baseline.
+        drawn: Titles and styles of the systems.
+        name: Seeds the identifiers in the SVG.
     """
     metrics = [metric for metric in (quality_metric(scores), *AXIS_METRICS) if metric in scores.metrics]
     where = _places(positions)
@@ -121,14 +128,14 @@ def ablation_axis(
             if has_numbers:
                 _seed_means(panel, scores, placed, anchor[1], metric)
             _axis_ticks(panel, where, margin=0.08 if has_numbers else 0.5)
-            panel.set_title(metric_label(metric))
+            panel.set_title(METRICS[metric].label)
             panel.set_ylabel(direction(METRICS[metric].higher_is_better))
             panel.set_xlabel(title)
         return svg(figure)
 
 
 def _places(positions: AxisPositions) -> dict[float | str, float]:
-    """Where each position stands: numbers at their value, words left of them ("input" lies before block 0)."""
+    """Positions in the drawing: numbers at their value, words left of them ("input" lies before block 0)."""
     values = list(dict.fromkeys(position for _, position in positions))
     words = [value for value in values if isinstance(value, str)]
     numbers = [value for value in values if not isinstance(value, str)]
@@ -181,7 +188,15 @@ def _axis_ticks(panel: Axes, where: Mapping[float | str, float], margin: float) 
 def track_scatter(
     scores: TrackScores, pairs: Sequence[tuple[Point, Point]], metric: str, drawn: Drawn, name: str = "scatter"
 ) -> str:
-    """Every track as a dot, ours over theirs, one panel per (ours, theirs) pair; the diagonal is a tie."""
+    """Draw every track as a dot, ours over theirs, one panel per pair; on the diagonal both are equal.
+
+    Args:
+        scores: The scores of the study.
+        pairs: Operating points (ours, theirs).
+        metric: A name in `METRICS`.
+        drawn: Titles and styles of the systems.
+        name: Seeds the identifiers in the SVG.
+    """
     columns = min(3, len(pairs))
     rows = math.ceil(len(pairs) / columns)
     with drawing(name):
@@ -209,7 +224,7 @@ def _scatter_panel(panel: Axes, scores: TrackScores, ours: Point, theirs: Point,
     ends = [low - margin, high + margin]
     panel.fill_between(ends, ends, [ends[1 if higher else 0]] * 2, color=style.color, alpha=0.08, linewidth=0)
     panel.plot(ends, ends, color=MUTED, linewidth=0.7)
-    panel.plot(pairs["reference"], pairs["point"], linestyle="none", marker="o", color=style.color, alpha=0.85)
+    panel.plot(pairs["anchor"], pairs["point"], linestyle="none", marker="o", color=style.color, alpha=0.85)
     panel.set(xlim=ends, ylim=ends)
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_locator(MaxNLocator(4))
@@ -219,7 +234,12 @@ def _scatter_panel(panel: Axes, scores: TrackScores, ours: Point, theirs: Point,
 
 
 def training_curves(curves: Mapping[str, pd.DataFrame], drawn: Drawn) -> str:
-    """All runs over the same steps, one panel per logged quantity, lightly smoothed; the baseline lies on top."""
+    """Draw all runs over the same steps, one panel per logged quantity, smoothed; the first run lies on top.
+
+    Args:
+        curves: System -> columns step, name, value.
+        drawn: Titles and styles of the systems.
+    """
     names = list(dict.fromkeys(name for frame in curves.values() for name in frame["name"]))
     names.sort(key=lambda name: (not name.startswith("validation"), name))
     columns = 2 if len(names) in (2, 4) else min(3, len(names))
@@ -243,7 +263,7 @@ def training_curves(curves: Mapping[str, pd.DataFrame], drawn: Drawn) -> str:
 
 
 def _logged(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Columns step and value of one logged quantity, in the order of the steps."""
+    """Columns `step` and `value` of one logged quantity, in the order of the steps."""
     return frame.loc[frame["name"] == name, ["step", "value"]].dropna().sort_values("step")
 
 
@@ -263,7 +283,7 @@ def _steps(value: float, _: int | None) -> str:
 
 
 def _legend(figure: Figure, systems: Sequence[str], drawn: Drawn, *, markers: bool = True) -> None:
-    """Above the panels, outside of them: eight curves leave no room within."""
+    """Draw the legend above the panels: with eight curves there is no room inside them."""
     handles = [
         Line2D([], [], color=style.color, linestyle=style.dash, marker=style.marker if markers else None)
         for style in (drawn.styles[system] for system in systems)

@@ -1,4 +1,4 @@
-"""Pictures of a codec in training: a clip before and after it, and how its codebooks are used."""
+"""Pictures of a codec in training: a segment before and after coding, and the usage of the codebooks."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from PIL import Image
 from reports.figures.spectrograms import RANGE_DB, Audio, Spectrum, decibels, spectrogram_panel, stft
 from reports.figures.style import MUTED, OURS, drawing, new_figure, pixels
 
-DIFFERENCE_DB = 30.0  # the ends of the difference's colours
-# Blue is missing, vermilion is too much.
+DIFFERENCE_DB = 30.0  # at the ends of the difference's colour map
+# Blue is energy that is missing, vermilion is energy that was added.
 _DIFFERENCE_COLORS = LinearSegmentedColormap.from_list(
     "difference", ["#003a5c", "#0072b2", "#ffffff", "#d55e00", "#6b2c00"]
 )
 
 
 def clip_picture(original: Audio, decoded: Audio, sample_rate: int) -> Image.Image:
-    """Spectrograms of the original, the decoded and the difference of their levels, from left to right.
+    """Draw spectrograms of the original, the decoded audio and the difference of their levels, from left to right.
 
-    original, decoded: `[channels, samples]`, aligned. Stereo is shown as mid above side, anything else channel by
-    channel. 0 dB is the original's loudest tile; what lies `RANGE_DB` below it counts as that level, so that nobody
-    looks at differences between silences.
+    Stereo is shown as mid above side, other audio channel by channel. 0 dB is the original's loudest tile. Lower levels
+    than `-RANGE_DB` count as `-RANGE_DB`, so that the difference of two silences is zero.
+
+    Args:
+        original: `[channels, samples]`.
+        decoded: `[channels, samples]`, aligned with the original.
+        sample_rate: Hz.
     """
     rows = _rows(original)
     before, after = ([_spectrum(audio, row) for row in rows] for audio in (original, decoded))
@@ -52,19 +56,25 @@ def clip_picture(original: Audio, decoded: Audio, sample_rate: int) -> Image.Ima
 
 
 def codebook_picture(perplexity: Sequence[float], used: Sequence[float], entries: int) -> Image.Image:
-    """Perplexity above the share of used entries, level by level. entries: of each codebook."""
+    """Draw the perplexity above the share of used entries, level by level.
+
+    Args:
+        perplexity: `[levels]`.
+        used: `[levels]`, in [0, 1].
+        entries: Entries of each codebook.
+    """
     with drawing("codebooks"):
         figure = new_figure(3.2)
         upper, lower = figure.subplots(2, 1, sharex=True)
         _bars(upper, perplexity, entries, "perplexity", f"{entries} entries")
         _bars(lower, [100 * share for share in used], 100, "entries in use (%)", "all")
-        upper.set_title("Codebooks: how many entries would inform as much if all were used alike")
+        upper.set_title("Codebooks: perplexity (effective number of entries) and entries in use")
         lower.set_xlabel("quantizer level")
         return pixels(figure)
 
 
 def _bars(panel: Axes, values: Sequence[float], most: float, label: str, most_in_words: str) -> None:
-    """A bar for each level under a line at the most that there can be."""
+    """Draw a bar for each level, and a line at the largest possible value."""
     panel.bar(range(1, len(values) + 1), values, color=OURS, width=0.8)
     panel.axhline(most, color=MUTED, linewidth=0.8, linestyle=(0, (5, 1.5)))
     panel.annotate(

@@ -1,6 +1,7 @@
-"""Pictures of sound: spectrograms of mid and side, cross-channel phase error, goniometer. Each returns WebP bytes.
+"""Pictures of audio: spectrograms of mid and side, inter-channel phase error, goniometer, as WebP bytes.
 
-Audio is [2, samples], left and right, all of one segment aligned to the sample and of one length.
+Audio is `[2, samples]`, left and right. All audio in one picture is of one segment, of one length and aligned to the
+sample.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from reports.figures.style import MUTED, WIDTH, drawing, new_figure, webp
 from reports.tables.rendering import number
 
-# White is right, blue and vermilion tell lead from lag, and black, where both meet, is inverted.
+# White is no error, blue and vermilion are lead and lag, and black, where both meet, is inverted polarity.
 _PHASE_COLORS = LinearSegmentedColormap.from_list("phase", ["#111111", "#0072b2", "#ffffff", "#d55e00", "#111111"])
 
 Audio = NDArray[np.float32]
@@ -34,9 +35,14 @@ PHASE_LIMIT_HZ = 6000.0
 
 
 def spectrograms(audio: Mapping[str, Audio], sample_rate: int) -> bytes:
-    """Mid above side, one column per entry of `audio` (the reference first); one dB scale for all panels.
+    """Draw spectrograms: mid above side, one column per system, one dB scale for all panels.
 
-    0 dB is the loudest tile of the reference in either row.
+    Args:
+        audio: Title -> `[2, samples]`, the reference first. Its loudest tile is 0 dB.
+        sample_rate: Hz.
+
+    Returns:
+        WebP.
     """
     spectra = {title: _mid_side(samples) for title, samples in audio.items()}
     extent = (next(iter(audio.values())).shape[1] / sample_rate, sample_rate / 2)
@@ -57,9 +63,17 @@ def spectrograms(audio: Mapping[str, Audio], sample_rate: int) -> bytes:
 
 
 def phase_errors(reference: Audio, decoded: Mapping[str, Audio], sample_rate: int) -> bytes:
-    """Where the phase between left and right is wrong, and by how much, up to `PHASE_LIMIT_HZ`.
+    """Draw the error of the phase between left and right, up to `PHASE_LIMIT_HZ`.
 
-    White is right, black is polarity flipped, grey is where the reference is too quiet to matter.
+    White is no error, black is inverted polarity, grey is where the reference is too quiet to matter.
+
+    Args:
+        reference: `[2, samples]`.
+        decoded: Title -> `[2, samples]`, aligned with the reference.
+        sample_rate: Hz.
+
+    Returns:
+        WebP.
     """
     with drawing("phase-errors"):
         figure = new_figure(2.6, width=min(WIDTH, 1.0 + 3.1 * len(decoded)))
@@ -80,14 +94,29 @@ def phase_errors(reference: Audio, decoded: Mapping[str, Audio], sample_rate: in
 
 
 def mean_phase_error(reference: Audio, decoded: Audio, sample_rate: int) -> float:
-    """Mean absolute phase error in rad, weighted by the reference's energy; NaN if the reference is silent."""
+    """Compute the mean absolute phase error in rad, weighted by the reference's energy.
+
+    Args:
+        reference: `[2, samples]`.
+        decoded: `[2, samples]`, aligned with the reference.
+        sample_rate: Hz.
+
+    Returns:
+        Radians in [0, pi]; NaN if the reference is silent.
+    """
     return _mean_error(*_phase_error(reference, decoded, sample_rate))
 
 
 def goniometers(audio: Mapping[str, Audio]) -> bytes:
-    """The density of (left, right) sample pairs, turned so that mono is upright and side is across.
+    """Draw the density of (left, right) sample pairs, rotated so that mid is vertical and side is horizontal.
 
-    All panels share one extent, set by the reference, which comes first, and one scale of counts.
+    The reference sets the extent of all panels; one scale of counts holds for all.
+
+    Args:
+        audio: Title -> `[2, samples]`, the reference first.
+
+    Returns:
+        WebP.
     """
     reach = float(np.quantile(np.abs(_turned(next(iter(audio.values())))), 0.999)) * 1.25 or 1.0
     densities = {title: np.log10(1 + goniometer_density(samples, reach)) for title, samples in audio.items()}
@@ -104,7 +133,15 @@ def goniometers(audio: Mapping[str, Audio]) -> bytes:
 
 
 def goniometer_density(audio: Audio, reach: float) -> NDArray[np.float64]:
-    """Counts of sample pairs, [mid, side], both from -reach to reach in `GONIOMETER_BINS` bins."""
+    """Count sample pairs in a grid over mid and side.
+
+    Args:
+        audio: `[2, samples]`.
+        reach: Both axes go from `-reach` to `reach`.
+
+    Returns:
+        Counts, `[mid, side]`, `GONIOMETER_BINS` bins each.
+    """
     side, mid = _turned(audio)
     edges = np.linspace(-reach, reach, GONIOMETER_BINS + 1)
     counts, _, _ = np.histogram2d(mid, side, bins=(edges, edges))
@@ -122,7 +159,7 @@ def _diagonals(panel: Axes, reach: float) -> None:
 
 
 def _turned(audio: Audio) -> Audio:
-    """(side, mid) of [2, samples]; left lies on the upper left diagonal, as on an instrument."""
+    """(side, mid) of `[2, samples]`; left lies on the upper left diagonal, as on a hardware goniometer."""
     left, right = audio
     return (np.stack([right - left, left + right]) / np.sqrt(2)).astype(np.float32)
 
@@ -134,7 +171,18 @@ def spectrogram_panel(
     colors: str | Colormap,
     limits: tuple[float, float],
 ) -> AxesImage:
-    """`values` [frequency, frame] as a picture; `extent` is its width in seconds and its height in Hz."""
+    """Draw values over time and frequency.
+
+    Args:
+        panel: Where to draw.
+        values: `[frequency, frame]`.
+        extent: Width in seconds and height in Hz.
+        colors: The colour map.
+        limits: The values at its two ends.
+
+    Returns:
+        The image, for a colour bar.
+    """
     seconds, hertz = extent
     panel.grid(visible=False)
     return panel.imshow(
@@ -168,7 +216,7 @@ def _mean_error(error: NDArray[np.float64], weights: NDArray[np.float64]) -> flo
 
 
 def _cross_spectrum(audio: Audio) -> Spectrum:
-    """L R* averaged over `PHASE_FRAMES` frames: [frequency, frame]."""
+    """L R* averaged over `PHASE_FRAMES` frames, `[frequency, frame]`."""
     left, right = audio
     products = stft(left) * np.conj(stft(right))
     sums = np.cumsum(np.pad(products, ((0, 0), (PHASE_FRAMES, 0))), axis=1)
@@ -176,17 +224,29 @@ def _cross_spectrum(audio: Audio) -> Spectrum:
 
 
 def stft(samples: NDArray[np.float32]) -> Spectrum:
-    """Hann, `WINDOW` and `HOP`: [frequency, frame]."""
+    """Compute the STFT: Hann window of `WINDOW` samples, hop `HOP`.
+
+    Args:
+        samples: `[samples]`; less than one window is padded with zeros.
+
+    Returns:
+        Complex `[frequency, frame]`.
+    """
     padded = np.pad(samples, (0, max(0, WINDOW - len(samples))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
     return np.fft.rfft(frames * np.hanning(WINDOW), axis=1).T
 
 
 def decibels(spectrum: Spectrum, peak: float) -> NDArray[np.float64]:
-    """Magnitude of each tile against `peak`, at least -`RANGE_DB`."""
+    """Return the magnitude of each tile in dB relative to `peak`, at least `-RANGE_DB`.
+
+    Args:
+        spectrum: Complex, any shape.
+        peak: The magnitude at 0 dB.
+    """
     return 20 * np.log10(np.maximum(np.abs(spectrum) / peak, 10 ** (-RANGE_DB / 20)))
 
 
 def _wrapped(title: str) -> str:
-    """Over more lines before it runs into the neighbour's."""
+    """Break a long title, so that it does not run into the next one."""
     return textwrap.fill(title, 26)

@@ -1,4 +1,4 @@
-"""One look for all figures: palette, type, deterministic SVG and WebP. Object-oriented matplotlib, no global state."""
+"""One style for all figures: colours, fonts, deterministic SVG and WebP. It changes no global state of matplotlib."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Dash = Any  # a matplotlib line style
 WIDTH = 7.2  # inches: both columns of a paper
 DOTS_PER_INCH = 200  # of WebP
 
-# Okabe and Ito's colours that keep contrast on white and on black, then some of Tol's: blue is ours, vermilion DAC.
+# Okabe and Ito's colours with contrast on both white and black, then some of Tol's. Blue is ours, vermilion is DAC.
 OURS = "#0072b2"
-_PEERS = ("#d55e00", "#cc79a7", "#b8860b")
+_OTHER_CODECS = ("#d55e00", "#cc79a7", "#b8860b")
 _VARIANTS = ("#009e73", "#e69f00", "#882255", "#56b4e9", "#7b68c8", "#8c6d31", "#cc79a7", "#44aa99", "#999933")
 _CHECK = "#8b949e"
 _MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">")
@@ -40,8 +40,8 @@ _DASHES: tuple[Dash, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1
 _FAMILY = re.compile(r"font-family: [^;\"]+")
 _FONTS = "Helvetica Neue, Helvetica, Arial, Liberation Sans, system-ui, sans-serif"
 _SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: searchable, and in the reader's own font
-    "font.family": ["DejaVu Sans"],  # measured with the wide font that matplotlib brings, so nothing overflows
+    "svg.fonttype": "none",  # text stays text: searchable, in the reader's own font
+    "font.family": ["DejaVu Sans"],  # matplotlib measures with this wide font, so that narrower fonts fit
     "font.size": 8.0,
     "axes.titlesize": 8.5,
     "axes.titleweight": "bold",
@@ -76,12 +76,12 @@ _SETTINGS: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class SystemStyle:
-    """How one system is drawn everywhere in a report; a hollow marker is a further seed of the filled one."""
+    """How every figure of a report draws one system."""
 
     color: str
     marker: str
     dash: Dash
-    hollow: bool = False
+    hollow: bool = False  # a further seed of the system with the filled marker
 
     @property
     def dot(self) -> dict[str, Any]:
@@ -91,15 +91,22 @@ class SystemStyle:
 
 
 def system_styles(cards: Sequence[SystemCard]) -> dict[str, SystemStyle]:
-    """A style per system. Neighbours differ in colour, marker and dash, so colour never carries the meaning alone.
+    """Choose a style for each system.
 
-    Runs that differ by their seed alone share a colour and a marker.
+    Neighbours differ in colour, marker and dash, so that readers do not depend on colour. Runs that differ only in
+    their seed share a colour and a marker.
+
+    Args:
+        cards: The cards of all systems.
+
+    Returns:
+        System -> style.
     """
-    peers = zip(cycle(_PEERS), cycle(_MARKERS), cycle(_DASHES[:1]), strict=False)
+    others = zip(cycle(_OTHER_CODECS), cycle(_MARKERS), cycle(_DASHES[:1]), strict=False)
     variants = zip(cycle(_VARIANTS), cycle(_MARKERS), cycle(_DASHES[1:]), strict=False)
     own = sorted((card for card in cards if card.role in ("baseline", "variant")), key=lambda card: card.role)
     styles = {card.name: SystemStyle(_CHECK, "x", _DASHES[2]) for card in cards if card.role == "check"}
-    styles |= {card.name: SystemStyle(*next(peers)) for card in cards if card.role == "peer"}
+    styles |= {card.name: SystemStyle(*next(others)) for card in cards if card.role == "peer"}
     for first, *seeds in same_configuration(own):
         style = SystemStyle(OURS, "o", "-") if first.role == "baseline" else SystemStyle(*next(variants))
         styles[first.name] = style
@@ -109,18 +116,23 @@ def system_styles(cards: Sequence[SystemCard]) -> dict[str, SystemStyle]:
 
 @contextmanager
 def drawing(name: str) -> Iterator[None]:
-    """The house style for what is drawn and written inside; `name` seeds the identifiers in the SVG."""
+    """Apply the style to everything drawn inside the context; `name` seeds the identifiers in the SVG."""
     with mpl.rc_context({**_SETTINGS, "svg.hashsalt": name}):
         yield
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
-    """An empty figure in inches that lays itself out; belongs to no window and no global state."""
+    """Make an empty figure with automatic layout, outside of any window and of pyplot.
+
+    Args:
+        height: Inches.
+        width: Inches.
+    """
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def svg(figure: Figure) -> str:
-    """The figure as SVG text: the same bytes for the same figure, within one `drawing`."""
+    """Render a figure as SVG text: the same bytes for the same figure, within one `drawing`."""
     FigureCanvasSVG(figure)
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -129,14 +141,14 @@ def svg(figure: Figure) -> str:
 
 
 def webp(figure: Figure) -> bytes:
-    """The figure as WebP on white: spectrograms are pixels, and an SVG full of them would be larger."""
+    """Render a figure as WebP on white: spectrograms consist of pixels, and as SVG they would be larger."""
     stream = io.BytesIO()
     pixels(figure).save(stream, format="WEBP", quality=88, method=4)
     return stream.getvalue()
 
 
 def pixels(figure: Figure) -> Image.Image:
-    """The figure as an RGB picture on white."""
+    """Render a figure as an RGB picture on white."""
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(DOTS_PER_INCH)
     figure.set_facecolor("white")
@@ -145,7 +157,15 @@ def pixels(figure: Figure) -> Image.Image:
 
 
 def inline_svg(text: str, name: str) -> str:
-    """SVG for use inside HTML: no prologue, identifiers made unique by `name`, ink that follows the page's colours."""
+    """Prepare SVG for use inside HTML.
+
+    Args:
+        text: SVG of a whole file.
+        name: Prefix that makes the identifiers unique in the page.
+
+    Returns:
+        SVG without a prologue, with the page's colours and its width in per cent.
+    """
     body = text[text.index("<svg") :]
     body = re.sub(
         r'width="([\d.]+)pt" height="[\d.]+pt"', lambda size: f'style="width: {_share(size[1])}%"', body, count=1
@@ -157,16 +177,16 @@ def inline_svg(text: str, name: str) -> str:
 
 
 def _share(points: str) -> str:
-    """The width in per cent of a full-width figure, so that type has one size in all figures."""
+    """The width in per cent of a full-width figure, so that letters have one size in all figures."""
     return f"{100 * float(points) / (72 * WIDTH):.1f}"
 
 
 def direction(higher_is_better: bool) -> str:
-    """What an axis label says about its direction."""
+    """Write the direction of better for an axis label."""
     return "higher is better" if higher_is_better else "lower is better"
 
 
 def hide_empty(axes: Sequence[Axes], used: int) -> None:
-    """Switch off the panels of a grid that nothing was drawn into."""
+    """Hide the panels of a grid after the first `used`."""
     for panel in axes[used:]:
         panel.set_axis_off()

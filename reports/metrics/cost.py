@@ -1,4 +1,4 @@
-"""What a codec costs: parameters, multiply-accumulates and computing time per second of audio, all measured."""
+"""The cost of a codec: parameters, multiply-accumulates and computing time per second of audio, all measured."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ TIMED_RUNS = 5
 
 
 class ParameterCounts(NamedTuple):
-    """parameters: elements of all nn.Parameters, None for a codec that is no nn.Module.
-
-    codebook_parameters: the codec's own declaration (`codec.codebook_parameters`, an integer), None if it makes none.
-    Codebooks learned by moving averages are buffers and then not among `parameters`.
-    """
+    """Numbers of trained values of a codec."""
 
     parameters: int | None
+    """Elements of all nn.Parameters; None for a codec that is not an nn.Module."""
     codebook_parameters: int | None
+    """`codec.codebook_parameters`; None if the codec does not declare it.
+
+    Codebooks that learn by moving averages are buffers, so they are not among `parameters`.
+    """
 
 
 class RealTimeFactors(NamedTuple):
-    """Seconds of computing per second of audio, median of several runs; below 1 is faster than real time."""
+    """Seconds of computing per second of audio, median of several runs; a factor below 1 is faster than real time."""
 
     encode: float
     decode: float
@@ -36,17 +37,25 @@ class RealTimeFactors(NamedTuple):
 
 
 def count_parameters(codec: AudioCodec) -> ParameterCounts:
-    """Parameters of the codec, a tensor that is used twice counted once."""
+    """Count the parameters of the codec; a tensor that is used twice counts once."""
     parameters = sum(p.numel() for p in codec.parameters()) if isinstance(codec, nn.Module) else None
     return ParameterCounts(parameters, getattr(codec, "codebook_parameters", None))
 
 
 def macs_per_second(codec: AudioCodec, *, levels: int | None = None) -> float | None:
-    """Multiply-accumulates of encoding and decoding one second of all channels.
+    """Count the multiply-accumulates of encoding and decoding one second of audio.
 
-    Counted while it runs: half the floating-point operations of torch's FlopCounterMode, which knows convolutions,
-    transposed convolutions and matrix products (attention included). Fourier transforms and element-wise work are not
-    counted. None where nothing can be counted: a codec outside torch, or recurrent layers, which have no formula.
+    The count is half the floating-point operations that torch's FlopCounterMode sees while the codec runs. It includes
+    convolutions, transposed convolutions and matrix products (attention too). It leaves out Fourier transforms and
+    element-wise operations.
+
+    Args:
+        codec: The codec.
+        levels: Number of quantizer levels; None for all.
+
+    Returns:
+        Multiply-accumulates per second of audio, all channels together. None for a codec outside torch, and for
+        recurrent layers, which FlopCounterMode cannot count.
     """
     if not isinstance(codec, nn.Module) or any(isinstance(module, nn.RNNBase) for module in codec.modules()):
         return None
@@ -59,9 +68,19 @@ def macs_per_second(codec: AudioCodec, *, levels: int | None = None) -> float | 
 def real_time_factors(
     codec: AudioCodec, *, seconds: float = 5.0, levels: int | None = None, runs: int = TIMED_RUNS
 ) -> RealTimeFactors:
-    """Time encoding and decoding of `seconds` of noise, one example, after one run that is not counted.
+    """Time the encoding and the decoding of noise, batch size 1, after one run that is not counted.
 
-    ValueError unless `runs` and `seconds` are positive.
+    Args:
+        codec: The codec.
+        seconds: Length of the noise.
+        levels: Number of quantizer levels; None for all.
+        runs: Number of timed runs; the median counts.
+
+    Returns:
+        Both factors and the number of threads.
+
+    Raises:
+        ValueError: If `runs` or `seconds` is not positive.
     """
     if runs < 1 or seconds <= 0:
         raise ValueError(f"runs is {runs} and seconds is {seconds}; both are positive")
@@ -74,7 +93,7 @@ def real_time_factors(
 
 
 def device_of(codec: AudioCodec) -> torch.device:
-    """Where the codec wants its audio: the device of its first parameter or buffer, else the CPU."""
+    """Return the device of the codec's first parameter or buffer, else the CPU."""
     if isinstance(codec, nn.Module):
         for tensor in (*codec.parameters(), *codec.buffers()):
             return tensor.device
@@ -82,7 +101,7 @@ def device_of(codec: AudioCodec) -> torch.device:
 
 
 def _noise(codec: AudioCodec, seconds: float) -> Tensor:
-    """`[1, channels, samples]`, the same noise each time: no codec here computes more or less for another sound."""
+    """`[1, channels, samples]`, the same noise each time: the work of a codec does not depend on the sound."""
     shape = (1, codec.channels, round(seconds * codec.sample_rate))
     return (0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(0))).to(device_of(codec))
 

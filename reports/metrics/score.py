@@ -1,6 +1,6 @@
-"""What every metric returns: a number, or the reason why there is none.
+"""The result of a metric: a number, or the reason why there is none.
 
-It imports nothing heavy, because ViSQOL's worker processes load it too.
+ViSQOL's worker processes load this module, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -17,5 +17,5 @@ class Score(NamedTuple):
 
     @classmethod
     def missing(cls, reason: str) -> Score:
-        """A score that could not be computed. It stays missing: it is never 0 and never dropped without its reason."""
+        """Return a score that could not be computed: NaN with its `reason`, never 0."""
         return cls(math.nan, reason)

@@ -1,7 +1,8 @@
-"""What the two channels say together: mid and side, level, phase and coherence between the ears, width.
+"""Stereo metrics: mid and side, inter-channel level, phase and coherence, width.
 
-Both signals are `[2, samples]` at 48 kHz, aligned to the sample; the cue errors follow the binaural cues of parametric
-stereo (Breebaart et al. 2005; Faller and Baumgarte 2003). Every function returns `Score`s.
+The reference and the estimate (the decoded audio) are `[2, samples]` at 48 kHz, aligned to the sample. The cue errors
+follow the binaural cues of parametric stereo (Breebaart et al. 2005; Faller and Baumgarte 2003). Metrics return
+`Score`s and raise ValueError for audio of different shapes or of another number of channels.
 """
 
 from __future__ import annotations
@@ -20,11 +21,10 @@ BANDS = 24  # equally wide on the ERB scale
 LOWEST_HZ, HIGHEST_HZ = 100.0, 16000.0
 SMOOTHED_FRAMES = 4
 LOUD_TILES_DB = 60.0  # a tile counts if it lies within this of the reference's loudest
-CHANNEL_FLOOR_DB = (
-    -80.0
-)  # one channel of a tile, against the loudest tile of the reference: bounds the level difference
+# The least level of one channel of a tile, against the loudest tile of the reference: it bounds the level difference.
+CHANNEL_FLOOR_DB = -80.0
 PHASE_BELOW_HZ = 1500.0  # above, the ear does not follow the phase of the carrier
-WIDEST_RATIO_DB = 60.0  # |side / mid| beyond this is "no side" or "no mid"
+WIDEST_RATIO_DB = 60.0  # a side-to-mid ratio beyond ±60 dB counts as "no mid" or "no side"
 
 SETTINGS: dict[str, Any] = {
     "stft": (LONGEST_WINDOW, LONGEST_WINDOW // 4),
@@ -55,7 +55,18 @@ class _Cues(NamedTuple):
 
 
 def cue_errors(reference: Tensor, estimate: Tensor) -> CueErrors:
-    """Errors of the level, phase and coherence between the channels, over time-frequency tiles."""
+    """Compute the errors of the level, phase and coherence between the channels, over time-frequency tiles.
+
+    Args:
+        reference: `[2, samples]`.
+        estimate: `[2, samples]`, aligned with the reference.
+
+    Returns:
+        The three errors; each is missing, with its reason, where it has no meaning.
+
+    Raises:
+        ValueError: If the audio is not stereo or the shapes differ.
+    """
     if reason := _unscorable_stereo(reference, estimate):
         return CueErrors(*(Score.missing(reason),) * 3)
     if is_silent(estimate):
@@ -75,23 +86,33 @@ def cue_errors(reference: Tensor, estimate: Tensor) -> CueErrors:
 
 
 def mid_and_side(audio: Tensor) -> tuple[Tensor, Tensor]:
-    """`[2, samples]` to mid `(L + R) / 2` and side `(L - R) / 2`, each `[samples]`."""
+    """Split stereo into mid `(L + R) / 2` and side `(L - R) / 2`.
+
+    Args:
+        audio: `[2, samples]`, left and right.
+
+    Returns:
+        Mid and side, each `[samples]`.
+    """
     left, right = audio
     return (left + right) / 2, (left - right) / 2
 
 
 def sdr_mid(reference: Tensor, estimate: Tensor) -> Score:
-    """Signal-to-distortion ratio of the mid signal, `10 log10(sum x^2 / sum (x - y)^2)` dB."""
+    """Return the signal-to-distortion ratio of the mid signal, `10 log10(sum x^2 / sum (x - y)^2)`, in dB."""
     return _sdr(reference, estimate, 0, "mid")
 
 
 def sdr_side(reference: Tensor, estimate: Tensor) -> Score:
-    """Signal-to-distortion ratio of the side signal in dB; missing if the reference has no side (mono)."""
+    """Return the signal-to-distortion ratio of the side signal in dB; missing if the reference is mono."""
     return _sdr(reference, estimate, 1, "side")
 
 
 def width_error(reference: Tensor, estimate: Tensor) -> Score:
-    """Absolute difference of the widths `10 log10(E_side / E_mid)` in dB, each width bounded by WIDEST_RATIO_DB."""
+    """Return the absolute difference of the widths in dB.
+
+    The width is `10 log10(E_side / E_mid)`, limited to ±WIDEST_RATIO_DB.
+    """
     if reason := _unscorable_stereo(reference, estimate):
         return Score.missing(reason)
     if is_silent(estimate):
@@ -100,7 +121,7 @@ def width_error(reference: Tensor, estimate: Tensor) -> Score:
 
 
 def phase_consistency(reference: Tensor, estimate: Tensor) -> Score:
-    """`sum Re(X Y*) / sum |X| |Y|` over the STFT of both channels: 1 for equal phases, 0 for random ones."""
+    """Return `sum Re(X Y*) / sum |X| |Y|` over the STFT of both channels: 1 for equal phases, 0 for random phases."""
     if reason := _unscorable_stereo(reference, estimate):
         return Score.missing(reason)
     x, y = spectrum(reference, LONGEST_WINDOW), spectrum(estimate, LONGEST_WINDOW)
@@ -174,20 +195,23 @@ def _width(audio: Tensor) -> float:
 
 
 def band_edges() -> Tensor:
-    """`[BANDS + 1]` Hz, equally spaced in ERB number, `21.4 log10(1 + 0.00437 f)` (Glasberg and Moore 1990)."""
+    """Return the edges of the bands in Hz, `[BANDS + 1]`.
+
+    They are equally spaced in ERB number, `21.4 log10(1 + 0.00437 f)` (Glasberg and Moore 1990).
+    """
     low, high = (math.log1p(0.00437 * f) for f in (LOWEST_HZ, HIGHEST_HZ))
     return torch.linspace(low, high, BANDS + 1, dtype=torch.float64).expm1() / 0.00437
 
 
 def band_centres() -> Tensor:
-    """`[BANDS]` Hz, the geometric mean of each band's edges."""
+    """Return the centres of the bands in Hz, `[BANDS]`: the geometric mean of each band's edges."""
     edges = band_edges()
     return (edges[:-1] * edges[1:]).sqrt()
 
 
 @lru_cache
 def _erb_bands() -> Tensor:
-    """`[BANDS, bins]`: 1 where a bin's frequency lies in a band, so each bin between the outer edges counts once."""
+    """`[BANDS, bins]`: 1 where the bin lies in the band, else 0. No bin lies in two bands."""
     frequencies = torch.arange(LONGEST_WINDOW // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / LONGEST_WINDOW
     edges = band_edges()[:, None]
     return ((frequencies >= edges[:-1]) & (frequencies < edges[1:])).float()

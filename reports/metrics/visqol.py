@@ -1,10 +1,9 @@
-"""ViSQOL in audio mode, on mono signals at 48 kHz, in processes of their own.
+"""ViSQOL in audio mode, on mono signals at 48 kHz, in separate processes (Hines et al. 2015, Chinen et al. 2020).
 
-Hines et al. 2015, Chinen et al. 2020; `visqol-python` is within 0.0002 of the C++ program. Left alone it
-flattens stereo, only warns about 44.1 kHz, gives silence 4.73 and deadlocks when it runs in parallel on its own: all of
-that is closed here.
+`visqol-python` is within 0.0002 of the C++ program. Used directly, it flattens stereo, only warns about 44.1 kHz, gives
+silence 4.73, and deadlocks with its own `parallel=True`. This module prevents all four.
 
-Its workers load this module, so it imports nothing heavier than numpy; in a script, guard the entry point with
+The workers load this module, so it imports nothing heavier than numpy. A script that uses it needs the guard
 `if __name__ == "__main__":`, as for every spawned process.
 """
 
@@ -35,10 +34,10 @@ SAMPLE_RATE = 48000  # Hz; audio mode was fitted at this rate
 SHORTEST = SAMPLE_RATE * (80 + 20 * (15 + 30 - 1)) // 1000  # samples
 SILENCE_DBFS = -90.0  # RMS, as for the other metrics
 SIDE_DBFS = -60.0  # RMS; a quieter side signal is not scored
-PATIENCE_SECONDS = 600.0  # for one pair; a worker that needs longer hangs
-# One thread per worker: the number of workers decides how many cores are used, and visqol's own threads can abort.
+PATIENCE_SECONDS = 600.0  # for one pair; a worker that needs longer is considered hung
+# One thread per worker: the number of workers sets the number of cores, and visqol's own threads can abort.
 _ONE_THREAD = {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-_WAITING_PER_WORKER = 4  # submitted pairs hold their audio; more of them only fill the memory
+_WAITING_PER_WORKER = 4  # a submitted pair holds its audio, so more of them only fill the memory
 
 SETTINGS: dict[str, Any] = {"mode": "audio", "side_dbfs": SIDE_DBFS, "silence_dbfs": SILENCE_DBFS}
 
@@ -46,18 +45,20 @@ Signal = NDArray[np.floating]
 
 
 class VisqolWorkerError(RuntimeError):
-    """A ViSQOL process died, hung or failed; the message names it, its exit code and the pair it was scoring."""
+    """A ViSQOL process died, hung or failed. The message names the process, its exit code and the pair."""
 
 
 class StereoVisqol(NamedTuple):
-    """Mean opinion scores predicted for music, about 1 to 4.73.
+    """Predicted mean opinion scores of a stereo pair, about 1 to 4.73."""
 
-    lr: mean of the left and the right channel. m: of (L + R) / 2. s: of (L - R) / 2, if it is above SIDE_DBFS.
-    """
+    lr: Score  # mean of the left and the right channel
+    m: Score  # of the mid, (L + R) / 2
+    s: Score  # of the side, (L - R) / 2; missing unless the reference's side is above SIDE_DBFS
 
-    lr: Score
-    m: Score
-    s: Score
+    @classmethod
+    def missing(cls, reason: str) -> StereoVisqol:
+        """Return three missing scores with one `reason`."""
+        return cls(*(Score.missing(reason),) * 3)
 
 
 class PendingStereoVisqol(NamedTuple):
@@ -69,7 +70,14 @@ class PendingStereoVisqol(NamedTuple):
     side: Future[Score]
 
     def result(self) -> StereoVisqol:
-        """Wait for all four. VisqolWorkerError if a worker was lost."""
+        """Wait for all four scores.
+
+        Returns:
+            The scores of the pair.
+
+        Raises:
+            VisqolWorkerError: If a worker was lost.
+        """
         left, right = self.left.result(), self.right.result()
         reason = "; ".join(f"{name}: {one.reason}" for name, one in (("left", left), ("right", right)) if one.reason)
         lr = Score.missing(reason) if reason else Score((left.value + right.value) / 2)
@@ -86,13 +94,19 @@ class _Worker(NamedTuple):
 
 
 class VisqolPool:
-    """Processes that score pairs side by side; a context manager.
+    """Processes that score pairs in parallel; a context manager.
 
         with VisqolPool(workers=4) as pool:
             score = pool.submit("chorus", reference, estimate).result()
 
-    Each worker holds about 0.6 GB and takes about 1.5 s to start, once per machine 10 s more: numba compiles, and keeps
-    the result beside the installed package (or where NUMBA_CACHE_DIR says).
+    A worker needs about 0.6 GB and 1.5 s to start. The first start on a machine takes 10 s more, because numba
+    compiles; it caches the result beside the installed package, or in NUMBA_CACHE_DIR.
+
+    Args:
+        workers: Number of processes.
+
+    Raises:
+        ValueError: If `workers` is less than 1.
     """
 
     def __init__(self, workers: int) -> None:
@@ -107,14 +121,14 @@ class VisqolPool:
             self._workers = [_start(f"ViSQOL worker {number}") for number in range(1, self._count + 1)]
         for worker in self._workers:
             self._idle.put(worker)
-        # Threads only wait for their process; they are what makes a lost process an error instead of a hang.
+        # Each thread only waits for its process, so that a lost process becomes an error instead of a hang.
         self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="visqol")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is not None:  # nobody will ask for the scores still waiting
+        if kind is not None:  # nobody needs the scores that are still waiting
             self._threads.shutdown(wait=False, cancel_futures=True)
             for worker in self._workers:
                 worker.process.terminate()
@@ -124,10 +138,20 @@ class VisqolPool:
             worker.process.join()
 
     def submit(self, label: str, reference: Signal, estimate: Signal, sample_rate: int = SAMPLE_RATE) -> Future[Score]:
-        """Score one mono pair, `[samples]` in [-1, 1] each; blocks while too many pairs wait.
+        """Score one mono pair; blocks while too many pairs wait.
 
-        Raises ValueError for anything but two 1-D signals of one length at 48 kHz. Signals that are too short or silent
-        are missing scores. The future raises VisqolWorkerError, with `label`, if its worker is lost.
+        Args:
+            label: Names the pair in errors.
+            reference: `[samples]` in [-1, 1].
+            estimate: `[samples]` in [-1, 1], aligned with the reference.
+            sample_rate: Hz; only 48 kHz is allowed.
+
+        Returns:
+            A future with the score, which is missing for signals that are too short or silent. The future raises
+            VisqolWorkerError if its worker is lost.
+
+        Raises:
+            ValueError: If the signals are not two 1-D signals of one length at 48 kHz.
         """
         _check(reference, estimate, sample_rate)
         if reason := _unscorable(reference, estimate):
@@ -140,7 +164,19 @@ class VisqolPool:
         return future
 
     def submit_stereo(self, label: str, reference: Signal, estimate: Signal) -> PendingStereoVisqol:
-        """Score the channels, the mid and the side of `[2, samples]` at 48 kHz. ValueError for any other shape."""
+        """Score the channels, the mid and the side of a stereo pair.
+
+        Args:
+            label: Names the pair in errors.
+            reference: `[2, samples]` at 48 kHz.
+            estimate: `[2, samples]`, aligned with the reference.
+
+        Returns:
+            The scores while the workers compute them.
+
+        Raises:
+            ValueError: If the signals have another shape.
+        """
         if reference.ndim != 2 or reference.shape[0] != 2 or reference.shape != estimate.shape:
             raise ValueError(f"{label}: needs two [2, samples]; given {reference.shape} and {estimate.shape}")
         (xl, xr), (yl, yr) = reference, estimate
@@ -166,7 +202,7 @@ class VisqolPool:
         return Score(reply) if math.isfinite(reply) else Score.missing("ViSQOL gave no finite score")
 
 
-# ---- what has a score -----------------------------------------------------------------------------------------------
+# ---- checks ---------------------------------------------------------------------------------------------------------
 
 
 def _check(reference: Signal, estimate: Signal, sample_rate: int) -> None:
@@ -209,7 +245,7 @@ def _done(score: Score) -> Future[Score]:
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Processes started inside inherit `values`: numba reads its own when it is imported, so later is too late."""
+    """Set environment variables for the processes that start inside: numba reads its own when it is imported."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -228,12 +264,12 @@ def _start(name: str) -> _Worker:
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs,), name=name, daemon=True)
     process.start()
-    theirs.close()  # the worker's end lives in the worker alone, so its death closes the pipe
+    theirs.close()  # only the worker keeps this end open, so the pipe closes when the worker dies
     return _Worker(process, ours)
 
 
 def _ask(worker: _Worker, label: str, pair: tuple[Signal, Signal]) -> float | _Failure:
-    with suppress(OSError):  # a worker that is gone may have left its reason in the pipe
+    with suppress(OSError):  # a worker that has ended may have left its reason in the pipe
         worker.connection.send(pair)
     try:
         if worker.connection.poll(PATIENCE_SECONDS):
@@ -250,13 +286,13 @@ def _ask(worker: _Worker, label: str, pair: tuple[Signal, Signal]) -> float | _F
 
 
 def _serve(connection: Connection) -> None:
-    """The life of a worker: one visqol object, one pair after the other, until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends its workers
+    """Run a worker: one visqol object scores one pair after the other until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C and ends its workers
     try:
         from visqol import VisqolApi
 
-        # It warns of each patch that it cannot place in a badly degraded signal, and leaves it out as the C++ program
-        # does.
+        # In a badly degraded signal it warns of each patch that it cannot align. It leaves the patch out, as the C++
+        # program does.
         logging.getLogger("visqol").setLevel(logging.ERROR)
         api = VisqolApi()
         api.create(mode="audio")
@@ -270,5 +306,5 @@ def _serve(connection: Connection) -> None:
             return
         try:
             connection.send(float(api.measure_from_arrays(reference, estimate, SAMPLE_RATE).moslqo))
-        except Exception as error:  # the pair's own failure: the worker lives on
+        except Exception as error:  # this pair failed; the worker continues
             connection.send(_Failure(repr(error)))

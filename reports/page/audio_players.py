@@ -1,4 +1,4 @@
-"""The audio of a page: copied beside it, embedded while it is small, and offered by one player per segment."""
+"""The audio of a page: one player per segment; the files lie beside the page, and small ones are embedded in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reports.records import SystemCard
 from reports.tables.rendering import number
 from reports.track_scores import Point, TrackScores
 
-EMBEDDED_BYTES = 25_000_000  # of the page; base64 takes 4/3 of a file
+EMBEDDED_BYTES = 25_000_000  # the most that a page embeds; base64 takes 4/3 of a file
 
 Decoded = Mapping[tuple[str, int, str], Path]  # (system, levels, segment) -> audio file
 
@@ -23,13 +23,13 @@ _MEDIA = {".flac": "audio/flac", ".wav": "audio/wav", ".ogg": "audio/ogg", ".opu
 
 @dataclass(frozen=True)
 class Choice:
-    """One recording in a player: what it is called, its rate in words, its colour and where it is."""
+    """One recording in a player."""
 
     title: str
-    rate: str
+    rate: str  # as text; "" for the reference
     color: str
     file: str  # name in audio/
-    source: str  # what the page refers to: a data: URI or audio/<file>
+    source: str  # the address in the page: a data: URI or audio/<file>
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Player:
 
 
 def file_name(*parts: str) -> str:
-    """A plain file name from free text: lower-case letters, digits, dots, underscores and hyphens."""
+    """Make a plain file name from free texts: lower-case letters, digits, dots, underscores and hyphens."""
     return "-".join(re.sub(r"[^a-z0-9._]+", "-", part.lower()).strip("-.") or "x" for part in parts)
 
 
@@ -54,7 +54,19 @@ def build_players(
     styles: Mapping[str, SystemStyle],
     folder: Path,
 ) -> tuple[tuple[Player, ...], bool]:
-    """Copy the audio to `folder`; returns the players and whether their audio is embedded."""
+    """Copy the audio to a folder and make one player per segment.
+
+    Args:
+        reference: Segment -> audio file.
+        decoded: (system, levels, segment) -> audio file.
+        cards: The cards of all systems, in the order of the players.
+        scores: Gives the measured rates.
+        styles: Gives the colour of each system.
+        folder: Is created and receives the copies.
+
+    Returns:
+        The players, and whether their audio is embedded.
+    """
     folder.mkdir()
     titles = {card.name: card.title for card in cards}
     order = {card.name: index for index, card in enumerate(cards)}
@@ -77,7 +89,7 @@ def build_players(
 
 
 def data_uri(content: bytes, media_type: str) -> str:
-    """`content` as a data: URI."""
+    """Write `content` as a data: URI."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 

@@ -1,4 +1,4 @@
-"""One study as a page that explains itself: HTML with everything embedded, Markdown, tables, figures, audio."""
+"""Write the report of one study: a self-contained HTML page, Markdown, tables, figures, audio."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from markupsafe import Markup
 
 from reports.figures.curves import Drawn
 from reports.figures.style import system_styles
-from reports.method_notes import METRIC_DEFINITIONS, STATISTICS
+from reports.method_notes import STATISTICS
+from reports.metrics.catalog import METRICS
 from reports.page.audio_players import build_players
 from reports.page.pictures import Picture, draw_pictures
 from reports.page.report_input import ReportInput
@@ -26,7 +27,6 @@ from reports.tables.ablation_tables import (
     all_metrics_table,
     learning_table,
     learning_verdict,
-    metric_title,
     seeds_table,
 )
 from reports.tables.integrity import integrity_line, integrity_warnings, provenance_table
@@ -48,10 +48,20 @@ class Section:
 
 
 def write_report(report: ReportInput, folder: Path, *, progress: Progress | None = None) -> Path:
-    """Write the page and all that belongs to it into `folder`; returns the path of its index.html.
+    """Write the page and its files.
 
-    `folder` is built beside and then replaced as a whole, so a reader finds the old report or the new one. A folder
-    that holds something else than a report is refused with ValueError.
+    The new report replaces an old one as a whole: a reader finds the complete old report or the complete new one.
+
+    Args:
+        report: The data of the report.
+        folder: The folder of the report.
+        progress: Receives the name of each step.
+
+    Returns:
+        The path of the page, `<folder>/index.html`.
+
+    Raises:
+        ValueError: If the folder holds something else than a report.
     """
     tell = progress or (lambda _: None)
     with _replacing(folder) as beside:
@@ -75,7 +85,15 @@ def write_report(report: ReportInput, folder: Path, *, progress: Progress | None
 
 
 def report_tables(report: ReportInput, scores: TrackScores) -> dict[str, Table]:
-    """Every table of the page by its file name."""
+    """Make every table of the page.
+
+    Args:
+        report: The data of the report.
+        scores: The scores of its records.
+
+    Returns:
+        File name without its ending -> table.
+    """
     ours = (scores, report.cards, report.baseline, report.ablation_levels)
     against = (scores, report.cards, report.baseline, report.peers)
     systems = (report.baseline, *report.peers)
@@ -99,7 +117,7 @@ def report_tables(report: ReportInput, scores: TrackScores) -> dict[str, Table]:
 
 
 def _stamp(report: ReportInput) -> str:
-    """What every table of scores is stamped with: the protocol, and on how much audio it was applied."""
+    """Write the note that every table of scores has: the protocol, and the amount of audio."""
     hashes = sorted({card.protocol_hash for card in report.cards if card.protocol_hash}) or ["not recorded"]
     return f"Evaluation protocol {', '.join(hashes)}; {_evaluated_on(report.records)}."
 
@@ -119,21 +137,21 @@ def _context(
         "learning": learning_verdict(scores, report.cards, report.baseline, report.ablation_levels),
         "ablation_warnings": integrity_warnings(own, report.baseline),
         "ablation_line": integrity_line(own),
-        "peer_warnings": integrity_warnings(compared, report.baseline),
-        "peer_line": integrity_line(compared),
-        "metrics": [(metric_title(metric), METRIC_DEFINITIONS[metric]) for metric in scores.metrics],
+        "comparison_warnings": integrity_warnings(compared, report.baseline),
+        "comparison_line": integrity_line(compared),
+        "metrics": [METRICS[metric] for metric in scores.metrics],
         "statistics": STATISTICS,
     }
 
 
 def _sections(report: ReportInput) -> dict[str, Section]:
     titles = {card.name: card.title for card in report.cards}
-    peers = ", ".join(titles[peer] for peer in report.peers) or "other codecs"
+    others = ", ".join(titles[other] for other in report.peers) or "other codecs"
     names = {
         "learning": "Did it learn?",
         "ablation": "One change at a time",
         "axes": "Along the ablation axes",
-        "peers": f"Against {peers}",
+        "peers": f"Comparison with {others}",
         "training": "Training curves",
         "pictures": "Spectrograms and stereo image",
         "listen": "Listen",
@@ -176,7 +194,7 @@ def _environment() -> jinja2.Environment:
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that takes its place if all goes well, and disappears if not."""
+    """Make a folder beside `folder`. It replaces `folder` on success and is deleted after an error."""
     if folder.exists() and any(folder.iterdir()) and not (folder / "report.md").exists():
         raise ValueError(f"{folder} holds something else than a report; give a new folder, or empty this one")
     beside, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("part", "old"))

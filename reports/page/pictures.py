@@ -1,4 +1,4 @@
-"""Which figures a page shows, where, and what their captions say."""
+"""The figures of a page: which ones, in which section, with which captions."""
 
 from __future__ import annotations
 
@@ -27,23 +27,33 @@ from reports.track_scores import Point, TrackScores
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure in its section of the page; either `svg` is inline markup or `source` a data: URI."""
+    """A figure in its section of the page, with either `svg` or `source`."""
 
     name: str
     section: str
     alt: str
     caption: str
     file: str
-    svg: Markup | None = None
-    source: str = ""
-    share: float = 1.0  # of the text's width, so that type has one size in all figures
+    svg: Markup | None = None  # inline markup
+    source: str = ""  # a data: URI
+    share: float = 1.0  # of the text's width, so that letters have one size in all figures
 
 
 def draw_pictures(report: ReportInput, scores: TrackScores, drawn: Drawn, folder: Path) -> tuple[Picture, ...]:
-    """Draw all figures that the input allows, write them to `folder` and return them in the order of the page."""
+    """Draw all figures for which the report has data.
+
+    Args:
+        report: The data of the report.
+        scores: The scores of its records.
+        drawn: Titles and styles of the systems.
+        folder: Is created and receives the figures.
+
+    Returns:
+        The figures in the order of the page.
+    """
     folder.mkdir()
     place = _Folder(folder)
-    drawings = (_axes, _peers, _training, _sound)
+    drawings = (_axes, _other_codecs, _training, _sound)
     return tuple(picture for draw in drawings for picture in draw(report, scores, drawn, place))
 
 
@@ -70,9 +80,9 @@ def _axes(report: ReportInput, scores: TrackScores, drawn: Drawn, place: _Folder
     if not scores.points(report.baseline):
         return
     explanation = (
-        "Every dot is one training run, the ringed one is the baseline, a further seed is hollow; n/a: that run has no "
-        "score. Bars: 95 % interval of the paired difference to the baseline over tracks; a bar that misses the dashed "
-        "line is a difference."
+        "Every dot is one training run. The dot with a ring is the baseline, a hollow dot is a further seed, and n/a "
+        "means that the run has no score. Bars: 95 % interval of the paired difference to the baseline over tracks; a "
+        "bar that does not cross the dashed line is a difference."
     )
     for title, positions in report.axes.items():
         if not positions:
@@ -84,7 +94,7 @@ def _axes(report: ReportInput, scores: TrackScores, drawn: Drawn, place: _Folder
         yield place.svg(name, "axes", text, f"Quality and stereo-cue error over {title}", caption)
 
 
-def _peers(report: ReportInput, scores: TrackScores, drawn: Drawn, place: _Folder) -> Iterator[Picture]:
+def _other_codecs(report: ReportInput, scores: TrackScores, drawn: Drawn, place: _Folder) -> Iterator[Picture]:
     systems = [system for system in (report.baseline, *report.peers) if scores.points(system)]
     if not systems:
         return
@@ -92,20 +102,21 @@ def _peers(report: ReportInput, scores: TrackScores, drawn: Drawn, place: _Folde
     caption = "Mean over tracks at every measured rate; bands are 95 % bootstrap intervals over tracks."
     yield place.svg("rate_curves", "peers", text, "Quality over total bit rate", caption)
     metric = figures.quality_metric(scores)
-    for index, peer in enumerate(report.peers):
-        pairs = [(ours, theirs) for _, ours, theirs in matched_pairs(scores, report.baseline, (peer,))]
+    for index, other in enumerate(report.peers):
+        pairs = [(ours, theirs) for _, ours, theirs in matched_pairs(scores, report.baseline, (other,))]
         if pairs:
             name = f"scatter_{index + 1}" if len(report.peers) > 1 else "scatter"
             text = figures.track_scatter(scores, pairs, metric, drawn, name)
             caption = "One dot per track. In the shaded half our codec is better; on the line both are equal."
-            yield place.svg(name, "peers", text, f"{drawn.titles[peer]} and ours, track by track", caption)
+            yield place.svg(name, "peers", text, f"{drawn.titles[other]} and ours, track by track", caption)
 
 
 def _training(report: ReportInput, scores: TrackScores, drawn: Drawn, place: _Folder) -> Iterator[Picture]:
     curves = {name: report.curves[name] for name in _baseline_first(report) if not report.curves[name].empty}
     if curves:
         caption = (
-            "All runs over the same steps: running means over one thirtieth of the longest; the baseline is thick."
+            "All runs over the same steps, as running means over one thirtieth of the longest run; the thick line is "
+            "the baseline."
         )
         text = figures.training_curves(curves, drawn)
         yield place.svg("training_curves", "training", text, "Training and validation curves of all runs", caption)
@@ -148,8 +159,8 @@ def _sound_pictures(audio: dict[str, Audio], rate: int, about: str, place: _Fold
         "pictures",
         spectrogram_figures.phase_errors(audio["Reference"], decoded, rate),
         "Error of the phase between left and right",
-        f"{about} Error of the phase between left and right: white is right, dark is inverted, grey is where the "
-        "reference is too quiet to matter. The mean is weighted by the reference's energy.",
+        f"{about} Error of the phase between left and right: white is no error, dark is inverted polarity, grey is "
+        "where the reference is too quiet to matter. The mean is weighted by the reference's energy.",
     )
     yield place.webp(
         "goniometers",
@@ -161,7 +172,7 @@ def _sound_pictures(audio: dict[str, Audio], rate: int, about: str, place: _Fold
 
 
 def _shown_audio(report: ReportInput, scores: TrackScores) -> tuple[str, list[Point]]:
-    """The segment that most of the compared systems decoded, ours at the ablation's rate, each peer near it."""
+    """The segment that most compared systems decoded: ours at the ablation's rate, other codecs near that rate."""
     choices = [(segment, _points(report, scores, segment)) for segment in report.reference_audio]
     return max(choices, key=lambda choice: len(choice[1]), default=("", []))
 
@@ -178,8 +189,8 @@ def _points(report: ReportInput, scores: TrackScores, segment: str) -> list[Poin
     rate = scores.rates.get(ours, math.nan)
     nearest = [
         min(theirs, key=lambda point: abs(scores.rates.get(point, math.inf) - rate))
-        for peer in report.peers
-        if (theirs := [point for point in available if point[0] == peer])
+        for other in report.peers
+        if (theirs := [point for point in available if point[0] == other])
     ]
     return [ours, *nearest[:2]]
 

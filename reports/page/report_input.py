@@ -1,4 +1,4 @@
-"""Everything a report is made from, as one value."""
+"""The data of a report, as one value."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ from reports.records import SystemCard
 
 @dataclass(frozen=True)
 class ReportInput:
-    """Everything a page is made from. Raises ValueError if a name has no card."""
+    """Everything that a page is made from.
+
+    Raises:
+        ValueError: If a name has no card, two cards have one name, or decoded audio has no reference.
+    """
 
     title: str
     question: str
-    lead: tuple[str, ...]  # the first lines: how little these models were trained
+    lead: tuple[str, ...]  # the first lines, for example how long the models were trained
     cards: tuple[SystemCard, ...]
-    records: pd.DataFrame  # tidy scores, see reports/records.py
+    records: pd.DataFrame  # see reports/records.py
     curves: Mapping[str, pd.DataFrame]  # system -> training curves with columns step, name, value
     reference_audio: Mapping[str, Path]  # segment -> audio file
     decoded_audio: Mapping[tuple[str, int, str], Path]  # (system, levels, segment) -> audio file
     baseline: str
-    peers: tuple[str, ...]
+    peers: tuple[str, ...]  # the other codecs
     ablation_levels: int  # operating point of the ablation table
     study_facts: Mapping[str, str] = field(default_factory=dict)  # corpus, steps, protocol hash, versions, ...
-    axes: Mapping[str, AxisPositions] = field(default_factory=dict)  # axis in words -> [(system, position)]
+    axes: Mapping[str, AxisPositions] = field(default_factory=dict)  # title of the axis -> [(system, position)]
 
     def __post_init__(self) -> None:
         known = {card.name for card in self.cards}

@@ -1,14 +1,15 @@
-"""The tables about our own runs: did the model learn, what does each change do, are the rows comparable."""
+"""The tables about a study's own runs: whether the model learned, the effect of each change, the spread over seeds."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from reports.records import METRICS, SystemCard
+from reports.metrics.catalog import METRICS
+from reports.records import SystemCard
 from reports.statistics import FEWEST_TRACKS
 from reports.tables.rendering import (
     NOT_APPLICABLE,
@@ -21,35 +22,29 @@ from reports.tables.rendering import (
     signed,
     with_interval,
 )
-from reports.track_scores import HEADLINE_METRICS, Point, TrackScores
+from reports.track_scores import Point, TrackScores
 
-FEW_TRACKS = 20  # below, the page says how little the intervals can tell
-
-
-def metric_title(metric: str) -> str:
-    """`ILD error (dB) ↓`: title, unit, direction of better."""
-    info = METRICS[metric]
-    unit = f" ({info.unit})" if info.unit and info.unit != "MOS-LQO" else ""
-    return f"{info.title}{unit} {'↑' if info.higher_is_better else '↓'}"
+FEW_TRACKS = 20  # with fewer tracks, the page says how uncertain the intervals are
 
 
 def metric_column(metric: str, *details: str, group: str = "") -> Column:
-    """The column of one metric."""
-    return Column(metric, metric_title(metric), group=group, details=details)
+    """Make the column of one metric.
 
-
-def headline_metrics(scores: TrackScores) -> tuple[str, ...]:
-    """The headline metrics that were recorded; if none was, all that were."""
-    return tuple(metric for metric in HEADLINE_METRICS if metric in scores.metrics) or scores.metrics
+    Args:
+        metric: A name in `METRICS`.
+        details: Names of the further CSV columns.
+        group: Title of the spanning header; "" for none.
+    """
+    return Column(metric, METRICS[metric].heading, group=group, details=details)
 
 
 def missing_cell(scores: TrackScores, point: Point, metric: str) -> Cell:
-    """`n/a (reason)` for a refused score, `–` for one that was never asked for."""
+    """Make `n/a (reason)` for a missing score, or `–` for a score that was not computed."""
     return Cell(not_available(scores.reason(point, metric)), css="missing")
 
 
 def mean_cell(scores: TrackScores, point: Point, metric: str, *, bold: bool = False) -> Cell:
-    """`3.83 [3.76, 3.90]`: mean over tracks and its interval; CSV details `low`, `high`."""
+    """Make `3.83 [3.76, 3.90]`: the mean over tracks and its interval, with the CSV details `low` and `high`."""
     estimate = scores.estimate(point, metric)
     if math.isnan(estimate.mean):
         return missing_cell(scores, point, metric)
@@ -58,7 +53,7 @@ def mean_cell(scores: TrackScores, point: Point, metric: str, *, bold: bool = Fa
 
 
 def difference_cell(scores: TrackScores, baseline: Point, point: Point, metric: str, *, bold: bool) -> Cell:
-    """The mean, and as its detail the paired difference against `baseline`."""
+    """Make the mean over tracks, and as its detail the paired difference to `baseline`."""
     mean = scores.mean(point, metric)
     if math.isnan(mean):
         return missing_cell(scores, point, metric)
@@ -70,7 +65,13 @@ def difference_cell(scores: TrackScores, baseline: Point, point: Point, metric: 
 
 
 def value_cell(value: float | int | bool | str | None, decimals: int = 0, scale: float = 1.0) -> Cell:
-    """A fact of a card, shown in units of `scale`; CSV gets the shown unit too. None is `–`."""
+    """Make the cell of a card's fact.
+
+    Args:
+        value: The fact; None or "" is shown as `–`.
+        decimals: Decimals of a number.
+        scale: The unit that is shown, for example 1e6 for millions. CSV has the same unit.
+    """
     if value is None or value == "":
         return Cell(NOT_APPLICABLE)
     if isinstance(value, bool):
@@ -85,10 +86,17 @@ def value_cell(value: float | int | bool | str | None, decimals: int = 0, scale:
 
 
 def learning_table(scores: TrackScores, cards: Sequence[SystemCard], baseline: str, levels: int) -> Table:
-    """The trained baseline beside its untrained self and a decoder that is fed zero codes."""
+    """Make the table of the trained baseline, the untrained model and a decoder that receives zero codes.
+
+    Args:
+        scores: The scores of the study.
+        cards: The cards of all systems.
+        baseline: Name of the baseline.
+        levels: Number of levels at the ablation's operating point.
+    """
     by_name = {card.name: card for card in cards}
     checks = [card for card in cards if card.role == "check" and card.name.startswith(f"{baseline}@")]
-    metrics = headline_metrics(scores)
+    metrics = scores.headline_metrics
     rows, points = [], {}
     for card in [*checks, by_name[baseline]]:
         point = scores.nearest_point(card.name, levels)
@@ -106,7 +114,14 @@ def learning_table(scores: TrackScores, cards: Sequence[SystemCard], baseline: s
 
 
 def learning_verdict(scores: TrackScores, cards: Sequence[SystemCard], baseline: str, levels: int) -> tuple[str, ...]:
-    """One sentence per check: on how many tracks the trained model is better, and by how much."""
+    """Write one sentence per check: on how many tracks the trained model is better, and by how much.
+
+    Args:
+        scores: The scores of the study.
+        cards: The cards of all systems.
+        baseline: Name of the baseline.
+        levels: Number of levels at the ablation's operating point.
+    """
     trained = scores.nearest_point(baseline, levels)
     metric = "mel_distance" if "mel_distance" in scores.metrics else next(iter(scores.metrics), None)
     if trained is None or metric is None:
@@ -137,20 +152,21 @@ def _verdict(scores: TrackScores, card: SystemCard, check: Point, trained: Point
 
 
 def ablation_table(scores: TrackScores, cards: Sequence[SystemCard], baseline: str, levels: int) -> Table:
-    """One change per row, in words; the headline metrics with differences, the cost and the training of each row."""
+    """Make the table with one change per row: the headline metrics with differences, the cost and the training.
+
+    Args:
+        scores: The scores of the study.
+        cards: The cards of all systems.
+        baseline: Name of the baseline.
+        levels: Number of levels at the ablation's operating point.
+    """
     shown = ablation_cards(cards, baseline)
-    metrics = headline_metrics(scores)
+    metrics = scores.headline_metrics
     points = {card.name: (card.name, levels) for card in shown if card.status == "finished"}
     best = {metric: scores.best(points.values(), metric) for metric in metrics}
     rows = []
     for card in shown:
-        point = points.get(card.name)
-        cells = [
-            difference_cell(scores, (baseline, levels), point, metric, bold=point in best[metric])
-            if point
-            else Cell(NOT_APPLICABLE)
-            for metric in metrics
-        ]
+        cells = _difference_cells(scores, (baseline, levels), points.get(card.name), best)
         rows.append(Row((_change_cell(card, baseline), *cells, *_fact_cells(card)), css=_row_css(card, baseline)))
     columns = (
         Column("change", "Change", css="text"),
@@ -162,25 +178,23 @@ def ablation_table(scores: TrackScores, cards: Sequence[SystemCard], baseline: s
     )
     kbps = scores.rates.get((baseline, levels), math.nan)
     title = f"One change at a time, at {levels} levels ({number(kbps, 2)} kbps)"
-    return Table(
-        title,
-        columns,
-        tuple(rows),
-        (*_best_notes(scores, [(baseline, levels)]), *skipped_notes(scores, points.values())),
-    )
+    return Table(title, columns, tuple(rows), (_best_note(scores), *skipped_notes(scores, points.values())))
 
 
 def all_metrics_table(scores: TrackScores, cards: Sequence[SystemCard], baseline: str, levels: int) -> Table:
-    """Every recorded metric of every finished row at the ablation's operating point."""
+    """Make the table of every recorded metric of every finished row at the ablation's operating point.
+
+    Args:
+        scores: The scores of the study.
+        cards: The cards of all systems.
+        baseline: Name of the baseline.
+        levels: Number of levels at the ablation's operating point.
+    """
     shown = [card for card in ablation_cards(cards, baseline) if card.status == "finished"]
     best = {m: scores.best([(card.name, levels) for card in shown], m) for m in scores.metrics}
     rows = []
     for card in shown:
-        point = (card.name, levels)
-        cells = [
-            difference_cell(scores, (baseline, levels), point, metric, bold=point in best[metric])
-            for metric in scores.metrics
-        ]
+        cells = _difference_cells(scores, (baseline, levels), (card.name, levels), best)
         rows.append(Row((_change_cell(card, baseline), *cells), css=_row_css(card, baseline)))
     columns = (Column("change", "Change", css="text"), *(metric_column(m, "difference") for m in scores.metrics))
     notes = skipped_notes(scores, [(card.name, levels) for card in shown])
@@ -188,8 +202,18 @@ def all_metrics_table(scores: TrackScores, cards: Sequence[SystemCard], baseline
 
 
 def seeds_table(scores: TrackScores, cards: Sequence[SystemCard], baseline: str, levels: int) -> Table | None:
-    """Mean and standard deviation over seeds of what was trained more than once; None if nothing was."""
-    metrics = headline_metrics(scores)
+    """Make the table of mean and standard deviation over seeds.
+
+    Args:
+        scores: The scores of the study.
+        cards: The cards of all systems.
+        baseline: Name of the baseline.
+        levels: Number of levels at the ablation's operating point.
+
+    Returns:
+        One row per configuration that was trained more than once; None if there is none.
+    """
+    metrics = scores.headline_metrics
     rows = []
     for members in same_configuration(ablation_cards(cards, baseline)):
         finished = [card for card in members if card.status == "finished"]
@@ -205,18 +229,18 @@ def seeds_table(scores: TrackScores, cards: Sequence[SystemCard], baseline: str,
         Column("seeds", "Seeds", css="text"),
         *(metric_column(metric, "sd") for metric in metrics),
     )
-    note = "Mean ± standard deviation over training seeds; seeds are never pooled as if they were further tracks."
+    note = "Mean ± standard deviation over training seeds; seeds never count as further tracks."
     return Table("Spread over training seeds", columns, tuple(rows), (note,)) if rows else None
 
 
 def ablation_cards(cards: Sequence[SystemCard], baseline: str) -> list[SystemCard]:
-    """The baseline first, then every variant in the order given (further seeds of the baseline among them)."""
+    """Select the baseline, which comes first, and every variant in the given order (with further seeds)."""
     own = [card for card in cards if card.role in ("baseline", "variant")]
     return sorted(own, key=lambda card: card.name != baseline)
 
 
 def same_configuration(cards: Iterable[SystemCard]) -> list[list[SystemCard]]:
-    """Cards that differ by nothing but their seed, together."""
+    """Group the cards that differ only in their seed."""
     groups: dict[tuple[str, ...], list[SystemCard]] = defaultdict(list)
     for card in cards:
         changes = sorted((key, repr(value)) for key, value in card.changes.items() if key.split(".")[-1] != "seed")
@@ -233,6 +257,15 @@ _FACT_COLUMNS = (
     Column("training_minutes", "Minutes", group="Training"),
     Column("seed", "Seed", group="Training"),
 )
+
+
+def _difference_cells(
+    scores: TrackScores, baseline: Point, point: Point | None, best: Mapping[str, set[Point]]
+) -> list[Cell]:
+    """One cell per metric of `best`, which names the points in bold; `–` without a point."""
+    if point is None:
+        return [Cell(NOT_APPLICABLE)] * len(best)
+    return [difference_cell(scores, baseline, point, metric, bold=point in bold) for metric, bold in best.items()]
 
 
 def _fact_cells(card: SystemCard) -> tuple[Cell, ...]:
@@ -255,7 +288,7 @@ def _change_cell(card: SystemCard, baseline: str) -> Cell:
 
 
 def failure(card: SystemCard) -> str:
-    """`failed: reason`, or nothing."""
+    """Write `failed: reason` for a failed system, else ""."""
     return f"failed: {card.status_reason}" if card.status == "failed" else ""
 
 
@@ -271,7 +304,7 @@ def _seed_cell(means: list[float], metric: str) -> Cell:
         return Cell(NOT_APPLICABLE)
     mean, sd = float(np.mean(known)), float(np.std(known, ddof=1))
     decimals = METRICS[metric].decimals
-    # One more decimal: the spread over seeds is often smaller than the precision of the table.
+    # One more decimal, because the spread over seeds is often smaller than the precision of the table.
     return Cell(f"{number(mean, decimals + 1)} ± {number(sd, decimals + 1)}", mean, detail_raw=(sd,))
 
 
@@ -283,7 +316,7 @@ def _interval_note(scores: TrackScores) -> str:
 
 
 def few_tracks(scores: TrackScores) -> str:
-    """A sentence about the number of tracks if they are few, else nothing."""
+    """Write a sentence about the number of tracks if there are few, else ""."""
     tracks = scores.track_count
     if tracks >= FEW_TRACKS:
         return ""
@@ -292,16 +325,16 @@ def few_tracks(scores: TrackScores) -> str:
     return f" Only {tracks} tracks: the intervals are wide, and no signed-rank p can be below {2 * 0.5**tracks:.2g}."
 
 
-def _best_notes(scores: TrackScores, points: Iterable[Point]) -> tuple[str, ...]:
+def _best_note(scores: TrackScores) -> str:
     note = (
-        "Bold: the best of a column, and all whose 95 % interval of the paired difference to it (BCa over tracks) "
-        "contains zero."
+        "Bold: the best of a column, and every value whose paired difference to it has a 95 % interval (BCa over "
+        "tracks) that contains zero."
     )
-    return (note + few_tracks(scores),)
+    return note + few_tracks(scores)
 
 
 def skipped_notes(scores: TrackScores, points: Iterable[Point]) -> tuple[str, ...]:
-    """Which metrics lack tracks, and why: a mean over fewer tracks than the others must say so."""
+    """Write which metrics lack tracks and why: readers must see that a mean covers fewer tracks than the others."""
     reasons: Counter[tuple[str, str, int]] = Counter()
     for point in points:
         for metric in scores.metrics:

@@ -1,4 +1,4 @@
-"""Are the rows of a table comparable? What should be equal is compared on the cards, and every difference is named."""
+"""Check that the rows of a table are comparable: facts that should be equal are compared on the cards."""
 
 from __future__ import annotations
 
@@ -19,13 +19,18 @@ _SAME: tuple[tuple[str, Callable[[SystemCard], Any]], ...] = (
 )
 
 
-def integrity_warnings(cards: Sequence[SystemCard], reference: str) -> tuple[str, ...]:
-    """What differs between finished rows that should differ in one thing only; empty if nothing does.
+def integrity_warnings(cards: Sequence[SystemCard], baseline: str) -> tuple[str, ...]:
+    """Name every fact that should be equal in all finished rows, but is not.
 
-    `reference` names the card that the others are held against.
+    Args:
+        cards: The cards of the rows.
+        baseline: Name of the card with which the others are compared.
+
+    Returns:
+        One line per fact; empty if all facts are equal.
     """
     finished = [card for card in cards if card.status == "finished"]
-    anchor = next(card for card in cards if card.name == reference)
+    anchor = next(card for card in cards if card.name == baseline)
     warnings = []
     for what, fact in _SAME:
         expected = fact(anchor)
@@ -33,20 +38,20 @@ def integrity_warnings(cards: Sequence[SystemCard], reference: str) -> tuple[str
         if others:
             warnings.append(f"{what}: {_shown(expected)} in {anchor.title}, but not in {', '.join(others)}")
         elif expected is None:
-            warnings.append(f"{what}: not recorded, so that it cannot be checked")
+            warnings.append(f"{what}: not recorded, so it cannot be checked")
     return tuple(warnings)
 
 
 def integrity_line(cards: Sequence[SystemCard]) -> str:
-    """What was found equal, for rows without a warning."""
+    """Write what is equal, for rows without a warning."""
     steps = value_cell(next((card.steps for card in cards if card.steps is not None), None)).text
     finished = sum(card.status == "finished" for card in cards)
     what = ", ".join(what for what, _ in _SAME)
-    return f"Checked on the cards of these {finished} finished systems: same {what} ({steps} steps)."
+    return f"These {finished} finished systems have the same {what} ({steps} steps), as their cards show."
 
 
 def provenance_table(cards: Sequence[SystemCard]) -> Table:
-    """Where every row comes from: the hashes that make it repeatable, and the libraries it ran with."""
+    """Make the table of hashes and library versions that identify every system."""
     rows = tuple(
         Row(
             (

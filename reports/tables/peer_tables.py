@@ -1,16 +1,17 @@
-"""The tables that hold our codec against others at matched total rates."""
+"""The tables that compare our codec with other codecs at matched total rates."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from reports.records import METRICS, SystemCard
+from reports.metrics.catalog import METRICS
+from reports.metrics.score import Score
+from reports.records import SystemCard
 from reports.statistics import PairedDifference, RateCurve, bd_quality, bd_rate, holm
 from reports.tables.ablation_tables import (
     failure,
     few_tracks,
-    headline_metrics,
     mean_cell,
     metric_column,
     skipped_notes,
@@ -33,10 +34,25 @@ SIGNIFICANT = 0.05  # corrected p of a paired comparison
 CHANNELS = 2  # all systems code stereo; a mono codec codes it in two passes
 
 
+_PAIRED_COLUMNS = (
+    Column("metric", "Metric", css="text", details=("against", "kbps", "against_kbps")),
+    Column("difference", "Difference [95 % interval]", details=("low", "high")),
+    Column("p", "p, corrected"),
+    Column("wins", "Wins / tracks", details=("tracks",)),
+    Column("verdict", "Better", css="text"),
+)
+
+
 def rate_table(scores: TrackScores, cards: Sequence[SystemCard], systems: Sequence[str]) -> Table:
-    """Mean and interval of the headline metrics, rows grouped by matched rate; the best of each group is bold."""
+    """Make the table of the headline metrics, rows grouped by matched rate; the best of each group is bold.
+
+    Args:
+        scores: The scores of the study.
+        cards: The cards of all systems.
+        systems: Names of the compared systems, ours first.
+    """
     titles = {card.name: card.title for card in cards}
-    metrics = headline_metrics(scores)
+    metrics = scores.headline_metrics
     rows = []
     for group in matched_rates(scores, systems):
         best = {metric: scores.best(group.points, metric) for metric in metrics}
@@ -56,20 +72,29 @@ def rate_table(scores: TrackScores, cards: Sequence[SystemCard], systems: Sequen
         *(metric_column(m, "low", "high", group="Mean over tracks and 95 % interval") for m in metrics),
     )
     notes = (
-        "Rates are counted from the bits written. Bold, within a group: the best, and all whose 95 % interval of the "
-        "paired difference to it (BCa over tracks) contains zero." + few_tracks(scores),
+        "Rates are measured from the bits of the codes. Bold, within a group: the best, and every value whose paired "
+        "difference to it has a 95 % interval (BCa over tracks) that contains zero." + few_tracks(scores),
         *skipped_notes(scores, [point for system in systems for point in scores.points(system)]),
     )
     return Table("Systems at matched rates", columns, tuple(rows), notes)
 
 
-def paired_table(scores: TrackScores, cards: Sequence[SystemCard], baseline: str, peers: Sequence[str]) -> Table:
-    """Ours minus each peer at every matched rate; one Holm family over all rows of the table."""
+def paired_table(scores: TrackScores, cards: Sequence[SystemCard], baseline: str, others: Sequence[str]) -> Table:
+    """Make the table of paired differences, ours minus each other codec, at every matched rate.
+
+    All rows of the table are one family of tests for Holm's correction.
+
+    Args:
+        scores: The scores of the study.
+        cards: The cards of all systems.
+        baseline: Name of our codec.
+        others: Names of the other codecs.
+    """
     titles = {card.name: card.title for card in cards}
     comparisons = [
         (group, ours, theirs, metric, scores.difference(theirs, ours, metric))
-        for group, ours, theirs in matched_pairs(scores, baseline, peers)
-        for metric in headline_metrics(scores)
+        for group, ours, theirs in matched_pairs(scores, baseline, others)
+        for metric in scores.headline_metrics
     ]
     corrected = holm([result.p_value for *_, result in comparisons])
     rows, heading = [], ""
@@ -78,63 +103,51 @@ def paired_table(scores: TrackScores, cards: Sequence[SystemCard], baseline: str
             f"{titles[baseline]} at {number(scores.rates[ours], 2)} kbps minus "
             f"{titles[theirs[0]]} at {number(scores.rates[theirs], 2)} kbps"
         )
-        label = Cell(
-            metric_column(metric).title, metric, detail_raw=(theirs[0], scores.rates[ours], scores.rates[theirs])
-        )
+        detail = (theirs[0], scores.rates[ours], scores.rates[theirs])
+        label = Cell(METRICS[metric].heading, metric, detail_raw=detail)
         rows.append(Row((label, *_paired_cells(metric, result, p)), heading=line if line != heading else ""))
         heading = line
-    columns = (
-        Column("metric", "Metric", css="text", details=("against", "kbps", "against_kbps")),
-        Column("difference", "Difference [95 % interval]", details=("low", "high")),
-        Column("p", "p, corrected"),
-        Column("wins", "Wins / tracks", details=("tracks",)),
-        Column("verdict", "Better", css="text"),
-    )
     notes = (
         f"p: Wilcoxon signed-rank over tracks, Holm-corrected over the {len(rows)} comparisons of this table. “Better” "
         f"is open unless the interval excludes zero and p is below {SIGNIFICANT}." + few_tracks(scores),
     )
-    return Table("Paired differences, track by track", columns, tuple(rows), notes)
+    return Table("Paired differences, track by track", _PAIRED_COLUMNS, tuple(rows), notes)
 
 
-def curve_table(scores: TrackScores, cards: Sequence[SystemCard], baseline: str, peers: Sequence[str]) -> Table:
-    """Whole curves in one number each: mean vertical distance (BD-quality), mean saving of rate (BD-rate)."""
+def curve_table(scores: TrackScores, cards: Sequence[SystemCard], baseline: str, others: Sequence[str]) -> Table:
+    """Make the table that compares whole curves: BD-quality and BD-rate.
+
+    Args:
+        scores: The scores of the study.
+        cards: The cards of all systems.
+        baseline: Name of our codec.
+        others: Names of the other codecs.
+    """
     titles = {card.name: card.title for card in cards}
     rows = []
-    for peer in peers:
-        for metric in headline_metrics(scores):
-            ours, theirs = _curve(scores, baseline, metric), _curve(scores, peer, metric)
-            label = (Cell(METRICS[metric].title, metric), Cell(titles[peer], peer))
+    for other in others:
+        for metric in scores.headline_metrics:
+            ours, theirs = _curve(scores, baseline, metric), _curve(scores, other, metric)
+            label = (Cell(METRICS[metric].title, metric), Cell(titles[other], other))
             if ours is None or theirs is None:
                 refused = Cell(not_available("fewer than two rates"), css="missing")
                 rows.append(Row((*label, refused, refused)))
                 continue
             quality, rate = bd_quality(theirs, ours), bd_rate(theirs, ours)
-            rows.append(
-                Row(
-                    (
-                        *label,
-                        Cell(signed(quality.value, METRICS[metric].decimals), quality.value)
-                        if not quality.reason
-                        else Cell(not_available(quality.reason), css="missing"),
-                        Cell(f"{signed(rate.value, 1)} %", rate.value)
-                        if not rate.reason
-                        else Cell(not_available(rate.reason), css="missing"),
-                    )
-                )
-            )
+            gain, saving = signed(quality.value, METRICS[metric].decimals), f"{signed(rate.value, 1)} %"
+            rows.append(Row((*label, _score_cell(quality, gain), _score_cell(rate, saving))))
     columns = (
         Column("metric", "Metric", css="text"),
         Column("against", "Against", css="text"),
         Column("bd_quality", "BD-quality"),
         Column("bd_rate_percent", "BD-rate"),
     )
-    note = "Ours minus the other over the rates that both cover; a negative BD-rate means fewer bits for equal quality."
+    note = "Ours minus the other, over the rates that both cover; a negative BD-rate means fewer bits at equal quality."
     return Table("Rate-quality curves in one number", columns, tuple(rows), (note,))
 
 
 def cost_table(cards: Sequence[SystemCard], systems: Sequence[str]) -> Table:
-    """What each system costs: parameters, multiply-accumulates, real-time factors, latency."""
+    """Make the table of parameters, multiply-accumulates, real-time factors, latency and training of each system."""
     by_name = {card.name: card for card in cards}
     rows = [Row(_cost_cells(by_name[name])) for name in systems]
     columns = (
@@ -154,17 +167,17 @@ def cost_table(cards: Sequence[SystemCard], systems: Sequence[str]) -> Table:
     note = (
         "Real-time factor: seconds of computing per second of stereo audio, with the stated number of threads. "
         "It and the multiply-accumulates (GMAC/s) are for all trained levels. Networks are counted without codebooks. "
-        "Training minutes are wall time, with other runs beside."
+        "Training minutes are wall time; other runs may have shared the machine."
     )
     return Table("Cost", columns, tuple(rows), (note,))
 
 
-def matched_pairs(scores: TrackScores, baseline: str, peers: Sequence[str]) -> list[tuple[RateGroup, Point, Point]]:
-    """(group, our point, the peer's point) for every peer and every rate that both have."""
+def matched_pairs(scores: TrackScores, baseline: str, others: Sequence[str]) -> list[tuple[RateGroup, Point, Point]]:
+    """List (group, our point, the other's point) for every other codec and every rate that both have."""
     return [
         (group, group.points[0], point)
-        for peer in peers
-        for group in matched_rates(scores, (baseline, peer))
+        for other in others
+        for group in matched_rates(scores, (baseline, other))
         for point in group.points[1:]
     ]
 
@@ -187,7 +200,7 @@ def _paired_cells(metric: str, result: PairedDifference, p: float) -> tuple[Cell
         return (missing, nothing, nothing, nothing)
     sign = 1 if info.higher_is_better else -1
     low, high = sorted((sign * estimate.low, sign * estimate.high))
-    # Both have to speak: with few tracks the interval alone is too narrow, and p alone does not say how much.
+    # Both are needed: with few tracks the interval alone is too narrow, and p alone does not say how large it is.
     settled = p < SIGNIFICANT
     verdict = "ours" if settled and low > 0 else "theirs" if settled and high < 0 else "open"
     text = signed(estimate.mean, info.decimals)
@@ -199,6 +212,10 @@ def _paired_cells(metric: str, result: PairedDifference, p: float) -> tuple[Cell
         Cell(f"{result.wins} / {estimate.tracks}", result.wins, detail_raw=(estimate.tracks,)),
         Cell(verdict, verdict, bold=verdict != "open"),
     )
+
+
+def _score_cell(score: Score, text: str) -> Cell:
+    return Cell(not_available(score.reason), css="missing") if score.reason else Cell(text, score.value)
 
 
 def _curve(scores: TrackScores, system: str, metric: str) -> RateCurve | None:

@@ -1,6 +1,6 @@
 """One table, four renderings: the same cells become HTML, Markdown, CSV and LaTeX (booktabs).
 
-A cell carries the text that people read and the raw value that programs read, so no rendering formats a number again.
+A cell holds the text for readers and the raw value for programs, so no rendering formats a number again.
 """
 
 from __future__ import annotations
@@ -19,39 +19,43 @@ MINUS = "−"
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `key` names it in CSV, `title` on paper; neighbours of one `group` share a spanning header."""
+    """A column of a table."""
 
-    key: str
-    title: str
+    key: str  # its name in CSV
+    title: str  # its name everywhere else
     css: str = "number"
-    group: str = ""
+    group: str = ""  # neighbouring columns with the same group share a spanning header
     details: tuple[str, ...] = ()  # names of the cells' `detail_raw` values: further CSV columns `<key>_<detail>`
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in one field; `detail` is its smaller second text (a difference, a reason)."""
+    """The content of one field."""
 
-    text: str
-    raw: float | int | str | None = None
+    text: str  # for readers
+    raw: float | int | str | None = None  # for programs
     bold: bool = False
     css: str = ""
-    detail: str = ""
-    detail_raw: tuple[float | str | None, ...] = ()
+    detail: str = ""  # a second, smaller text: a difference, a reason
+    detail_raw: tuple[float | str | None, ...] = ()  # the values of `Column.details`
 
 
 @dataclass(frozen=True)
 class Row:
-    """The cells of one row; `heading`, if given, is a line of its own above it."""
+    """The cells of one row."""
 
     cells: tuple[Cell, ...]
     css: str = ""
-    heading: str = ""
+    heading: str = ""  # a separate line above the row
 
 
 @dataclass(frozen=True)
 class Table:
-    """A finished table; raises ValueError if a row does not fit the columns."""
+    """A finished table.
+
+    Raises:
+        ValueError: If a row does not have one cell per column.
+    """
 
     title: str
     columns: tuple[Column, ...]
@@ -68,40 +72,40 @@ class Table:
 
     @property
     def column_groups(self) -> tuple[tuple[str, int], ...]:
-        """Runs of neighbouring columns of one group as (group title, number of columns)."""
+        """Neighbouring columns of one group, as (group title, number of columns)."""
         runs = groupby(self.columns, key=lambda column: column.group)
         return tuple((group, len(list(members))) for group, members in runs)
 
 
 def number(value: float | None, decimals: int) -> str:
-    """`value` with fixed decimals and a real minus sign; nothing known is `–`."""
+    """Write `value` with fixed decimals and a real minus sign; None and NaN are `–`."""
     if value is None or math.isnan(value):
         return NOT_APPLICABLE
     text = f"{value:.{decimals}f}"
-    # A difference of -0.001 shown with two decimals is zero, not "-0.00".
+    # -0.001 with two decimals is "0.00", not "-0.00".
     return text.replace("-", MINUS) if float(text) else text.lstrip("-")
 
 
 def signed(value: float | None, decimals: int) -> str:
-    """A difference: always with its sign, except where it rounds to zero."""
+    """Write a difference with its sign; a difference that rounds to zero has none."""
     text = number(value, decimals)
     return f"+{text}" if text != NOT_APPLICABLE and not text.startswith(MINUS) and float(text) else text
 
 
 def with_interval(mean: float, low: float, high: float, decimals: int) -> str:
-    """`3.83 [3.76, 3.90]`; the bare mean if the interval is not known."""
+    """Write `3.83 [3.76, 3.90]`, or only the mean without an interval."""
     if math.isnan(low) or math.isnan(high):
         return number(mean, decimals)
     return f"{number(mean, decimals)} [{number(low, decimals)}, {number(high, decimals)}]"
 
 
 def not_available(reason: str) -> str:
-    """How a value that was refused is written: `n/a (reason)`; without a reason it does not apply."""
+    """Write a missing value: `n/a (reason)`, or `–` without a reason."""
     return f"n/a ({reason})" if reason else NOT_APPLICABLE
 
 
 def p_value(value: float | None) -> str:
-    """Three decimals, never "0.000"."""
+    """Write a p value with three decimals, never "0.000"; None and NaN are `–`."""
     if value is None or math.isnan(value):
         return NOT_APPLICABLE
     return "< 0.001" if value < 0.001 else number(value, 3)
@@ -111,7 +115,7 @@ def p_value(value: float | None) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """GitHub-flavoured Markdown: title, table, notes."""
+    """Render as GitHub-flavoured Markdown: title, table, notes."""
     lines = [f"**{escape_markdown(table.title)}**", ""]
     lines.append(_markdown_line(escape_markdown(column.title) for column in table.columns))
     lines.append(_markdown_line("---:" if column.css == "number" else ":---" for column in table.columns))
@@ -125,9 +129,9 @@ def to_markdown(table: Table) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Keep `text` literal inside a Markdown table cell."""
+    """Escape `text` so that it is literal inside a Markdown table cell."""
     text = re.sub(r"([\\`*|<])", r"\\\1", " ".join(text.split())).replace("&", "&amp;")
-    # Inside a word an underscore is literal already; escaping it there would only hurt those who read the source.
+    # Inside a word an underscore is literal already; an escape there would only make the source harder to read.
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
 
 
@@ -145,7 +149,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Raw values, full precision; empty where nothing applies, `n/a (reason)` where a value was refused."""
+    """Render as CSV: raw values in full precision, empty where nothing applies, `n/a (reason)` for a missing value."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([name for column in table.columns for name in _csv_names(column)])
@@ -204,12 +208,12 @@ _LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    """`text` as literal LaTeX; control characters become spaces."""
+    """Escape `text` so that it is literal in LaTeX; control characters become spaces."""
     return "".join(_LATEX.get(character, character if character.isprintable() else " ") for character in text)
 
 
 def to_latex(table: Table) -> str:
-    r"""A booktabs `table` (needs `\usepackage{booktabs}`); notes stand below it in footnote size."""
+    r"""Render as a LaTeX table (needs `\usepackage{booktabs}`), with the notes below it in footnote size."""
     alignment = "".join("r" if column.css == "number" else "l" for column in table.columns)
     body = [line for row in table.rows for line in _latex_row(row, len(table.columns))]
     lines = [
@@ -254,5 +258,5 @@ def _latex_cell(cell: Cell) -> str:
 
 def _latex_line(fields: Sequence[str]) -> str:
     line = " & ".join(fields)
-    # After \\ LaTeX takes a leading [ or * of the next line for an argument.
+    # After \\, LaTeX reads a leading [ or * of the next line as an argument.
     return ("{}" if line.lstrip().startswith(("[", "*")) else "") + line + r" \\"

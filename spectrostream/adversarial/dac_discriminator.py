@@ -1,4 +1,4 @@
-"""DAC's judges: of the waveform folded at several periods, and of complex spectrograms in bands (arXiv:2306.06546)."""
+"""DAC's discriminator: networks of the folded waveform and of complex spectrograms in bands (arXiv:2306.06546)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from spectrostream.adversarial.stft_discriminator import Judgement, PaddedConv2d, check_audio, require
+from spectrostream.adversarial.contract import Discriminator, DiscriminatorOutput, check_audio
+from spectrostream.adversarial.stft_discriminator import PaddedConv2d
+from spectrostream.errors import require
 
 # Descript's layers. Periods: widths over `width`; kernel 5 along time, stride 3 but for the last.
 PERIOD_MULTIPLIERS = (1, 4, 16, 32, 32)
@@ -22,46 +24,50 @@ BAND_STRIDES = (1, 2, 2, 2, 1)
 
 @dataclass(frozen=True)
 class DacDiscriminatorConfig:
-    """Descript's judges of its 44.1 kHz model; periods and windows are in samples at whatever rate the audio has.
-
-    kind: the tag that selects this schema.
-    periods: one judge of the folded waveform each.
-    windows: FFT sizes, one judge of the complex spectrogram each; hop of a quarter.
-    bands: (from, to) in parts of the spectrum, each with layers of its own.
-    width: features after the first convolution; everything else follows from it.
-    per_channel: every channel is judged as an example of its own, as DAC itself hears stereo; false judges them
-        jointly.
-    negative_slope: of the LeakyReLU.
-    """
+    """The discriminator of DAC's 44.1 kHz model; periods and windows are in samples, whatever the sample rate."""
 
     kind: str = "dac"
+    """The tag that selects this discriminator. Allowed: dac."""
     periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    """Periods in samples at which the waveform is folded, one network for each. Allowed: different numbers, 1 or more,
+    or []. Source: DAC."""
     windows: tuple[int, ...] = (2048, 1024, 512)
+    """FFT sizes in samples, one network of the complex spectrogram for each; hop of a quarter. Allowed: different
+    multiples of 8, or []. Source: DAC."""
     bands: tuple[tuple[float, float], ...] = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
+    """Parts of the spectrum, [from, to] as fractions of it, each with layers of its own. Allowed: pairs of numbers from
+    0 to 1. Source: DAC."""
     width: int = 32
+    """Features after the first convolution; all other widths follow from it. Allowed: 1 or more. Source: DAC."""
     per_channel: bool = True
+    """Whether each channel is an example of its own, as in DAC; false gives the networks all channels together. Source:
+    DAC."""
     negative_slope: float = 0.1
+    """Slope of the LeakyReLU below 0. Allowed: 0 or more, below 1. Source: DAC."""
 
     def __post_init__(self) -> None:
         # A configuration file has lists where this class has tuples.
         object.__setattr__(self, "periods", tuple(self.periods))
         object.__setattr__(self, "windows", tuple(self.windows))
         object.__setattr__(self, "bands", tuple((float(low), float(high)) for low, high in self.bands))
-        require(self.kind == "dac", "kind", self.kind, "'dac'")
+        require(self.kind == "dac", f"discriminator.kind is {self.kind!r}", "'dac'")
         self._check_scales()
-        require(self.width >= 1, "width", self.width, "1 or more")
-        require(0 <= self.negative_slope < 1, "negative_slope", self.negative_slope, "0 <= slope < 1")
+        require(self.width >= 1, f"discriminator.width is {self.width}", "1 or more")
+        slope_fits = 0 <= self.negative_slope < 1
+        require(slope_fits, f"discriminator.negative_slope is {self.negative_slope}", "0 <= slope < 1")
 
     def _check_scales(self) -> None:
         periods_fit = all(period >= 1 for period in self.periods) and len(set(self.periods)) == len(self.periods)
-        require(periods_fit, "periods", self.periods, "different numbers of samples, >= 1, or none at all")
+        given = f"discriminator.periods is {self.periods}"
+        require(periods_fit, given, "different numbers of samples, >= 1, or none at all")
         windows_fit = all(window >= 8 and window % 8 == 0 for window in self.windows)
         distinct = len(set(self.windows)) == len(self.windows)
         allowed = "different multiples of 8 samples, or none at all"
-        require(windows_fit and distinct, "windows", self.windows, allowed)
-        require(bool(self.periods or self.windows), "periods", self.periods, "one or more where there are no windows")
+        require(windows_fit and distinct, f"discriminator.windows is {self.windows}", allowed)
+        require(bool(self.periods or self.windows), given, "one or more where there are no windows")
         allowed = "pairs (from, to) with 0 <= from < to <= 1, each with a bin in the shortest of the windows"
-        require(bool(self.bands) and all(map(self._is_band, self.bands)), "bands", self.bands, allowed)
+        bands_fit = bool(self.bands) and all(map(self._is_band, self.bands))
+        require(bands_fit, f"discriminator.bands is {self.bands}", allowed)
 
     def _is_band(self, band: tuple[float, float]) -> bool:
         low, high = band
@@ -71,12 +77,12 @@ class DacDiscriminatorConfig:
 
     @property
     def shortest_audio(self) -> int:
-        """Fewest samples that can be judged: a whole window, more than a period."""
+        """Fewest samples that the discriminator takes: a whole window, more than a period."""
         return max(*self.windows, *(period + 1 for period in self.periods), 1)
 
 
 def bins_of(band: tuple[float, float], window: int) -> tuple[int, int]:
-    """First bin of the band and the one after its last, of the `window/2 + 1` there are."""
+    """The first bin of a band and the one after its last, of `window/2 + 1` bins."""
     bins = window // 2 + 1
     return int(band[0] * bins), int(band[1] * bins)
 
@@ -97,7 +103,7 @@ class PeriodDiscriminator(nn.Module):
 
     def forward(self, audio: Tensor) -> tuple[Tensor, list[Tensor]]:
         """`[examples, channels, samples]` to logits `[examples, positions]` and the features of each hidden layer."""
-        # [examples, channels, rows, period]; whole rows gain one more, as DAC has it
+        # [examples, channels, rows, period]; as in DAC, audio of whole rows gets one more row
         x = F.pad(audio, (0, self.period - audio.shape[-1] % self.period), mode="reflect")
         x = x.unflatten(-1, (-1, self.period))
         features = []
@@ -109,7 +115,7 @@ class PeriodDiscriminator(nn.Module):
 
 
 class BandDiscriminator(nn.Module):
-    """Real and imaginary part of a spectrogram, cut into bands with layers of their own, joined for the verdict."""
+    """Real and imaginary part of a spectrogram, cut into bands with layers of their own; the last layer joins them."""
 
     analysis_window: Tensor
 
@@ -160,11 +166,11 @@ def _band_layers(features: int, width: int) -> nn.ModuleList:
     return layers
 
 
-class DacDiscriminator(nn.Module):
-    """All judges of the configuration: periods first, then spectrograms.
+class DacDiscriminator(Discriminator):
+    """All networks of the configuration: one per period first, then one per window.
 
-    With `per_channel` the examples of a `Judgement` are the channels, in the order [clip 0 left, clip 0 right, clip 1
-    left, ..], and audio of any number of `channels` is judged by the same weights.
+    With `per_channel` the examples of a `DiscriminatorOutput` are the channels, in the order [crop 0 left, crop 0
+    right, crop 1 left, ..], and the same weights serve any number of `channels`.
     """
 
     def __init__(self, config: DacDiscriminatorConfig, channels: int = 2) -> None:
@@ -172,16 +178,17 @@ class DacDiscriminator(nn.Module):
         self.config = config
         self.channels = channels
         self.shortest_audio = config.shortest_audio
-        heard = 1 if config.per_channel else channels
+        channels_seen = 1 if config.per_channel else channels
+        # One discriminator per scale; the attribute's name is part of the names in every checkpoint, so it stays.
         self.judges = nn.ModuleList(
             [
-                *(PeriodDiscriminator(config, period, heard) for period in config.periods),
-                *(BandDiscriminator(config, window, heard) for window in config.windows),
+                *(PeriodDiscriminator(config, period, channels_seen) for period in config.periods),
+                *(BandDiscriminator(config, window, channels_seen) for window in config.windows),
             ]
         )
 
-    def forward(self, audio: Tensor) -> Judgement:
-        """Judge audio `[batch, channels, samples]`; ValueError if it is shorter than `config.shortest_audio`."""
+    def forward(self, audio: Tensor) -> DiscriminatorOutput:
+        """See `Discriminator.forward`; one scale per period, then one per window."""
         check_audio(audio, self.channels)
         if audio.shape[-1] < self.shortest_audio:
             raise ValueError(
@@ -190,14 +197,14 @@ class DacDiscriminator(nn.Module):
                 "use longer crops"
             )
         examples = level(audio.flatten(0, 1)[:, None] if self.config.per_channel else audio)
-        logits, features = zip(*(judge(examples) for judge in self.judges), strict=True)
-        return Judgement(list(logits), list(features))
+        logits, features = zip(*(scale(examples) for scale in self.judges), strict=True)
+        return DiscriminatorOutput(list(logits), list(features))
 
 
 def level(audio: Tensor) -> Tensor:
-    """Float32 audio `[examples, channels, samples]` without its mean, scaled to a peak of 0.8 over each example.
+    """Remove the mean of audio `[examples, channels, samples]` and scale each example to a peak of 0.8, in float32.
 
-    Loudness is no mark of decoded audio (Descript). Silence stays silent: 1e-9 keeps the division finite.
+    So the discriminator cannot use loudness (Descript). Silence stays silent: 1e-9 keeps the division finite.
     """
     with torch.autocast(audio.device.type, enabled=False):
         centred = audio.float() - audio.float().mean(dim=-1, keepdim=True)

@@ -1,7 +1,7 @@
-"""DAC's training losses (arXiv:2306.06546; Descript's 44.1 kHz training), each a sum over judges or scales; in float32.
+"""DAC's training losses (arXiv:2306.06546; Descript's 44.1 kHz training), each a sum over scales; in float32.
 
-DAC's commitment and codebook losses are its quantizer's own: `baselines/dac.py` returns their sum, already weighted
-0.25 and 1.
+DAC's quantizer computes its commitment and codebook losses itself: `other_codecs/dac.py` returns their sum, already
+weighted by 0.25 and 1.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from spectrostream.torchaudio_functional import melscale_fbanks
 
 
 def least_squares_discriminator_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
-    """Scalar `mean(fake^2) + mean((1 - real)^2)`, summed over judges: real is drawn to 1, decoded to 0.
+    """Scalar `mean(fake^2) + mean((1 - real)^2)`, summed over scales: targets are 1 (original) and 0 (decoded).
 
-    real_logits, fake_logits: one tensor of any shape per judge, for original and for decoded audio.
+    Args:
+        real_logits: One tensor of any shape per scale, for original audio.
+        fake_logits: The same for decoded audio.
     """
     losses = [
         fake.float().square().mean() + (1 - real.float()).square().mean()
@@ -30,9 +32,10 @@ def least_squares_discriminator_loss(real_logits: Sequence[Tensor], fake_logits:
 
 
 def least_squares_generator_loss(fake_logits: Sequence[Tensor]) -> Tensor:
-    """Scalar `mean((1 - fake)^2)`, summed over judges: the codec is rewarded until it passes for real.
+    """Scalar `mean((1 - fake)^2)`, summed over scales; it is 0 where decoded audio passes for original.
 
-    fake_logits: one tensor of any shape per judge, for decoded audio.
+    Args:
+        fake_logits: One tensor of any shape per scale, for decoded audio.
     """
     return torch.stack([(1 - fake.float()).square().mean() for fake in fake_logits]).sum()
 
@@ -40,9 +43,11 @@ def least_squares_generator_loss(fake_logits: Sequence[Tensor]) -> Tensor:
 def summed_feature_matching_loss(
     real_features: Sequence[Sequence[Tensor]], fake_features: Sequence[Sequence[Tensor]]
 ) -> Tensor:
-    """Scalar mean absolute difference of each hidden layer, summed over layers and judges.
+    """Scalar mean absolute difference of each hidden layer, summed over layers and scales.
 
-    real_features, fake_features: per judge, per hidden layer a tensor; no gradient flows into the real ones.
+    Args:
+        real_features: Per scale, per hidden layer a tensor, for original audio; no gradient flows into them.
+        fake_features: The same for decoded audio.
     """
     layers = [
         F.l1_loss(fake.float(), real.detach().float())
@@ -74,10 +79,17 @@ class LogMelLoss(nn.Module):
             self.register_buffer(f"filters_{window}", _unit_area_filters(window, mels, sample_rate), persistent=False)
 
     def forward(self, decoded: Tensor, original: Tensor) -> Tensor:
-        """Scalar for audio `[batch, channels, samples]` and its original; the gradient flows into `decoded` alone.
+        """Compare decoded audio with its original; each channel counts as an example of its own.
 
-        Each channel counts as an example of its own. ValueError if the shapes differ or if the audio is not longer than
-        half the longest window.
+        Args:
+            decoded: `[batch, channels, samples]`; the gradient flows into it alone.
+            original: The same shape.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            ValueError: The shapes differ, or the audio is not longer than half the longest window.
         """
         check_comparable(decoded, original, max(self.windows))
         scales = []

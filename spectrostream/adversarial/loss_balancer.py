@@ -1,11 +1,13 @@
-"""Losses that pull with the strength of their weights, whatever their sizes (EnCodec's balancer, arXiv:2210.13438)."""
+"""Weighs the gradients of the losses instead of the losses (EnCodec's balancer, arXiv:2210.13438)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+
+from spectrostream.collectives import process_count, summed
 
 _SMALLEST = 1e-12
 
@@ -13,8 +15,12 @@ _SMALLEST = 1e-12
 class LossBalancer(nn.Module):
     """The gradient at the decoder's output is `sum of w_i / sum(w) * g_i / average |g_i|` over the losses i.
 
-    weights: w_i by the loss's name; a loss of weight 0 is left out. decay: of the moving averages of |g_i|, the mean
-    over examples (of all processes) of a gradient's norm; they are in the state dict.
+    So each loss has the share of the gradient that its weight says, whatever its size. |g_i| is the mean of a
+    gradient's norm over the examples of all processes; the moving averages are in the state dict.
+
+    Args:
+        weights: w_i by the loss's name; a loss of weight 0 is left out.
+        decay: Decay of the moving averages of |g_i|.
     """
 
     averages: Tensor
@@ -29,9 +35,14 @@ class LossBalancer(nn.Module):
         self.register_buffer("counts", torch.zeros(len(self.weights)))
 
     def forward(self, losses: Mapping[str, Tensor], output: Tensor) -> Tensor:
-        """Scalar losses to the gradient for `output.backward`, shaped as `output`; of `weights`, those that are there.
+        """Balance the gradients of the losses that are given.
 
-        output: `[batch, ..]`, what every loss was computed from.
+        Args:
+            losses: Scalars by name; those without a weight are ignored.
+            output: `[batch, ..]`, the tensor from which every loss was computed.
+
+        Returns:
+            The gradient for `output.backward`, shaped as `output`.
         """
         names = [name for name in self.weights if name in losses]
         gradients = [torch.autograd.grad(losses[name], output, retain_graph=True)[0] for name in names]
@@ -47,10 +58,9 @@ class LossBalancer(nn.Module):
 
     @torch.no_grad()
     def _usual(self, norms: Tensor, index: Tensor) -> Tensor:
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(norms)
-            norms = norms / distributed.get_world_size()
-        is_finite = norms.isfinite()  # a spoilt batch must not spoil those after it
+        summed(norms)
+        norms = norms / process_count()
+        is_finite = norms.isfinite()  # a bad batch must not affect those after it
         self.averages[index] = self.decay * self.averages[index] + norms.where(is_finite, 0)
         self.counts[index] = self.decay * self.counts[index] + is_finite
         return (self.averages[index] / self.counts[index].clamp(min=_SMALLEST)).clamp(min=_SMALLEST)

@@ -1,7 +1,7 @@
 """The paper's training losses: hinge, feature matching and multi-scale mel, each a mean over scales; all in float32.
 
-The commitment loss is the quantizer's own and arrives with its result. DAC's losses are in `dac_losses.py`;
-`objectives.py` says which belong together.
+The quantizer computes the commitment loss itself and returns it with its result. DAC's losses are in `dac_losses.py`;
+`loss_catalog.py` lists the generator's losses and their weights, `objectives.py` says which belong together.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
@@ -19,32 +18,12 @@ from torch.nn import functional as F
 from spectrostream.torchaudio_functional import melscale_fbanks
 
 
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the generator's losses (paper).
-
-    adversarial: of `hinge_generator_loss`.
-    feature_matching: of `feature_matching_loss`.
-    mel: of `MultiScaleMelLoss`, both parts together.
-    commitment: of the codec's commitment loss.
-    """
-
-    adversarial: float = 1.0
-    feature_matching: float = 100.0
-    mel: float = 1.0
-    commitment: float = 1.0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            weight = getattr(self, field.name)
-            if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"training.loss.{field.name} is {weight!r}; allowed: a finite number, 0 (off) or more")
-
-
 def hinge_discriminator_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
     """Scalar `mean(relu(1 - real)) + mean(relu(1 + fake))`, averaged over scales; 0 once all lie beyond the margin.
 
-    real_logits, fake_logits: one tensor of any shape per scale, for original and for decoded audio.
+    Args:
+        real_logits: One tensor of any shape per scale, for original audio.
+        fake_logits: The same for decoded audio.
     """
     losses = [
         F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()
@@ -54,9 +33,10 @@ def hinge_discriminator_loss(real_logits: Sequence[Tensor], fake_logits: Sequenc
 
 
 def hinge_generator_loss(fake_logits: Sequence[Tensor]) -> Tensor:
-    """Scalar `-mean(fake)`, averaged over scales: the codec is rewarded for every step towards "real".
+    """Scalar `-mean(fake)`, averaged over scales: the higher the logits of decoded audio, the lower the loss.
 
-    fake_logits: one tensor of any shape per scale, for decoded audio.
+    Args:
+        fake_logits: One tensor of any shape per scale, for decoded audio.
     """
     return -torch.stack([fake.float().mean() for fake in fake_logits]).mean()
 
@@ -64,9 +44,11 @@ def hinge_generator_loss(fake_logits: Sequence[Tensor]) -> Tensor:
 def feature_matching_loss(
     real_features: Sequence[Sequence[Tensor]], fake_features: Sequence[Sequence[Tensor]]
 ) -> Tensor:
-    """Scalar mean absolute difference of the judges' hidden features, averaged over layers, then over scales.
+    """Scalar mean absolute difference of the discriminator's features, averaged over layers, then over scales.
 
-    real_features, fake_features: per scale, per layer a tensor; no gradient flows into the real ones.
+    Args:
+        real_features: Per scale, per hidden layer a tensor, for original audio; no gradient flows into them.
+        fake_features: The same for decoded audio.
     """
     scales = []
     for real_layers, fake_layers in zip(real_features, fake_features, strict=True):
@@ -103,7 +85,7 @@ class MultiScaleMelLoss(nn.Module):
     makes silence finite.
 
     Short windows have fewer bins than 64 filters need, and some filters hold no bin at all (26 of 64 at w = 64 and
-    48 kHz). These are left out: they would only dilute the mean.
+    48 kHz). The mean leaves them out.
     """
 
     windows = (64, 128, 256, 512, 1024, 2048)
@@ -117,11 +99,19 @@ class MultiScaleMelLoss(nn.Module):
             self.register_buffer(f"hann_{window}", hann, persistent=False)
             self.register_buffer(f"filters_{window}", _mel_filters(window, self.mels, sample_rate), persistent=False)
 
-    def forward(self, decoded: Tensor, original: Tensor) -> MelLoss:
-        """Compare audio `[batch, channels, samples]` with its original; the gradient flows into `decoded` alone.
+    def forward(self, decoded: Tensor, original: Tensor) -> Tensor:
+        """Scalar sum of both parts; see `parts`."""
+        return self.parts(decoded, original).total
 
-        Each channel counts as an example of its own. ValueError if the shapes differ or if the audio is not longer than
-        half the longest window.
+    def parts(self, decoded: Tensor, original: Tensor) -> MelLoss:
+        """Compare decoded audio with its original; each channel counts as an example of its own.
+
+        Args:
+            decoded: `[batch, channels, samples]`; the gradient flows into it alone.
+            original: The same shape.
+
+        Raises:
+            ValueError: The shapes differ, or the audio is not longer than half the longest window.
         """
         check_comparable(decoded, original, max(self.windows))
         magnitude, log_magnitude = [], []
@@ -141,7 +131,12 @@ class MultiScaleMelLoss(nn.Module):
 
 
 def check_comparable(decoded: Tensor, original: Tensor, longest_window: int) -> None:
-    """ValueError unless both are the same `[batch, channels, samples]`, longer than half of `longest_window`."""
+    """Check the input of a mel loss.
+
+    Raises:
+        ValueError: The shapes are not the same `[batch, channels, samples]`, or not longer than half of
+            `longest_window`.
+    """
     shapes = f"{list(decoded.shape)} and {list(original.shape)}"
     if decoded.shape != original.shape or decoded.dim() != 3:
         raise ValueError(f"the mel loss got audio of shapes {shapes}; both must be the same [batch, channels, samples]")

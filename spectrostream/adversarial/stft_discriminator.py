@@ -1,76 +1,63 @@
-"""The judges: networks that tell real audio from decoded audio, and whose features the decoder learns to match."""
+"""The paper's discriminator: one network of the complex spectrogram at each of several window sizes."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-class Judgement(NamedTuple):
-    """What a judge says of a batch.
-
-    logits: one tensor `[examples, positions]` per scale; high means "real". An example is a clip or, for judges that
-        hear each channel alone, one channel of it.
-    features: per scale the outputs of the hidden layers, first to last; what feature matching compares.
-    """
-
-    logits: list[Tensor]
-    features: list[list[Tensor]]
+from spectrostream.adversarial.contract import Discriminator, DiscriminatorOutput, check_audio
+from spectrostream.errors import require
 
 
 @dataclass(frozen=True)
 class MultiScaleSTFTConfig:
-    """The paper's judges: six complex-STFT scales, hop of half a window.
-
-    kind: the tag that selects this schema.
-    windows: FFT sizes in samples, one judge each (paper).
-    width: features after the first convolution (paper: 32).
-    multipliers: features after each residual block, over `width` (public re-implementation).
-    frequency_strides, time_strides: of each residual block (public re-implementation).
-    negative_slope: of the LeakyReLU (public re-implementation).
-    """
+    """The paper's discriminator: six complex-STFT scales, hop of half a window."""
 
     kind: str = "multi_scale_stft"
+    """The tag that selects this discriminator. Allowed: multi_scale_stft."""
     windows: tuple[int, ...] = (128, 256, 512, 1024, 2048, 4096)
+    """FFT sizes in samples, one network for each. Allowed: different even numbers, 4 or more. Source: paper."""
     width: int = 32
+    """Features after the first convolution. Allowed: 1 or more. Source: paper."""
     multipliers: tuple[int, ...] = (2, 4, 4, 8, 8, 16)
+    """Features after each residual block, in multiples of `width`. Allowed: one or more numbers, 1 or more. Source:
+    public re-implementation."""
     frequency_strides: tuple[int, ...] = (2, 2, 2, 2, 2, 2)
+    """Stride of each residual block along frequency. Allowed: numbers, 1 or more, as many as multipliers. Source:
+    public re-implementation."""
     time_strides: tuple[int, ...] = (1, 2, 1, 2, 1, 2)
+    """Stride of each residual block along time. Allowed: numbers, 1 or more, as many as multipliers. Source: public
+    re-implementation."""
     negative_slope: float = 0.2
+    """Slope of the LeakyReLU below 0. Allowed: 0 or more, below 1. Source: public re-implementation."""
 
     def __post_init__(self) -> None:
         for name in ("windows", "multipliers", "frequency_strides", "time_strides"):
             # A configuration file has lists where this class has tuples.
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        require(self.kind == "multi_scale_stft", "kind", self.kind, "'multi_scale_stft'")
+        require(self.kind == "multi_scale_stft", f"discriminator.kind is {self.kind!r}", "'multi_scale_stft'")
         windows_fit = all(window >= 4 and window % 2 == 0 for window in self.windows)
         distinct = len(set(self.windows)) == len(self.windows) > 0
-        require(
-            windows_fit and distinct, "windows", self.windows, "one or more different even numbers of samples, >= 4"
-        )
-        require(self.width >= 1, "width", self.width, "1 or more")
-        require(0 <= self.negative_slope < 1, "negative_slope", self.negative_slope, "0 <= slope < 1")
+        allowed = "one or more different even numbers of samples, >= 4"
+        require(windows_fit and distinct, f"discriminator.windows is {self.windows}", allowed)
+        require(self.width >= 1, f"discriminator.width is {self.width}", "1 or more")
+        slope_fits = 0 <= self.negative_slope < 1
+        require(slope_fits, f"discriminator.negative_slope is {self.negative_slope}", "0 <= slope < 1")
         blocks = len(self.multipliers)
         for name in ("multipliers", "frequency_strides", "time_strides"):
             values = getattr(self, name)
             fits = len(values) == blocks >= 1 and all(value >= 1 for value in values)
-            require(fits, name, values, f"{blocks or 'one or more'} numbers >= 1, one for each of the multipliers")
+            allowed = f"{blocks or 'one or more'} numbers >= 1, one for each of the multipliers"
+            require(fits, f"discriminator.{name} is {values}", allowed)
 
     @property
     def shortest_audio(self) -> int:
-        """Fewest samples that can be judged."""
+        """Fewest samples that the discriminator takes: the longest window."""
         return max(self.windows)
-
-
-def require(condition: bool, key: str, value: object, allowed: str) -> None:
-    """ValueError that quotes the key of the `discriminator` section, its value and what is allowed."""
-    if not condition:
-        raise ValueError(f"discriminator.{key} is {value!r}; allowed: {allowed}")
 
 
 class PaddedConv2d(nn.Conv2d):
@@ -124,8 +111,8 @@ class ResidualBlock2d(nn.Module):
 class STFTDiscriminator(nn.Module):
     """One scale: complex spectrogram, 7x7 convolution, residual blocks, a last convolution over the remaining bins.
 
-    All channels are judged together: real part, imaginary part and modulus of each, 3 * channels features, so that a
-    wrong phase between left and right is seen.
+    It sees all channels together: real part, imaginary part and modulus of each, 3 * channels features. So it sees a
+    wrong phase between left and right.
     """
 
     analysis_window: Tensor
@@ -170,7 +157,7 @@ class STFTDiscriminator(nn.Module):
     def spectrogram(self, audio: Tensor) -> Tensor:
         """Real, imaginary, modulus of all channels: `[batch, 3 * channels, frames, window/2]`, always float32.
 
-        The end is zero-padded to a whole frame, so the tail is judged too; the Nyquist bin is dropped as in the codec.
+        The end is zero-padded to a whole frame, so the tail counts too; the Nyquist bin is dropped as in the codec.
         """
         with torch.autocast(audio.device.type, enabled=False):
             rest = -(audio.shape[-1] - self.window) % self.hop_length
@@ -181,10 +168,10 @@ class STFTDiscriminator(nn.Module):
             return torch.cat((spectrum.real, spectrum.imag, modulus), dim=1)
 
 
-class MultiScaleSTFTDiscriminator(nn.Module):
-    """The paper's judge: one independent `STFTDiscriminator` per window.
+class MultiScaleSTFTDiscriminator(Discriminator):
+    """The paper's discriminator: one independent `STFTDiscriminator` per window.
 
-    Channels are judged jointly, so `channels` must be that of the audio.
+    It sees all channels together, so `channels` must be that of the audio.
     """
 
     def __init__(self, config: MultiScaleSTFTConfig, channels: int = 2) -> None:
@@ -194,8 +181,8 @@ class MultiScaleSTFTDiscriminator(nn.Module):
         self.windows = config.windows
         self.shortest_audio = config.shortest_audio
 
-    def forward(self, audio: Tensor) -> Judgement:
-        """Judge audio `[batch, channels, samples]`; ValueError if it is shorter than the longest window."""
+    def forward(self, audio: Tensor) -> DiscriminatorOutput:
+        """See `Discriminator.forward`; one scale per window, in the order of `windows`."""
         check_audio(audio, self.channels)
         if audio.shape[-1] < self.shortest_audio:
             raise ValueError(
@@ -203,11 +190,4 @@ class MultiScaleSTFTDiscriminator(nn.Module):
                 f"so it needs {self.shortest_audio} or more: use longer crops or shorter windows"
             )
         logits, features = zip(*(scale(audio) for scale in self.scales), strict=True)
-        return Judgement(list(logits), list(features))
-
-
-def check_audio(audio: Tensor, channels: int) -> None:
-    """ValueError unless audio is `[batch, channels, samples]`."""
-    if audio.dim() != 3 or audio.shape[1] != channels:
-        expected = f"[batch, {channels}, samples]"
-        raise ValueError(f"the discriminator got audio of shape {list(audio.shape)}; it expects {expected}")
+        return DiscriminatorOutput(list(logits), list(features))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -12,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spectrostream.atomic_files import open_beside
+from spectrostream.atomic_files import discard, open_beside, take_name
 from spectrostream.bitstream.entropy_coding import FrequencyTables
 from spectrostream.bitstream.format import (
     CHUNK_FRAMES,
@@ -223,20 +222,15 @@ class _FileOutput:
             self.stream = open_beside(target)
         except OSError as error:
             raise BitstreamError(f"{target} cannot be written: {error.strerror}") from error
-        self.unfinished = Path(self.stream.name)
 
     def put(self, content: bytes) -> None:
         self.stream.write(content)
 
     def finish(self) -> None:
         try:
-            self.stream.flush()
-            os.fsync(self.stream.fileno())
-            self.stream.close()
-            self.unfinished.replace(self.target)
+            take_name(self.stream, self.target)
         finally:
             self.discard()
 
     def discard(self) -> None:
-        self.stream.close()
-        self.unfinished.unlink(missing_ok=True)
+        discard(self.stream)

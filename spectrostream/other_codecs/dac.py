@@ -11,15 +11,16 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from spectrostream.config_from_plain import config_of
 from spectrostream.errors import UserError
-from spectrostream.interface import Reconstruction
+from spectrostream.interface import Reconstruction, TrainableCodec
 from spectrostream.torchaudio_functional import Resample
 
 PRETRAINED_NAME = "descript/dac_44khz"
@@ -35,23 +36,29 @@ class PretrainedWeightsError(UserError):
 
 @dataclass(frozen=True)
 class DacConfig:
-    """A DAC trained from random weights; the defaults are Descript's 44.1 kHz model.
-
-    strides: of the encoder; the decoder runs them backwards. quantizer_dropout: share of examples trained at a random
-    rate.
-    sample_rate: inside DAC; its input and output are at 48 kHz.
-    """
+    """A DAC trained from random weights; the defaults are Descript's 44.1 kHz model."""
 
     kind: str = "dac"
+    """The tag that selects this codec. Allowed: dac."""
     channels: int = 2
+    """Audio channels of input and output; each is coded alone. Allowed: 1 or more."""
     encoder_width: int = 64
+    """Features after the encoder's first convolution. Allowed: 1 or more. Source: DAC."""
     decoder_width: int = 1536
+    """Features after the decoder's first convolution; each stride halves them. Allowed: multiples of 2 to the number of
+    strides. Source: DAC."""
     strides: tuple[int, ...] = (2, 4, 8, 8)
+    """Strides of the encoder; the decoder runs them backwards. Allowed: even numbers, 2 or more. Source: DAC."""
     levels: int = 9
+    """Levels of the residual quantizer. Allowed: 1 or more. Source: DAC."""
     codebook_size: int = 1024
+    """Entries of a codebook; 1024 are 10 bits per code. Allowed: 2 or more. Source: DAC."""
     codebook_dim: int = 8
+    """Features of a codebook entry. Allowed: 1 or more. Source: DAC."""
     quantizer_dropout: float = 0.5
+    """Share of training examples coded with a random number of levels. Allowed: 0 to 1. Source: DAC."""
     sample_rate: int = 44100
+    """Sample rate inside DAC in Hz; its input and output are at 48 kHz. Allowed: 1 or more. Source: DAC."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strides", tuple(self.strides))
@@ -69,8 +76,8 @@ class DacConfig:
             )
 
 
-class Dac(nn.Module):
-    """DAC for audio `[batch, channels, samples]` at 48 kHz; completes `spectrostream.interface.AudioCodec`.
+class Dac(TrainableCodec):
+    """DAC for audio `[batch, channels, samples]` at 48 kHz; a `spectrostream.interface.TrainableCodec`.
 
     Codes are int64 `[batch, channels, levels, frames]`.
     """
@@ -79,6 +86,7 @@ class Dac(nn.Module):
     is_causal = False
     latency_samples = None
 
+    config: DacConfig
     model: Any  # a transformers.DacModel; transformers is imported only where it is used
 
     def __init__(self, config: DacConfig, model: nn.Module | None = None) -> None:
@@ -106,34 +114,40 @@ class Dac(nn.Module):
                 f"or give the path of a folder that holds config.json and model.safetensors. ({error})"
             ) from error
         inner = model.config
-        config = DacConfig(
-            channels=channels,
-            encoder_width=inner.encoder_hidden_size,
-            decoder_width=inner.decoder_hidden_size,
-            strides=tuple(inner.downsampling_ratios),
-            levels=inner.n_codebooks,
-            codebook_size=inner.codebook_size,
-            codebook_dim=inner.codebook_dim,
-            sample_rate=inner.sampling_rate,
-        )
+        plain = {
+            "channels": channels,
+            "encoder_width": inner.encoder_hidden_size,
+            "decoder_width": inner.decoder_hidden_size,
+            "strides": inner.downsampling_ratios,
+            "levels": inner.n_codebooks,
+            "codebook_size": inner.codebook_size,
+            "codebook_dim": inner.codebook_dim,
+            "sample_rate": inner.sampling_rate,
+        }
+        config = config_of(DacConfig, plain)  # older than every key that was added here
         model.apply_weight_norm()  # the same function, in the form that trains and is saved
         return cls(config, model).eval()
 
-    def fuse_weight_norm(self) -> None:
+    def deployed(self) -> Self:
         """Makes plain weights of the normalised ones, in place: for use and timing; it is not trained any more."""
         for module in self.model.modules():
             if parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight")
+        return self
+
+    def freeze_part(self, part: str) -> None:
+        """See `TrainableCodec`; the codebooks learn by gradients, together with the projections around them."""
+        self.model.get_submodule("quantizer" if part == "codebooks" else part).requires_grad_(False)
 
     @property
-    def channels(self) -> int:
-        """Audio channels."""
-        return self.config.channels
+    def networks(self) -> tuple[nn.Module, ...]:
+        """Encoder and decoder."""
+        return self.model.encoder, self.model.decoder
 
     @property
-    def levels(self) -> int:
-        """Quantizer levels."""
-        return self.config.levels
+    def inner_sample_rate(self) -> int:
+        """Hz inside DAC."""
+        return self.config.sample_rate
 
     @property
     def codebook_size(self) -> int:
@@ -144,6 +158,11 @@ class Dac(nn.Module):
     def codebook_parameters(self) -> int:
         """Numbers in all codebooks; here they are among `parameters()`."""
         return self.config.levels * self.config.codebook_size * self.config.codebook_dim
+
+    @property
+    def network_parameters(self) -> int:
+        """Numbers in the networks."""
+        return sum(parameter.numel() for parameter in self.parameters()) - self.codebook_parameters
 
     def kbps(self, levels: int) -> float:
         """Rate of all channels together."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spectrostream.errors import UserError
+from spectrostream.errors import UserError, require
 from spectrostream.interface import Reconstruction
 from spectrostream.other_codecs.dac import MissingPackageError, PretrainedWeightsError
 
@@ -46,25 +46,30 @@ class UntrainedLevelsError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class EncodecConfig:
-    """EnCodec's shape; the defaults are Meta's 48 kHz stereo model (paper's section 3, `facebook/encodec_48khz`).
-
-    width: features after the first convolution, doubled by every stride. strides: of the encoder; the decoder runs them
-    backwards. embedding_dim: of the embeddings and of the codebooks' entries. bandwidths: nominal rates that the model
-    was trained at, kbps, ascending; each is a number of levels. chunk_seconds: coded at once. overlap: share of a chunk
-    that the next one repeats.
-    """
+    """EnCodec's shape; the defaults are Meta's 48 kHz stereo model (paper's section 3, `facebook/encodec_48khz`)."""
 
     kind: str = "encodec"
+    """The tag of this codec. Allowed: encodec."""
     channels: int = 2
+    """Audio channels of input and output. Allowed: 1 or 2."""
     width: int = 32
+    """Features after the first convolution; each stride doubles them. Allowed: even numbers, 4 or more."""
     strides: tuple[int, ...] = (2, 4, 5, 8)
+    """Strides of the encoder; the decoder runs them backwards. Allowed: 2 or more each."""
     residual_layers: int = 1
+    """Residual layers in each block."""
     lstm_layers: int = 2
+    """Layers of the LSTM between convolutions and quantizer."""
     embedding_dim: int = 128
+    """Features of an embedding and of a codebook entry."""
     codebook_size: int = 1024
+    """Entries of a codebook; 1024 are 10 bits per code."""
     bandwidths: tuple[float, ...] = (3.0, 6.0, 12.0, 24.0)
+    """Nominal rates in kbps that the model was trained at, ascending; each is a number of levels."""
     chunk_seconds: float = 1.0
+    """Seconds that are coded at once."""
     overlap: float = 0.01
+    """Share of a chunk that the next chunk repeats."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strides", tuple(self.strides))
@@ -120,8 +125,7 @@ class EncodecConfig:
         self._require("bandwidths", all(before < after for before, after in steps), allowed)
 
     def _require(self, key: str, is_possible: bool, allowed: str) -> None:
-        if not is_possible:
-            raise ValueError(f"model.{key} = {getattr(self, key)} is not possible; allowed: {allowed}")
+        require(is_possible, f"model.{key} = {getattr(self, key)} is not possible", allowed)
 
 
 class EncodecCodes(NamedTuple):

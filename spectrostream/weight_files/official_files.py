@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor, nn
 
+from spectrostream.atomic_files import whole_file
 from spectrostream.codec_config import SpectroStreamConfig
 from spectrostream.errors import WeightsError
 from spectrostream.weight_files.official_weights import (
@@ -165,9 +166,8 @@ def write_official(folder: Path, config: SpectroStreamConfig, state: Mapping[str
         raise WeightsError(str(error)) from error
     params[f"params/{CODEBOOK_PATHS[1]}"] = params[f"params/{CODEBOOK_PATHS[0]}"]
     folder.mkdir(parents=True, exist_ok=True)
-    partials = {folder / file.name: folder / f"{file.name}.partial" for file in RELEASED}
-    for file, partial in zip(RELEASED, partials.values(), strict=True):
-        # Not safetensors' own `save_file`: its files can be read by their owner alone.
-        partial.write_bytes(save({key: value for key, value in params.items() if key.startswith(file.prefixes)}))
-    for path, partial in partials.items():
-        partial.replace(path)
+    with ExitStack() as unfinished:  # all take their names at the end
+        for file in RELEASED:
+            target = unfinished.enter_context(whole_file(folder / file.name))
+            # Not safetensors' own `save_file`: its files can be read by their owner alone.
+            target.write(save({key: value for key, value in params.items() if key.startswith(file.prefixes)}))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spectrostream.codec_config import SpectroStreamConfig
-from spectrostream.quantizer import QuantizerConfig
+from spectrostream.config_from_plain import config_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -154,15 +154,21 @@ def official_config(state: Mapping[str, Tensor]) -> SpectroStreamConfig:
     levels, codebook_size, embedding_dim = state["quantizer.codebooks"].shape
     fusion, channels = _encoder_fusion(state)
     split = _decoder_split(state, fusion)
-    return SpectroStreamConfig(
-        channels=channels,
-        encoder_width=state["encoder.first.weight"].shape[0],
-        decoder_width=state["decoder.last.weight"].shape[1] if "decoder.last.weight" in state else 64,
-        embedding_dim=embedding_dim,
-        fusion=fusion,
-        split=split,
-        quantizer=QuantizerConfig(levels=levels, codebook_size=codebook_size, initial_vectors=max(4096, codebook_size)),
-    )
+    plain = {
+        "channels": channels,
+        "encoder_width": state["encoder.first.weight"].shape[0],
+        "decoder_width": state["decoder.last.weight"].shape[1] if "decoder.last.weight" in state else 64,
+        "embedding_dim": embedding_dim,
+        "fusion": fusion,
+        "split": split,
+        "quantizer": {
+            "levels": levels,
+            "codebook_size": codebook_size,
+            "initial_vectors": max(4096, codebook_size),
+        },
+    }
+    # The release is older than every key that was added here: it has their neutral values.
+    return config_of(SpectroStreamConfig, plain)
 
 
 def _encoder_fusion(state: Mapping[str, Tensor]) -> tuple[int | str, int]:

@@ -44,7 +44,7 @@ def find_weights(
         return _local_weights(path)
     if isinstance(source, Path) or not HubSource.accepts(source):
         raise WeightsError(
-            f"there is no file or folder {source}; allowed: a codec.safetensors, a folder with one, a folder with "
+            f"there is no file or folder {source}; allowed: a {OWN_NAME}, a folder with one, a folder with "
             f"{', '.join(OFFICIAL_NAMES)}, or a hub id such as google/magenta-realtime-2"
         )
     hub = HubSource(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)

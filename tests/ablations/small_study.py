@@ -95,21 +95,21 @@ class Remembers:
         self._during = during
 
     def started(self, task: Task) -> None:
-        self.names.append(task.cell.name)
+        self.names.append(task.run.name)
 
     def progressed(self, task: Task, phase: str, step: int) -> None:
-        assert task.cell.name not in self.reasons, "a message after the end"
-        self.progress.append((task.cell.name, phase, step))
+        assert task.run.name not in self.reasons, "a message after the end"
+        self.progress.append((task.run.name, phase, step))
         self._during(task, phase, step)
 
     def ended(self, task: Task, reason: str | None, seconds: float) -> None:
         assert seconds > 0
-        self.reasons[task.cell.name] = reason
+        self.reasons[task.run.name] = reason
 
 
 @functools.cache
 def finished_study(base: Path) -> tuple[Study, list[Task], Remembers]:
-    """The study with all its cells run, once for each process of the tests."""
+    """The study with all its runs run, once for each process of the tests."""
     folder = base / "finished-study"
     folder.mkdir()
     study = load_study(str(write_study(folder)))

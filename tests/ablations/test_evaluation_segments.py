@@ -12,13 +12,17 @@ from small_study import MINUTE, Remembers, write_config, write_music, write_stud
 
 from ablations.assembly import data_module, evaluation_protocol, evaluation_segments, segment_limit
 from ablations.commands import study_tasks
-from ablations.experiment import ConfigError, ExperimentConfig, compose, overrides_layer
-from ablations.run import evaluation_identity, is_done
+from ablations.compose import ConfigError, compose, overrides_layer
+from ablations.evaluate import evaluation_identity
+from ablations.run import is_done
 from ablations.runner import run_tasks
+from ablations.schema import ExperimentConfig
 from ablations.study import load_study
 from ablations.training_samples import sampling
 from reports.records import read_records
 from spectrostream_cli import main
+
+pytestmark = pytest.mark.processes
 
 # Of the nine seconds of each track the last two are held out.
 HELD_OUT, TRAINED_ON = 7.0, 3.0
@@ -71,7 +75,7 @@ def test_a_table_that_cannot_be_used_is_refused_before_the_training(
         assert not (tmp_path / "out").exists()
 
 
-def test_the_table_of_every_cell_is_looked_at(music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_every_run_is_looked_at(music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = table_of(tmp_path / "bad.csv", TRAINED_ON)
     peers = {"other": {"title": "other", "set": {"data.evaluation_segments": str(bad)}}}
     words = [f"study={write_study(tmp_path, peers=peers)}", f"data.root={music}", f"out={tmp_path / 'out'}"]
@@ -100,7 +104,7 @@ def test_an_evaluation_takes_all_of_the_table_or_as_many_as_one_says(
         data = data_module(config)
         names = [segment.name for segment in evaluation_segments(config, data)]
         assert names == [segment.name for segment in evaluation_segments(config, data)]
-        everything = [excerpt.name for excerpt in data.held_out_excerpts()]
+        everything = [segment.name for segment in data.held_out_segments()]
         assert names == [name for name in everything if name in names]
         assert len(names) == count
 
@@ -117,8 +121,8 @@ def test_another_choice_is_another_protocol(music: Path, tmp_path: Path) -> None
 
     def hashes(*words: str) -> tuple[str, str]:
         given = [f"data.root={music}", f"data.evaluation_segments={table}", *words]
-        cell = study.cells(given)[0]
-        return evaluation_protocol(cell.config).hash, evaluation_identity(cell)
+        run = study.runs(given)[0]
+        return evaluation_protocol(run.config).hash, evaluation_identity(run)
 
     protocols, identities = zip(*(hashes(f"evaluation.segments={count}") for count in ("null", 1, 2, 3)), strict=True)
     assert len(set(protocols)) == len(set(identities)) == 4
@@ -130,7 +134,7 @@ def test_another_choice_is_another_protocol(music: Path, tmp_path: Path) -> None
 def test_the_number_means_for_results_without_a_table_what_it_meant(music: Path, tmp_path: Path) -> None:
     study = load_study(str(write_study(tmp_path)))
     unsaid, fifty, five = (
-        study.cells([f"data.root={music}", f"evaluation.segments={count}"])[0] for count in ("null", 50, 5)
+        study.runs([f"data.root={music}", f"evaluation.segments={count}"])[0] for count in ("null", 50, 5)
     )
     assert evaluation_identity(unsaid) == evaluation_identity(fifty) != evaluation_identity(five)
 
@@ -148,7 +152,7 @@ def test_samples_in_training_are_as_many_as_asked_for(music: Path, tmp_path: Pat
     data = data_module(config)
     with sampling(config, tmp_path, data) as (samples,):
         first, second = samples._clips
-        listed = [excerpt.audio for excerpt in data.held_out_excerpts()]
+        listed = [segment.audio for segment in data.held_out_segments()]
         assert any(torch.equal(first, one) for one in listed[:2])
         assert any(torch.equal(second, one) for one in listed[2:])
 
@@ -160,9 +164,9 @@ def test_a_study_is_evaluated_on_its_table_and_again_on_a_part_of_it(music: Path
     words = [f"data.root={music}", f"data.evaluation_segments={table}", "training.max_steps=1"]
     for more, count in ([], 4), (["evaluation.segments=2"], 2):
         (task,) = study_tasks(study, [*words, *more], tmp_path / "out", to_train=True)
-        assert not is_done(task.folder, task.cell)
+        assert not is_done(task.folder, task.run)
         assert run_tasks([task], jobs=1, display=Remembers()) == {}
-        assert is_done(task.folder, task.cell)
+        assert is_done(task.folder, task.run)
         records = read_records(task.folder / "records.csv")
         assert records["segment"].nunique() == count
         assert len(list((task.folder / "audio" / "reference").iterdir())) == count

@@ -10,11 +10,9 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from small_study import MINUTE, TINY_DAC, write_yaml
 
-from ablations import experiment
-from ablations.experiment import (
-    NOT_IN_SIGNATURE,
+from ablations import schema
+from ablations.compose import (
     ConfigError,
-    ExperimentConfig,
     compose,
     configs_folder,
     find_yaml,
@@ -22,10 +20,11 @@ from ablations.experiment import (
     load_experiment,
     load_layer,
     overrides_layer,
-    signature,
     to_plain,
     to_yaml,
 )
+from ablations.schema import ExperimentConfig
+from ablations.signature import NOT_IN_SIGNATURE, signature
 from lightning_modules.training_config import TrainingConfig
 from spectrostream.adversarial.dac_discriminator import DacDiscriminatorConfig
 from spectrostream.adversarial.stft_discriminator import MultiScaleSTFTConfig
@@ -334,7 +333,7 @@ def test_a_changed_default_changes_the_signature(monkeypatch: pytest.MonkeyPatch
 
     field = dataclasses.field(default_factory=Changed)
     field.name = "training"
-    monkeypatch.setitem(experiment._SECTIONS, "training", field)
+    monkeypatch.setitem(schema.SECTIONS, "training", field)
     assert minute().training.accumulate == 2
     assert signature(minute(), "x") != before
     assert signature(minute("training.accumulate=1"), "x") == before

@@ -19,7 +19,7 @@ from reports.records import read_card, read_records
 def copied(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, list[Task]]:
     """The finished study in folders that a test may change."""
     study, tasks, _ = finished_study(tmp_path_factory.getbasetemp())
-    return study, [Task(task.cell, Path(shutil.copytree(task.folder, tmp_path / task.cell.name))) for task in tasks]
+    return study, [Task(task.run, Path(shutil.copytree(task.folder, tmp_path / task.run.name))) for task in tasks]
 
 
 def write_log(folder: Path, attempt: int, rows: dict[str, list[float | None]]) -> None:
@@ -69,8 +69,8 @@ def test_what_failed_or_was_not_run_is_in_the_report(tmp_path: Path, copied: tup
     study, (baseline, *others) = copied
     for task in others:
         (task.folder / "DONE.json").unlink()
-        (task.folder / f"card-{task.cell.name}.json").write_text("never read")
-    by_name = {task.cell.name: task for task in others}
+        (task.folder / f"card-{task.run.name}.json").write_text("never read")
+    by_name = {task.run.name: task for task in others}
     write_json({"reason": "OutOfMemory: too wide", "traceback": ""}, by_name["fusion-3"].folder / "failed.json")
     page = study_report(study, [baseline, *others], {}, tmp_path / "report")
     text = (page.parent / "report.md").read_text(encoding="utf-8")
@@ -97,7 +97,7 @@ def test_without_a_baseline_there_is_nothing_to_report(tmp_path: Path, copied: t
 def test_costs_are_measured_once_and_words_are_the_study_s(tmp_path: Path, copied: tuple[Study, list[Task]]) -> None:
     study, tasks = copied
     (tasks[1].folder / "DONE.json").unlink()
-    paths = [task.folder / f"card-{task.cell.name}.json" for task in tasks]
+    paths = [task.folder / f"card-{task.run.name}.json" for task in tasks]
     measure_costs(tasks)
     cards = [read_card(path) for path in paths]
     for card, is_measured in zip(cards, (True, False, True), strict=True):
@@ -106,6 +106,6 @@ def test_costs_are_measured_once_and_words_are_the_study_s(tmp_path: Path, copie
     before = [path.stat().st_mtime_ns for path in paths]
     measure_costs(tasks)
     assert [path.stat().st_mtime_ns for path in paths] == before
-    renamed = replace(tasks[0].cell, variant=replace(tasks[0].cell.variant, title="a better title"))
+    renamed = replace(tasks[0].run, variant=replace(tasks[0].run.variant, title="a better title"))
     page = study_report(study, [Task(renamed, tasks[0].folder), *tasks[1:]], {}, tmp_path / "report")
     assert "a better title" in page.read_text(encoding="utf-8")

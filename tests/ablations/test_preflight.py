@@ -18,7 +18,7 @@ from small_study import MINUTE, write_config, write_music, write_study
 from ablations import runner
 from ablations.assembly import training_module
 from ablations.commands import cuda_devices, default_jobs
-from ablations.experiment import ConfigError, ExperimentConfig, compose, overrides_layer
+from ablations.compose import ConfigError, compose, overrides_layer
 from ablations.preflight import (
     NoRoomError,
     checkpoint_bytes,
@@ -29,8 +29,11 @@ from ablations.preflight import (
     usable_cores,
 )
 from ablations.runner import Task, least_used
+from ablations.schema import ExperimentConfig
 from lightning_modules.trainer_config import TrainerConfig
 from spectrostream_cli import main
+
+pytestmark = pytest.mark.processes
 
 CPU_ONLY = {"cuda": 0, "mps": 0, "cpu": 2}
 FOUR_GPUS = {"cuda": 4, "mps": 0, "cpu": 8}
@@ -186,7 +189,7 @@ def test_the_estimate_bounds_a_real_checkpoint(shop: Path, tmp_path: Path) -> No
 def task_with(**trainer: Any) -> list[Task]:
     config = minute()
     config = replace(config, trainer=replace(config.trainer, **trainer))
-    return [SimpleNamespace(cell=SimpleNamespace(config=config))]  # type: ignore[list-item]
+    return [SimpleNamespace(run=SimpleNamespace(config=config))]  # type: ignore[list-item]
 
 
 def test_as_many_jobs_as_there_are_accelerators() -> None:
@@ -217,21 +220,21 @@ def test_a_free_device_comes_first_and_then_the_least_used() -> None:
 
 
 class StartedError(Exception):
-    """Instead of the work of a cell."""
+    """Instead of the work of a run."""
 
 
-def test_a_cell_sees_its_own_device_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_sees_its_own_device_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise StartedError(os.environ["CUDA_VISIBLE_DEVICES"])
 
     written: dict[Path, Any] = {}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    monkeypatch.setattr(runner, "run_cell", refuse)
+    monkeypatch.setattr(runner, "train_and_evaluate", refuse)
     monkeypatch.setattr(runner.signal, "signal", lambda *_: None)
     monkeypatch.setattr(runner, "_die_with_parent", lambda _connection: None)
     monkeypatch.setattr(runner, "write_json", lambda value, path: written.update({path: value["reason"]}))
     for device, expected in (("1", "1"), ("GPU-5f", "GPU-5f"), (None, "0,1,2")):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
         with pytest.raises(SystemExit):
-            runner._work(Task(None, Path("cell")), None, device)  # type: ignore[arg-type]
-        assert written[Path("cell") / "failed.json"] == f"StartedError: {expected}"
+            runner._work(Task(None, Path("run")), None, device)  # type: ignore[arg-type]
+        assert written[Path("run") / "failed.json"] == f"StartedError: {expected}"

@@ -9,12 +9,15 @@ import pandas
 import pytest
 from small_study import write_config, write_music, write_study
 
-from ablations.experiment import TRAINING_VERSION, ConfigError
+from ablations.compose import ConfigError
 from ablations.provenance import read_json
-from ablations.run_folder import require_study_or_empty
+from ablations.run_record import require_study_or_empty
+from ablations.signature import TRAINING_VERSION
 from datamodules.corpora import manifest_corpus
 from datamodules.corpora.manifest import file_path, read_manifest, write_manifest
 from spectrostream_cli import main
+
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +141,7 @@ def test_the_same_music_elsewhere_is_the_same_run(shop: Path, run: Path, tmp_pat
 def test_a_folder_of_another_version_is_named(
     shop: Path, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("experiment", "run_folder"):
+    for module in ("signature", "run_record"):
         monkeypatch.setattr(f"ablations.{module}.TRAINING_VERSION", 99)
     assert train(shop, run) == 1
     assert f"the version of the training code was {TRAINING_VERSION} and is 99" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ablations.experiment import load_experiment
+from ablations.compose import load_experiment
 from ablations.run_readme import readme
 
 FACTS = {

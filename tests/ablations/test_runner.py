@@ -19,10 +19,10 @@ from small_study import (
 )
 
 from ablations.commands import study_tasks
-from ablations.experiment import signature
 from ablations.provenance import read_json
 from ablations.run import locked
 from ablations.runner import Task, run_tasks
+from ablations.signature import signature
 from ablations.study import load_study
 from reports.records import read_card, read_records
 from spectrostream_cli import main
@@ -65,17 +65,17 @@ def test_what_is_done_is_not_repeated(tmp_path_factory: pytest.TempPathFactory) 
     assert [files(task.folder, "DONE.json", "*.ckpt", "records.csv", "codec.safetensors") for task in tasks] == before
 
 
-def test_a_finished_cell_says_what_it_is(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_finished_run_says_what_it_is(tmp_path_factory: pytest.TempPathFactory) -> None:
     _, tasks, _ = finished_study(tmp_path_factory.getbasetemp())
     for task in tasks:
         run = read_json(task.folder / "run.json")
-        card = read_card(task.folder / f"card-{task.cell.name}.json")
-        assert card.signature == signature(task.cell.config, run["data_fingerprint"])
+        card = read_card(task.folder / f"card-{task.run.name}.json")
+        assert card.signature == signature(task.run.config, run["data_fingerprint"])
         assert task.folder.name == f"{card.name}-{card.signature}"
         assert (card.steps, card.audio_seconds_seen, card.seed) == (3, pytest.approx(3 * 2 * 0.3), 0)
         records = read_records(task.folder / "records.csv")
         own = records[records["system"] == card.name]
-        assert tuple(sorted(own["levels"].unique())) == task.cell.config.evaluation.levels
+        assert tuple(sorted(own["levels"].unique())) == task.run.config.evaluation.levels
     checks = sorted(path.name for path in tasks[0].folder.glob("card-*@*.json"))
     assert checks == ["card-baseline@step0.json", "card-baseline@zero-codes.json"]
 
@@ -84,9 +84,9 @@ def test_an_evaluation_with_more_needs_no_training(tmp_path: Path, tmp_path_fact
     """Here with ViSQOL; and the baseline's checks are made again where the study compares now."""
     _, tasks, _ = finished_study(tmp_path_factory.getbasetemp())
     done = tasks[0]
-    folder = Path(shutil.copytree(done.folder, tmp_path / "cell"))
-    config = replace(done.cell.config, evaluation=replace(done.cell.config.evaluation, visqol=True, levels=(2,)))
-    task = Task(replace(done.cell, config=config, compared_at=2), folder)
+    folder = Path(shutil.copytree(done.folder, tmp_path / "run"))
+    config = replace(done.run.config, evaluation=replace(done.run.config.evaluation, visqol=True, levels=(2,)))
+    task = Task(replace(done.run, config=config, compared_at=2), folder)
     before = files(folder, "*.ckpt", "codec.safetensors")
     assert run_tasks([task], jobs=1, display=Remembers()) == {}
     assert files(folder, "*.ckpt", "codec.safetensors") == before
@@ -94,10 +94,10 @@ def test_an_evaluation_with_more_needs_no_training(tmp_path: Path, tmp_path_fact
     assert set(records["levels"]) == {2}
     scores = records[(records["metric"] == "visqol_lr") & (records["system"] == "baseline")]["value"]
     assert scores.between(1, 5).all()
-    moved = Task(replace(done.cell, compared_at=2), done.folder)
+    moved = Task(replace(done.run, compared_at=2), done.folder)
     again = Remembers(lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):  # it is not done, and the stop leaves no process behind
-        run_tasks([Task(moved.cell, Path(shutil.copytree(done.folder, tmp_path / "moved")))], jobs=1, display=again)
+        run_tasks([Task(moved.run, Path(shutil.copytree(done.folder, tmp_path / "moved")))], jobs=1, display=again)
     assert again.names == ["baseline"]
 
 
@@ -125,25 +125,25 @@ def test_a_failed_run_is_a_row_and_only_it_is_retried(
     assert files(done.parent, "DONE.json", "*.ckpt") == before
 
 
-def test_killed_cells_are_told_and_resume_to_the_same_weights(tmp_path: Path, music: Path) -> None:
+def test_killed_runs_are_told_and_resume_to_the_same_weights(tmp_path: Path, music: Path) -> None:
     (straight,) = tasks_of(tmp_path, music, steps=6)
     names = {"killed": signal.SIGKILL, "terminated": signal.SIGTERM}
-    stopped = [Task(replace(straight.cell, name=name), tmp_path / name) for name in names]
+    stopped = [Task(replace(straight.run, name=name), tmp_path / name) for name in names]
 
     def stop(task: Task, phase: str, step: int) -> None:
-        if task.cell.name in names and phase == "training" and step == 2:
-            os.kill(int((task.folder / "lock").read_text()), names[task.cell.name])
+        if task.run.name in names and phase == "training" and step == 2:
+            os.kill(int((task.folder / "lock").read_text()), names[task.run.name])
 
     failures = run_tasks([straight, *stopped], jobs=3, display=Remembers(stop))
     assert failures == {"killed": "killed by signal 9", "terminated": failures["terminated"]}
     assert failures["terminated"].startswith("PreemptedError: asked to make room at step")
-    assert all(read_json(task.folder / "failed.json")["reason"] == failures[task.cell.name] for task in stopped)
+    assert all(read_json(task.folder / "failed.json")["reason"] == failures[task.run.name] for task in stopped)
     again = Remembers()
     assert run_tasks([straight, *stopped], jobs=3, display=again) == {}
     assert sorted(again.names) == ["killed", "terminated"]
     expected = load_file(straight.folder / "codec.safetensors")
     for task in stopped:
-        steps = [step for one, phase, step in again.progress if one == task.cell.name and phase == "training" and step]
+        steps = [step for one, phase, step in again.progress if one == task.run.name and phase == "training" and step]
         assert steps[0] > 1
         assert steps[-1] == 6
         assert (task.folder / "logs" / "attempt-001" / "metrics.csv").exists()
@@ -169,7 +169,7 @@ def wait_until(condition: object, seconds: float) -> None:
         time.sleep(0.02)
 
 
-def test_a_killed_parent_takes_its_cells_along(tmp_path: Path, music: Path) -> None:
+def test_a_killed_parent_takes_its_runs_along(tmp_path: Path, music: Path) -> None:
     tasks = tasks_of(tmp_path, music, steps=8)
     folder = tasks[0].folder
     parent = process_that_runs(tasks)
@@ -190,7 +190,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path, music: Path, capsys: pyte
     (task,) = tasks_of(tmp_path, music, steps=1)
     with locked(task.folder):
         failures = run_tasks([task], jobs=1, display=Remembers())
-    assert failures["baseline"].startswith("CellBusyError: ")
+    assert failures["baseline"].startswith("RunBusyError: ")
     assert failures["baseline"].endswith("is being worked on by another process; wait for it or stop it")
     assert not (task.folder / "checkpoints").exists()
     with locked(tmp_path / "run"):

@@ -12,12 +12,16 @@ from PIL import Image
 from small_study import write_config, write_music
 
 from ablations.assembly import data_module
-from ablations.experiment import ExperimentConfig, load_experiment, signature
+from ablations.compose import load_experiment
+from ablations.schema import ExperimentConfig
+from ablations.signature import signature
 from ablations.training_samples import ClipScores, sampling
 from reports.metrics.score import Score
 from reports.metrics.spectral import mel_distance, si_sdr
 from reports.metrics.stereo import cue_errors
 from spectrostream_cli import main
+
+pytestmark = pytest.mark.processes
 
 
 def clip(seconds: float = 1.5, seed: int = 0) -> torch.Tensor:
@@ -94,7 +98,7 @@ def test_a_lost_visqol_costs_its_score_and_the_next_clip_starts_another(
 def test_without_being_asked_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small(tmp_path)
     data = data_module(config)
-    monkeypatch.setattr(data, "held_out_excerpts", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(data, "held_out_segments", lambda *_: pytest.fail("it was read"))
     with sampling(config, tmp_path, data) as callbacks:
         assert callbacks == ()
 

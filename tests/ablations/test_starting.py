@@ -16,9 +16,11 @@ from small_study import MINUTE, TINY_DAC, write_config, write_music, write_study
 
 from ablations.assembly import training_module
 from ablations.commands import study_tasks
-from ablations.experiment import ConfigError, ExperimentConfig, compose, overrides_layer, signature
+from ablations.compose import ConfigError, compose, overrides_layer
 from ablations.initial_weights import StartError, Starts
 from ablations.provenance import read_json
+from ablations.schema import ExperimentConfig
+from ablations.signature import signature
 from ablations.study import load_study
 from spectrostream import SpectroStream
 from spectrostream.other_codecs.dac import Dac, DacConfig
@@ -27,6 +29,8 @@ from spectrostream_cli import main
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "spectrostream"))
 from official_setup import fixture_params, write_official
+
+pytestmark = pytest.mark.processes
 
 WITHOUT_MODEL = {name: section for name, section in MINUTE.items() if name != "model"}
 
@@ -187,7 +191,7 @@ def test_freezing_all_that_learns_is_refused(shop: Path, tmp_path: Path, capsys:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_study_names_its_cells_by_the_weights(shop: Path, tmp_path: Path) -> None:
+def test_a_study_names_its_runs_by_the_weights(shop: Path, tmp_path: Path) -> None:
     path = write_study(tmp_path, variants=None, peers=None, axes=None)
     base = yaml.safe_load((tmp_path / "minute.yaml").read_text())
     del base["model"]
@@ -196,7 +200,7 @@ def test_a_study_names_its_cells_by_the_weights(shop: Path, tmp_path: Path) -> N
     study = load_study(str(path))
     words = [f"data.root={shop / 'music'}", f"training.start_from={source}"]
     (task,) = study_tasks(study, words, tmp_path / "out", to_train=True)
-    assert task.cell.start_fingerprint == Starts().fingerprint(str(source))
+    assert task.run.start_fingerprint == Starts().fingerprint(str(source))
     shutil.rmtree(source)
     assert study_tasks(study, words, tmp_path / "out") == [task]
     with pytest.raises(ConfigError, match=r"training\.start_from"):

@@ -8,7 +8,8 @@ import pytest
 from small_study import STUDY, TINY_DAC, write_music, write_study, write_yaml
 
 from ablations.commands import default_jobs, study_tasks
-from ablations.experiment import ConfigError, signature, to_plain
+from ablations.compose import ConfigError, to_plain
+from ablations.signature import signature
 from ablations.study import Study, load_study
 from spectrostream.other_codecs.dac import DacConfig
 from spectrostream.width_matching import matched_widths
@@ -26,12 +27,12 @@ def test_a_study_is_read_as_it_is_written(tmp_path: Path) -> None:
         "fusion-3": ("variant", "fusion point"),
         "dac": ("peer", ""),
     }
-    cells = {cell.name: cell for cell in study.cells()}
-    assert {cell.config.training.max_steps for cell in cells.values()} == {9}
-    assert [cells[name].config.model.fusion for name in ("baseline", "fusion-3")] == [6, 3]
-    assert isinstance(cells["dac"].config.model, DacConfig)
-    assert cells["dac"].config.evaluation.levels == (1, 2)
-    assert {(cell.seed, cell.compared_at) for cell in cells.values()} == {(0, 4)}
+    runs = {run.name: run for run in study.runs()}
+    assert {run.config.training.max_steps for run in runs.values()} == {9}
+    assert [runs[name].config.model.fusion for name in ("baseline", "fusion-3")] == [6, 3]
+    assert isinstance(runs["dac"].config.model, DacConfig)
+    assert runs["dac"].config.evaluation.levels == (1, 2)
+    assert {(run.seed, run.compared_at) for run in runs.values()} == {(0, 4)}
 
 
 @pytest.mark.parametrize("key", ["title", "question", "base", "baseline", "compared_at"])
@@ -121,32 +122,32 @@ def test_a_file_that_is_no_study_is_refused(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_cells_that_cannot_be_are_refused(
+def test_runs_that_cannot_be_are_refused(
     tmp_path: Path, changes: dict[str, Any], words: list[str], message: str
 ) -> None:
     study = load_study(str(write_study(tmp_path, **changes)))
     with pytest.raises(ConfigError) as caught:
-        study.cells(words)
+        study.runs(words)
     assert message in str(caught.value)
 
 
-def test_seeds_multiply_the_cells(tmp_path: Path) -> None:
-    cells = load_study(str(write_study(tmp_path, seeds=[3, 5]))).cells()
-    assert sorted(cell.name for cell in cells) == [
+def test_seeds_multiply_the_runs(tmp_path: Path) -> None:
+    runs = load_study(str(write_study(tmp_path, seeds=[3, 5]))).runs()
+    assert sorted(run.name for run in runs) == [
         *("baseline-seed3", "baseline-seed5", "dac-seed3", "dac-seed5", "fusion-3-seed3", "fusion-3-seed5")
     ]
-    for cell in cells:
-        assert cell.seed == cell.config.training.seed == cell.config.data.seed == int(cell.name[-1])
-    (one, *_) = load_study(str(write_study(tmp_path, seeds=[7]))).cells()
+    for run in runs:
+        assert run.seed == run.config.training.seed == run.config.data.seed == int(run.name[-1])
+    (one, *_) = load_study(str(write_study(tmp_path, seeds=[7]))).runs()
     assert (one.name, one.config.training.seed) == ("baseline", 7)
 
 
 def test_overrides_hold_for_all_but_the_model_of_a_peer(tmp_path: Path) -> None:
     study = load_study(str(write_study(tmp_path)))
-    cells = {cell.name: cell.config for cell in study.cells(["model.encoder_width=3", "training.max_steps=8"])}
-    assert [cells[name].model.encoder_width for name in ("baseline", "fusion-3", "dac")] == [3, 3, 2]
-    assert {config.training.max_steps for config in cells.values()} == {8}
-    assert cells["dac"].model == DacConfig(**TINY_DAC)
+    runs = {run.name: run.config for run in study.runs(["model.encoder_width=3", "training.max_steps=8"])}
+    assert [runs[name].model.encoder_width for name in ("baseline", "fusion-3", "dac")] == [3, 3, 2]
+    assert {config.training.max_steps for config in runs.values()} == {8}
+    assert runs["dac"].model == DacConfig(**TINY_DAC)
 
 
 def waveform_study(folder: Path, **variant_keys: Any) -> Study:
@@ -174,8 +175,8 @@ def waveform_study(folder: Path, **variant_keys: Any) -> Study:
 @pytest.mark.parametrize("by", ["macs", "parameters"])
 def test_a_matched_variant_has_the_widths_that_give_it_the_baselines_cost(tmp_path: Path, by: str) -> None:
     study = waveform_study(tmp_path, match=by)
-    baseline, matched = study.cells()
-    (_, as_it_was) = waveform_study(tmp_path).cells()
+    baseline, matched = study.runs()
+    (_, as_it_was) = waveform_study(tmp_path).runs()
     assert (baseline.config.model.encoder_width, baseline.config.model.decoder_width) == (20, 24)
     found = matched_widths(as_it_was.config.model, baseline.config.model, by).config
     assert matched.config == dataclasses.replace(as_it_was.config, model=found)
@@ -194,7 +195,7 @@ def test_a_matched_variant_has_the_widths_that_give_it_the_baselines_cost(tmp_pa
 
 def test_an_override_of_a_width_moves_the_baseline_and_what_is_matched_to_it(tmp_path: Path) -> None:
     words = ["model.encoder_width=40", "model.quantizer.levels=8"]
-    baseline, matched = waveform_study(tmp_path, match="parameters").cells(words)
+    baseline, matched = waveform_study(tmp_path, match="parameters").runs(words)
     assert baseline.config.model.encoder_width == 40
     assert matched.config.model == matched_widths(matched.config.model, baseline.config.model, "parameters").config
     assert matched.config.model.encoder_width > 50
@@ -206,29 +207,29 @@ def test_a_peer_of_the_same_kind_can_be_matched_too(tmp_path: Path) -> None:
     peer = {"title": "MDCT", "match": "parameters", "set": {"model": model}}
     widths = {"model.encoder_width": 20, "model.decoder_width": 24}
     study = load_study(str(write_study(tmp_path, set=widths, peers={"mdct": peer})))
-    cells = {cell.name: cell.config.model for cell in study.cells(["model.encoder_width=30"])}
-    assert (cells["mdct"].frontend, cells["mdct"].encoder_width) == ("mdct", 30)
+    runs = {run.name: run.config.model for run in study.runs(["model.encoder_width=30"])}
+    assert (runs["mdct"].frontend, runs["mdct"].encoder_width) == ("mdct", 30)
 
 
 def test_positions_on_an_axis_include_the_baseline(tmp_path: Path) -> None:
     axes = {"fusion point": "model.fusion", "rate": "training.generator.learning_rate"}
     more = {"slow": {"title": "slow", "axis": "rate", "set": {"training.generator.learning_rate": 0.5}}}
     study = load_study(str(write_study(tmp_path, axes=axes, variants={**variant(), **more}, seeds=[0, 1])))
-    assert study.positions(study.cells()) == {
+    assert study.positions(study.runs()) == {
         "fusion point": [("baseline-seed0", 6), ("baseline-seed1", 6), ("fusion-3-seed0", 3), ("fusion-3-seed1", 3)],
         "rate": [("baseline-seed0", 1e-4), ("baseline-seed1", 1e-4), ("slow-seed0", 0.5), ("slow-seed1", 0.5)],
     }
-    finished = [cell for cell in study.cells() if not cell.name.startswith("fusion")]
+    finished = [run for run in study.runs() if not run.name.startswith("fusion")]
     assert study.positions(finished)["fusion point"] == [("baseline-seed0", 6), ("baseline-seed1", 6)]
 
 
-def test_every_cell_has_its_own_folder_and_a_corpus_is_scanned_as_the_cell_sees_it(tmp_path: Path) -> None:
+def test_every_run_has_its_own_folder_and_a_corpus_is_scanned_as_the_run_sees_it(tmp_path: Path) -> None:
     music = write_music(tmp_path / "music", tracks=1)
     longer = {"long": {"title": "long", "set": {"data.crop_seconds": 0.4}}}
     study = load_study(str(write_study(tmp_path, variants={**variant(), **longer}, seeds=[0, 1])))
     tasks = study_tasks(study, [f"data.root={music}"], tmp_path / "out")
     assert len({task.folder for task in tasks}) == 8
-    assert all(task.folder.name.rsplit("-", 1)[0] == task.cell.name for task in tasks)
+    assert all(task.folder.name.rsplit("-", 1)[0] == task.run.name for task in tasks)
     again = study_tasks(study, [f"data.root={music}", "trainer.threads=2", "evaluation.workers=3"], tmp_path / "out")
     assert [task.folder for task in again] == [task.folder for task in tasks]
     assert default_jobs(tasks) >= default_jobs(again) >= 1

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ablations.experiment import load_experiment
+from ablations.compose import load_experiment
 from benchmarks import bfloat16_convolutions
 from benchmarks.bfloat16_convolutions import Shape, few_features, main, relative_error, single_bin, swept
 from spectrostream import SpectroStream, SpectroStreamConfig
+from spectrostream.adversarial.contract import DiscriminatorConfig
 from spectrostream.adversarial.dac_discriminator import DacDiscriminatorConfig
-from spectrostream.adversarial.discriminators import DiscriminatorConfig, build_discriminator
+from spectrostream.adversarial.discriminators import build_discriminator
 from spectrostream.adversarial.stft_discriminator import MultiScaleSTFTConfig
 from spectrostream.frontends import FRONT_ENDS
 
@@ -97,6 +98,7 @@ def test_the_known_kinds() -> None:
     assert not few_features(Shape(16, 1, (1, 8), (1, 1), (0, 0), 8))
     assert not few_features(Shape(8, 1, (1, 7), (1, 1), (0, 0), 8))
     assert not few_features(Shape(8, 1, (1, 4), (1, 1), (0, 0), 8))
+    assert not few_features(Shape(3, 1, (1, 32), (1, 1), (0, 0), 32))
     assert single_bin(Shape(64, 64, (4, 4), (2, 2), (1, 1), 3))
     assert not single_bin(Shape(64, 64, (4, 4), (2, 2), (1, 1), 4))
     assert not single_bin(Shape(64, 64, (4, 4), (2, 2), (0, 0), 4))

@@ -132,7 +132,7 @@ def test_the_command_passes_and_writes_its_record(monkeypatch, tmp_path, stereo,
     assert record["versions"]["magenta-rt"] == "2.0.3"
     assert capsys.readouterr().out.splitlines()[-1].startswith("interop: all 24 limits kept in 2 layouts")
     assert [request["streamed"] for request in worker.requests] == [True, False]
-    assert not list((tmp_path / "out").glob("*.partial"))
+    assert not list((tmp_path / "out").glob(".*.unfinished"))
 
 
 def test_the_music_is_odd_and_has_the_layouts_channels(monkeypatch, tmp_path, stereo):

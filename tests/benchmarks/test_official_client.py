@@ -8,6 +8,8 @@ from benchmarks.official import client
 from benchmarks.official.client import OfficialWorker, OfficialWorkerError, official_python
 from spectrostream.errors import UserError
 
+pytestmark = pytest.mark.processes
+
 SERVER = """
 import sys
 from benchmarks.official.protocol import serve

@@ -19,6 +19,8 @@ from benchmarks.training_watch import QuantizerTimer, peak_memory_bytes, quantiz
 from spectrostream.adversarial.stft_discriminator import MultiScaleSTFTConfig
 from spectrostream.quantizer import QuantizerConfig, ResidualVectorQuantizer
 
+pytestmark = pytest.mark.processes
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 OURS = """
 model:
@@ -163,11 +165,12 @@ def test_a_steps_parts_and_operators_take_a_part_of_its_time_each(configs, name)
     train(case, case.experiment(), look)
     lines = [line.strip("| ").split(" | ") for line in look.table(rows=5).splitlines() if line.startswith("| ")]
     parts = {cells[0]: (int(cells[1]), float(cells[3].removesuffix(" %"))) for cells in lines if "%" in cells[3]}
-    assert parts["judge, forward"][0] == 3  # the original, the decoded, and the decoded again for the codec
+    assert parts["discriminator, forward"][0] == 3  # the original, the decoded, and the decoded again for the codec
     assert parts["backward, both"][0] == 2
     assert parts["quantizer, forward"][0] == 1
     assert all(0 <= share <= 100 for _, share in parts.values())
-    turns = parts["judge's turn"][1] + parts["codec's turn"][1] + parts["both updates"][1] + parts["codec, forward"][1]
+    names = ("discriminator's turn", "codec's turn", "both updates", "codec, forward")
+    turns = sum(parts[name][1] for name in names)
     assert 50 < turns <= 101
     assert sum(name.startswith("aten::") or "Backward" in name for name in parts) >= 3
 

@@ -18,6 +18,8 @@ from spectrostream_cli import main
 from spectrostream_cli.coding.many_files import Job, planned
 from spectrostream_cli.progress import AudioProgress
 
+pytestmark = pytest.mark.processes
+
 AUDIO = {".wav", ".flac"}
 
 

@@ -23,6 +23,8 @@ from spectrostream.weights import codec_fingerprint
 from spectrostream_cli import command, main
 from spectrostream_cli.coding import encode_file as encoding
 
+pytestmark = pytest.mark.processes
+
 HALF_STEP_24_BITS = 2**-24
 
 

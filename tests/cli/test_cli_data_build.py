@@ -15,6 +15,8 @@ from stand_ins import SMALL_FONT_PACKAGE, apt_get, fluidsynth, on_path, write_de
 
 from spectrostream_cli import main
 
+pytestmark = pytest.mark.processes
+
 SLEEP = shutil.which("sleep")
 NAMES = ["freedoom1/D_E1M1.flac", "freedoom1/D_E1M2.flac", "freedoom2/D_RUNNIN.flac"]
 

@@ -17,6 +17,8 @@ from datamodules.corpora.manifest import read_manifest, table_name, write_manife
 from datamodules.shards.index import read_index
 from spectrostream_cli import main
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:

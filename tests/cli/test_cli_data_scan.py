@@ -20,6 +20,8 @@ from datamodules.corpora.manifest_corpus import load_manifests
 from spectrostream.errors import UserError
 from spectrostream_cli import main
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def music(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

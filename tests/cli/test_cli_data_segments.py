@@ -9,6 +9,8 @@ from datamodules.corpora.folder_corpus import demo_corpus_root, scan_folder
 from datamodules.corpora.manifest import read_manifest, write_manifest
 from spectrostream_cli import main
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:

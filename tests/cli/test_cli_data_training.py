@@ -30,6 +30,8 @@ from datamodules.corpora.folder_corpus import demo_corpus_root
 from datamodules.corpora.manifest import read_manifest
 from spectrostream_cli import main
 
+pytestmark = pytest.mark.processes
+
 UPDATES = 2
 
 

@@ -14,6 +14,8 @@ from datamodules.audio.files import read_audio
 from spectrostream.weights import codec_fingerprint
 from spectrostream_cli import main
 
+pytestmark = pytest.mark.processes
+
 
 def run(*words: object) -> int:
     return main([str(word) for word in words])

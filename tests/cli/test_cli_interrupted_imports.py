@@ -12,6 +12,8 @@ import pytest
 
 from datamodules.corpora.folder_corpus import demo_corpus_root
 
+pytestmark = pytest.mark.processes
+
 _CONSOLE_SCRIPT = "import sys; from spectrostream_cli import main; sys.exit(main())"
 _CTRL_C = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\n"
 

@@ -25,6 +25,8 @@ from spectrostream_cli import main
 from spectrostream_cli.coding import live
 from spectrostream_cli.coding.pcm import PcmSink, PcmSource
 
+pytestmark = pytest.mark.processes
+
 DTYPES = {"s16le": "<i2", "f32le": "<f4"}
 
 

@@ -18,6 +18,8 @@ from stand_ins import apt_get, fluidsynth, write_debs
 from spectrostream_cli import main, progress
 from spectrostream_cli.progress import AudioProgress, PlainLines, progress_bar
 
+pytestmark = pytest.mark.processes
+
 
 class Clock:
     """Seconds that pass when a test says so."""

@@ -18,6 +18,8 @@ from small_study import write_config, write_music
 from datamodules.workers.unreadable_files import listed_files
 from spectrostream_cli import main
 
+pytestmark = pytest.mark.processes
+
 
 def words_for(folder: Path, *words: str) -> list[str]:
     config = write_config(folder, training={"max_steps": 4}, data={"held_out_seconds": 0.0, "batch_size": 4})

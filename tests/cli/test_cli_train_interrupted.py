@@ -19,6 +19,8 @@ from small_study import write_config, write_music
 
 from spectrostream_cli import main
 
+pytestmark = pytest.mark.processes
+
 
 class Terminal:
     """A command in a process group of its own, all of which gets Ctrl-C, as on a terminal."""

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from ablations.runner import Task
 from datamodules.audio.opening import AudioFileError
-from datamodules.workers.unreadable_files import FAILURE_LIST, list_failure
+from datamodules.workers.unreadable_files import list_failure
 from spectrostream_cli import progress
 from spectrostream_cli.run_progress import StudyDisplay, TrainingDisplay, numbers_in_words
 
@@ -47,10 +48,11 @@ def test_a_run_of_a_study_says_how_much_music_it_replaced(tmp_path: Path) -> Non
     settings = SimpleNamespace(training=SimpleNamespace(max_steps=3))
     with StudyDisplay(Console(file=written), total_steps=6) as display:
         for name in ("good", "bad"):
-            task: Any = SimpleNamespace(cell=SimpleNamespace(name=name, config=settings), folder=tmp_path / name)
+            run: Any = SimpleNamespace(name=name, config=settings)
+            task = Task(run, tmp_path / name)
             task.folder.mkdir()
             if name == "bad":
-                list_failure(task.folder / FAILURE_LIST, AudioFileError.of(Path("a.wav"), "is cut short"))
+                list_failure(task.files.unreadable, AudioFileError.of(Path("a.wav"), "is cut short"))
             display.started(task)
             display.ended(task, None, 7.0)
     good, bad = [line for line in written.getvalue().splitlines() if "done" in line]

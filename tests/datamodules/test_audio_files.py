@@ -301,7 +301,11 @@ def test_parts_of_the_demo_corpus_equal_the_whole(name: str) -> None:
 
 def _lead_in_of(path: Path) -> int | None:
     """What was found out about seeking in a file."""
-    return seeking._verdicts.value(path, path.stat(), lambda: pytest.fail("nothing was found out"))
+    known, status = seeking._lead_in_needed.cache_info().misses, path.stat()
+    lead_ins = seeking._OGG_LEAD_INS if path.suffix != ".mp3" else (seeking.samples_to_decode_before(48000, 2),)
+    lead_in = seeking._lead_in_needed(path, status.st_size, status.st_mtime_ns, lead_ins)
+    assert seeking._lead_in_needed.cache_info().misses == known, "nothing was found out"
+    return lead_in
 
 
 @pytest.mark.parametrize(("extension", "lead_in"), [("ogg", 0), ("opus", 0), ("mp3", 11 * 1152)])

@@ -32,6 +32,8 @@ from datamodules.preparing.prepare import PASSED_OVER_NAME, prepare
 from datamodules.scanning.scan import scan
 from datamodules.stereo_music import StereoMusicDataModule
 
+pytestmark = pytest.mark.processes
+
 # Root may read everything. Without these two capabilities, which the next program does not get back, it may not.
 _AS_ORDINARY_USER = """
 import ctypes, os, sys

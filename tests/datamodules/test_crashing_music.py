@@ -21,13 +21,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.audio.opening import AudioFileError
 from datamodules.corpora.corpus import Track
-from datamodules.track_audio import read_track
+from datamodules.track_reader import read_track
 from datamodules.workers import crash_markers as crash_marks
 from datamodules.workers import resilient_loader as module
 from datamodules.workers.crash_markers import Marks, note_in, reading, refuse, refused
 from datamodules.workers.processes import WorkersError, worker_context
 from datamodules.workers.resilient_loader import LastingLoader, WorkerStart
 from datamodules.workers.unreadable_files import listed_files
+
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture

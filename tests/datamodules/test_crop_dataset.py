@@ -22,8 +22,7 @@ from datamodules.corpora.folder_corpus import scan_folder
 from datamodules.corpora.spans import Span, Spans
 from datamodules.crop_dataset import CropDataset, HeldOutDataset, NothingReadableError
 from datamodules.crops import RandomCrops
-from datamodules.track_audio import read_track
-from datamodules.track_reader import TrackReader
+from datamodules.track_reader import TrackReader, read_track
 
 KEYS = [(step, slot) for step in range(12) for slot in range(2)]
 

@@ -26,6 +26,8 @@ from datamodules.workers import timeouts as patience
 from datamodules.workers import unresponsive_paths as hanging_music
 from datamodules.workers.unresponsive_paths import HangingMusic
 
+pytestmark = pytest.mark.processes
+
 TRACKS = 12  # of each half
 
 

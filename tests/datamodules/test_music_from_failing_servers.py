@@ -22,6 +22,8 @@ from datamodules.shards.reader import ShardReader
 from datamodules.stereo_music import StereoMusicDataModule
 from spectrostream.errors import UserError
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +142,7 @@ def test_validation_goes_on_with_what_is_there(cut_shards: Path, tmp_path: Path)
     assert f"the shard '{gone}'" in lines[0]
     # What is evaluated is never replaced.
     with pytest.raises(UserError, match=f"the shard '{gone}'"):
-        again.held_out_excerpts()
+        again.held_out_segments()
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ from datamodules.shards.reader import ShardReader
 from datamodules.stereo_music import DataConfig, StereoMusicDataModule
 from spectrostream.errors import UserError
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def shards_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -79,8 +81,8 @@ def test_ranks_share_no_shard_in_an_epoch_and_resume_at_any_step(
 
 
 def everything_heard(data: StereoMusicDataModule) -> list[Tensor]:
-    """Batches, validation and excerpts."""
-    return [*first(data, 30), *data.val_dataloader(), *(excerpt.audio for excerpt in data.held_out_excerpts())]
+    """Batches, validation and segments."""
+    return [*first(data, 30), *data.val_dataloader(), *(segment.audio for segment in data.held_out_segments())]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the S3 server's own packages
@@ -151,13 +153,13 @@ def original_of(cuts: Path, track: str, start: float, seconds: float) -> Tensor:
     return read_audio(cuts / Path(track).name, start_seconds=start, duration_seconds=seconds)
 
 
-def test_excerpts_and_validation_are_the_prepared_music(cuts: Path, cut_shards: Path) -> None:
+def test_segments_and_validation_are_the_prepared_music(cuts: Path, cut_shards: Path) -> None:
     data = StereoMusicDataModule(config_of(cut_shards))
-    excerpts = data.held_out_excerpts()
-    assert [excerpt.track for excerpt in excerpts] == ["b10.wav", "b11.wav"]
-    for excerpt in excerpts:
-        original = original_of(cuts, excerpt.track, excerpt.start_seconds, 2.0)
-        torch.testing.assert_close(excerpt.audio, original, atol=2e-4, rtol=0)
+    segments = data.held_out_segments()
+    assert [segment.track for segment in segments] == ["b10.wav", "b11.wav"]
+    for segment in segments:
+        original = original_of(cuts, segment.track, segment.start_seconds, 2.0)
+        torch.testing.assert_close(segment.audio, original, atol=2e-4, rtol=0)
     crops = torch.cat(list(data.val_dataloader()))
     assert crops.shape == (20, 2, 14400)
     for number, track in ((0, "b08.wav"), (9, "b08.wav"), (10, "b09.wav")):
@@ -170,17 +172,17 @@ def test_a_table_of_segments_is_heard_from_the_shards(cuts: Path, cut_shards: Pa
     table = tmp_path / "segments.csv"
     write_segments(table, chosen.corpus, chosen.evaluation_spans(5))
     data = StereoMusicDataModule(config_of(cut_shards, evaluation_segments=str(table)))
-    excerpts = data.held_out_excerpts()
-    assert len(excerpts) == 5
+    segments = data.held_out_segments()
+    assert len(segments) == 5
     for limit in range(1, 7):
-        names = [one.name for one in data.held_out_excerpts(limit)]
-        assert names == [excerpts[place].name for place in evenly_spread(5, limit)]
+        names = [one.name for one in data.held_out_segments(limit)]
+        assert names == [segments[place].name for place in evenly_spread(5, limit)]
         assert len(names) == min(limit, 5)
-    for excerpt in excerpts:
-        original = original_of(cuts, excerpt.track, excerpt.start_seconds, 0.5)
-        torch.testing.assert_close(excerpt.audio, original, atol=2e-4, rtol=0)
+    for segment in segments:
+        original = original_of(cuts, segment.track, segment.start_seconds, 0.5)
+        torch.testing.assert_close(segment.audio, original, atol=2e-4, rtol=0)
     with pytest.raises(SegmentsError, match="is trained on"):
-        StereoMusicDataModule(replace(data.config, split="end", held_out_fraction=0.1)).held_out_excerpts(1)
+        StereoMusicDataModule(replace(data.config, split="end", held_out_fraction=0.1)).held_out_segments(1)
 
 
 def test_segments_across_the_pieces_of_tracks_are_the_original_music(cuts: Path, tmp_path: Path) -> None:
@@ -190,17 +192,17 @@ def test_segments_across_the_pieces_of_tracks_are_the_original_music(cuts: Path,
     write_manifest(original, manifest)
     chosen = StereoMusicDataModule(DataConfig(manifests=(str(manifest),), evaluation_segment_seconds=1.0))
     write_segments(table, chosen.corpus, chosen.evaluation_spans())
-    expected = StereoMusicDataModule(replace(chosen.config, evaluation_segments=str(table))).held_out_excerpts()
+    expected = StereoMusicDataModule(replace(chosen.config, evaluation_segments=str(table))).held_out_segments()
     prepare(original, tmp_path / "shards", Settings("float32", as_shards=True, piece_seconds=0.7))
     data = StereoMusicDataModule(config_of(tmp_path / "shards", evaluation_segments=str(table)))
     assert len(data.corpus.tracks) == 5 * 12
-    assert [len(parts) for parts in data.excerpt_places()] == [2, 3, 2] * 2
-    excerpts = data.held_out_excerpts()
-    assert_same([one.audio for one in excerpts], [one.audio for one in expected])
+    assert [len(parts) for parts in data.segment_places()] == [2, 3, 2] * 2
+    segments = data.held_out_segments()
+    assert_same([one.audio for one in segments], [one.audio for one in expected])
     # By these names systems and runs are compared, and tracks, not pieces of them, are what is counted.
-    assert [(one.track, one.name) for one in excerpts] == [(one.track, one.name) for one in expected]
-    assert len({one.name for one in excerpts}) == 6
-    assert len({one.track for one in excerpts}) == 2
+    assert [(one.track, one.name) for one in segments] == [(one.track, one.name) for one in expected]
+    assert len({one.name for one in segments}) == 6
+    assert len({one.track for one in segments}) == 2
 
 
 def test_without_windows_crops_come_from_all_shards_at_once(cut_shards: Path, shards_read: list[int]) -> None:

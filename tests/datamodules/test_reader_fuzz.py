@@ -21,6 +21,8 @@ from datamodules.audio.files import probe, read_audio, verify_ends
 from datamodules.audio.opening import AudioFileError, decode
 from datamodules.scanning.measuring import measure
 
+pytestmark = pytest.mark.processes
+
 EDITS = st.lists(
     st.builds(
         Edit,

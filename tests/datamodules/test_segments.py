@@ -85,10 +85,10 @@ def test_the_data_module_reads_the_listed_segments(music_folder: Path, tmp_path:
     segment = Span(held_out.track_index, held_out.start_seconds + 0.5, held_out.start_seconds + 1.5)
     write_segments(tmp_path / "s.csv", data.corpus, Spans.of([segment]))
     listed = StereoMusicDataModule(DataConfig(**{**config.__dict__, "evaluation_segments": str(tmp_path / "s.csv")}))
-    (excerpt,) = listed.held_out_excerpts(limit=50)
-    path = music_folder / excerpt.track
-    expected = read_audio(path, start_seconds=excerpt.start_seconds, duration_seconds=1.0)
-    torch.testing.assert_close(excerpt.audio, expected, atol=1e-5, rtol=0)
+    (segment,) = listed.held_out_segments(limit=50)
+    path = music_folder / segment.track
+    expected = read_audio(path, start_seconds=segment.start_seconds, duration_seconds=1.0)
+    torch.testing.assert_close(segment.audio, expected, atol=1e-5, rtol=0)
 
 
 def pieces_of(rows: list[dict[str, object]], count: int = 2) -> pd.DataFrame:

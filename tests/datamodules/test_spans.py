@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.corpora.spans import Span, Spans
+from datamodules.corpora.spans import Span, Spans, evenly_spread
 
 SECONDS = st.floats(0, 100)
 
@@ -53,9 +53,9 @@ def test_a_short_last_piece_is_dropped() -> None:
 @given(st.integers(0, 50), st.integers(0, 60))
 def test_spread_spans_are_in_order_and_even(count: int, limit: int) -> None:
     spans = Spans.of(Span(index, 0.0, 1.0) for index in range(count))
-    chosen = [span.track_index for span in spans.spread(limit)]
+    chosen = [span.track_index for span in spans.at(evenly_spread(len(spans), limit))]
     assert len(chosen) == min(count, limit)
-    assert chosen == [span.track_index for span in spans.spread(limit)]
+    assert chosen == [span.track_index for span in spans.at(evenly_spread(len(spans), limit))]
     # One in each of as many equal parts.
     for part, index in enumerate(chosen):
         assert part * count // len(chosen) <= index < (part + 1) * count // len(chosen)

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.corpora.corpus import Corpus
+from datamodules.corpora.manifest import SPLITS as SIDES
 from datamodules.corpora.manifest import ManifestError
 from datamodules.corpora.spans import Span
-from datamodules.corpora.splits import SIDES, Split, split_spans
+from datamodules.corpora.splits import Split, split_spans
 
 DURATIONS = st.lists(st.integers(2400, 48000000).map(lambda frames: frames / 48000), min_size=1, max_size=12)
 ROWS = st.fixed_dictionaries(

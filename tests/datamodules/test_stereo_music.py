@@ -25,6 +25,7 @@ from datamodules.workers.resilient_loader import WorkerStart
 
 # Lightning's own: its use of torch's deprecated pytree class, and its advice about num_workers.
 pytestmark = [
+    pytest.mark.processes,
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
 ]
@@ -49,9 +50,9 @@ def test_the_demo_corpus_trains_without_any_configuration() -> None:
     assert batch.dtype == torch.float32
     assert data.describe() == "demo corpus: 6 tracks, 2.0 train minutes, 28.8 s held out, 0 files skipped"
     assert len(data.fingerprint) == 64
-    excerpts = data.held_out_excerpts(limit=3)
-    assert [excerpt.audio.shape[0] for excerpt in excerpts] == [2, 2, 2]
-    assert len({excerpt.track for excerpt in excerpts}) == 3
+    segments = data.held_out_segments(limit=3)
+    assert [segment.audio.shape[0] for segment in segments] == [2, 2, 2]
+    assert len({segment.track for segment in segments}) == 3
 
 
 @pytest.mark.parametrize("cache_audio", [False, True])
@@ -188,30 +189,30 @@ def test_validation_crops_are_fixed_and_shared_evenly(music_folder: Path) -> Non
     assert torch.equal(shards[1], alone[[1, 0]])
 
 
-def test_excerpts_lie_in_the_held_out_part(music_folder: Path) -> None:
+def test_segments_lie_in_the_held_out_part(music_folder: Path) -> None:
     config = DataConfig(root=str(music_folder), held_out_fraction=0.5, evaluation_segment_seconds=2.5)
     data = StereoMusicDataModule(config)
-    excerpts = data.held_out_excerpts()
+    segments = data.held_out_segments()
     spans = {data.corpus.tracks[span.track_index].name: span for span in data.split.test}
     # 3, 3.5, 4 and 4.5 s are held out: a rest of 2 s is kept, a shorter one is not.
-    assert [round(excerpt.audio.shape[1] / 48000, 3) for excerpt in excerpts] == [2.5, 2.5, 2.5, 2.5, 2.0]
-    assert len({excerpt.name for excerpt in excerpts}) == 5
-    for excerpt in excerpts:
-        span = spans[excerpt.track]
-        seconds = excerpt.audio.shape[1] / 48000
-        assert span.start_seconds - 1e-4 <= excerpt.start_seconds <= span.end_seconds - seconds + 1e-4
-        assert excerpt.name == Path(excerpt.name).name
-        path = music_folder / excerpt.track
-        part = read_audio(path, start_seconds=excerpt.start_seconds, duration_seconds=seconds)
-        torch.testing.assert_close(excerpt.audio, part, atol=1e-5, rtol=0)
+    assert [round(segment.audio.shape[1] / 48000, 3) for segment in segments] == [2.5, 2.5, 2.5, 2.5, 2.0]
+    assert len({segment.name for segment in segments}) == 5
+    for segment in segments:
+        span = spans[segment.track]
+        seconds = segment.audio.shape[1] / 48000
+        assert span.start_seconds - 1e-4 <= segment.start_seconds <= span.end_seconds - seconds + 1e-4
+        assert segment.name == Path(segment.name).name
+        path = music_folder / segment.track
+        part = read_audio(path, start_seconds=segment.start_seconds, duration_seconds=seconds)
+        torch.testing.assert_close(segment.audio, part, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["a b/🎵.wav", "a_b/_.wav", "new\nline.wav"])
-def test_excerpt_names_are_fit_for_file_names(tmp_path: Path, name: str) -> None:
+def test_segment_names_are_fit_for_file_names(tmp_path: Path, name: str) -> None:
     write_raw(tmp_path / name, noisy_tones(12.0, 48000), 48000)
-    (excerpt,) = StereoMusicDataModule(DataConfig(root=str(tmp_path))).held_out_excerpts()
-    assert excerpt.track == table_name(name)
-    assert set(excerpt.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-._")
+    (segment,) = StereoMusicDataModule(DataConfig(root=str(tmp_path))).held_out_segments()
+    assert segment.track == table_name(name)
+    assert set(segment.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-._")
 
 
 def test_tracks_too_short_to_divide_are_trained_on_and_reported(
@@ -225,7 +226,7 @@ def test_tracks_too_short_to_divide_are_trained_on_and_reported(
     assert "Nothing is held out" in caplog.text
     assert data.split.train_seconds == 2.0
     assert data.val_dataloader() == []
-    assert data.held_out_excerpts() == []
+    assert data.held_out_segments() == []
 
 
 def test_mistakes_are_answered_with_what_to_type(music_folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from music_files import noisy_tones, write_raw
 
 from datamodules.audio.files import AudioFileError, read_audio
 from datamodules.corpora.corpus import Track
-from datamodules.track_audio import read_track
+from datamodules.track_reader import read_track
 
 
 def stems(folder: Path) -> Track:

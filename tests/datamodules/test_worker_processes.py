@@ -16,6 +16,8 @@ from pebble import ProcessExpired
 from datamodules.workers import processes as module
 from datamodules.workers.processes import WorkersError, worker_processes
 
+pytestmark = pytest.mark.processes
+
 
 def test_jobs_are_done_in_other_processes_and_these_are_gone_afterwards() -> None:
     with worker_processes(2, "datamodules.workers.processes") as pool:

@@ -16,11 +16,11 @@ from lightning.pytorch.callbacks import Callback
 from training_setup import LIGHTNING_WARNINGS, Batches, cpu_config, is_same, load, noise, tiny_module, train
 
 from lightning_modules.checkpoint_files import is_intact, latest_valid_checkpoint, remove_unfinished
-from lightning_modules.checkpoints import JUDGED_BY, CheckpointError, RunCheckpoint
+from lightning_modules.checkpoints import BEST_METRIC, CheckpointError, RunCheckpoint
 from lightning_modules.codec_training import CodecTraining
 from lightning_modules.fit import build_trainer
 
-pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS]
+pytestmark = [pytest.mark.processes, *(pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS)]
 
 
 def names(folder: Path) -> list[str]:
@@ -119,7 +119,7 @@ def test_a_checkpoint_is_safe_to_load_and_complete(folder: Path) -> None:
     content = load(folder / "step-00000002.ckpt")
     assert content["global_step"] == 2
     assert len(content["optimizer_states"]) == 2
-    # What the codec and the judge hold, and nothing that can be computed again.
+    # What codec and discriminator hold, and nothing that can be computed again.
     assert {name.split(".")[0] for name in content["state_dict"]} == {"codec", "discriminator"}
     assert "codec.quantizer.codebooks" in content["state_dict"]
     assert content["state_dict"].keys() == tiny_module().state_dict().keys()
@@ -254,20 +254,22 @@ def test_what_a_killed_process_left_is_removed(folder: Path) -> None:
     assert names(folder) == sorted(kept)
 
 
-class Judged(CodecTraining):
+class WithKnownLosses(CodecTraining):
     """Its validations have the losses of `LOSSES`; notes which steps were validated."""
 
     def on_validation_start(self) -> None:
         self.seen = [*getattr(self, "seen", []), self.global_step]
 
     def validation_step(self, batch: torch.Tensor, batch_index: int) -> None:
-        self.log(JUDGED_BY, LOSSES[self.global_step], batch_size=1)
+        self.log(BEST_METRIC, LOSSES[self.global_step], batch_size=1)
 
 
 LOSSES = {1: 5.0, 2: 3.0, 3: 4.0, 4: float("nan"), 5: 2.0, 6: 2.0}
 
 
-def judged(folder: Path, steps: int, *, keep: int = 2, stop_at: int | None = None) -> tuple[RunCheckpoint, list[int]]:
+def validated(
+    folder: Path, steps: int, *, keep: int = 2, stop_at: int | None = None
+) -> tuple[RunCheckpoint, list[int]]:
     """A run with a validation at every step, perhaps started again; `stop_at`: ends between a save and a validation."""
 
     class Stops(Callback):
@@ -277,7 +279,7 @@ def judged(folder: Path, steps: int, *, keep: int = 2, stop_at: int | None = Non
 
     checkpoint = RunCheckpoint(folder, every=1, keep=keep, keep_best=True)
     parts = tiny_module(max_steps=steps)
-    module = Judged(parts.codec, parts.discriminator, parts.config)
+    module = WithKnownLosses(parts.codec, parts.discriminator, parts.config)
     trainer = build_trainer(module, cpu_config(validate_every=1), [checkpoint, Stops()], [])
     data = Batches(held_out=(noise(99),))
     with pytest.raises(KeyError, match="killed") if stop_at else nullcontext():
@@ -292,7 +294,7 @@ def best(*steps: int) -> list[str]:
 def test_the_best_is_kept_beside_the_last(tmp_path: Path) -> None:
     """A loss that is not a number is not the best, nor is an equal one."""
     for steps, kept in ((1, 1), (4, 2), (6, 5)):
-        checkpoint, _ = judged(tmp_path, steps)
+        checkpoint, _ = validated(tmp_path, steps)
         assert names(tmp_path) == best(kept) + pairs(*range(max(1, steps - 1), steps + 1))
         assert (checkpoint.best_step, checkpoint.best_loss) == (kept, LOSSES[kept])
     content = load(tmp_path / "best-step-00000005.ckpt")
@@ -302,10 +304,10 @@ def test_the_best_is_kept_beside_the_last(tmp_path: Path) -> None:
 
 def test_the_best_of_an_abandoned_future_is_not_the_best(tmp_path: Path) -> None:
     """A run that falls back knows the best of its own past, and finds the same again."""
-    judged(tmp_path, 6, keep=9)
+    validated(tmp_path, 6, keep=9)
     for step in (5, 6):
         truncate(tmp_path / f"step-{step:08d}.ckpt")
-    checkpoint, seen = judged(tmp_path, 5, keep=9)
+    checkpoint, seen = validated(tmp_path, 5, keep=9)
     # The checkpoint of step 4 was written before step 4 was validated.
     assert seen == [4, 5]
     assert (checkpoint.best_step, checkpoint.best_loss) == (5, 2.0)
@@ -315,9 +317,9 @@ def test_the_best_of_an_abandoned_future_is_not_the_best(tmp_path: Path) -> None
 def test_a_validation_that_a_stop_left_out_is_made_up_for(tmp_path: Path) -> None:
     """And nothing else changes by that, to the last counter."""
     for step in (2, 5):
-        judged(tmp_path / "stopped", 6, keep=9, stop_at=step)
-    checkpoint, seen = judged(tmp_path / "stopped", 6, keep=9)
-    whole, all_seen = judged(tmp_path / "whole", 6, keep=9)
+        validated(tmp_path / "stopped", 6, keep=9, stop_at=step)
+    checkpoint, seen = validated(tmp_path / "stopped", 6, keep=9)
+    whole, all_seen = validated(tmp_path / "whole", 6, keep=9)
     assert (seen, all_seen) == ([5, 6], [1, 2, 3, 4, 5, 6])
     assert names(tmp_path / "stopped") == names(tmp_path / "whole")
     assert checkpoint.state_dict() == whole.state_dict()
@@ -330,12 +332,12 @@ def test_a_validation_that_a_stop_left_out_is_made_up_for(tmp_path: Path) -> Non
 
 
 def test_the_best_is_gone_on_from_if_it_is_all_there_is(tmp_path: Path) -> None:
-    judged(tmp_path / "whole", 6)
-    judged(tmp_path / "left", 3)
+    validated(tmp_path / "whole", 6)
+    validated(tmp_path / "left", 3)
     for step in (2, 3):
         flip(tmp_path / "left" / f"step-{step:08d}.ckpt")
     assert latest_valid_checkpoint(tmp_path / "left") == tmp_path / "left" / "best-step-00000002.ckpt"
-    _, seen = judged(tmp_path / "left", 6)
+    _, seen = validated(tmp_path / "left", 6)
     assert seen == [3, 4, 5, 6]
     one, other = (load(tmp_path / place / "step-00000006.ckpt") for place in ("left", "whole"))
     for key in ("state_dict", "optimizer_states", "global_step"):
@@ -345,11 +347,11 @@ def test_the_best_is_gone_on_from_if_it_is_all_there_is(tmp_path: Path) -> None:
 def test_the_best_that_cannot_be_written_is_not_counted_as_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    judged(tmp_path, 1)
+    validated(tmp_path, 1)
     with largest_file(20_000), pytest.raises(CheckpointError, match="step 2"):
-        judged(tmp_path, 2)
+        validated(tmp_path, 2)
     assert names(tmp_path) == best(1) + pairs(1)
     assert sum("no checkpoint of step 2" in record.getMessage() for record in caplog.records) == 2
-    checkpoint, _ = judged(tmp_path, 2)
+    checkpoint, _ = validated(tmp_path, 2)
     assert names(tmp_path) == best(2) + pairs(1, 2)
     assert checkpoint.best_step == 2

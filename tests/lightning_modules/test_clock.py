@@ -13,7 +13,7 @@ from training_setup import LIGHTNING_WARNINGS, SAMPLES, Batches, cpu_config, noi
 
 from lightning_modules.fit import FitResult, fit
 
-pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS]
+pytestmark = [pytest.mark.processes, *(pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS)]
 
 SPEEDS = ["train/steps_per_second", "train/audio_seconds_per_second", "train/data_wait_share"]
 WAIT = 0.2

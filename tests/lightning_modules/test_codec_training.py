@@ -29,8 +29,8 @@ from training_setup import (
 from lightning_modules.fit import build_trainer
 from lightning_modules.optimization import OptimizerConfig, TrainingDivergedError
 from lightning_modules.training_config import TrainingConfig
+from spectrostream.adversarial.loss_catalog import LossWeights
 from spectrostream.adversarial.losses import (
-    LossWeights,
     feature_matching_loss,
     hinge_discriminator_loss,
     hinge_generator_loss,
@@ -86,7 +86,7 @@ def test_impossible_values_are_named(key: str, value: int, lowest: int) -> None:
         ("recipe", "gan", "spectrostream, dac"),
         ("ema_decay", 1.0, "0 or more, below 1"),
         ("balance_decay", -0.1, "0 or more, below 1"),
-        ("freeze", ("judge",), "a list of encoder, codebooks, decoder"),
+        ("freeze", ("discriminator",), "a list of encoder, codebooks, decoder"),
     ],
 )
 def test_unknown_choices_are_named(key: str, value: Any, allowed: str) -> None:
@@ -97,14 +97,14 @@ def test_unknown_choices_are_named(key: str, value: Any, allowed: str) -> None:
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("adversarial_start", [0, 1, 9])
 def test_a_step_is_a_generator_update_whoever_else_learns(accumulate: int, adversarial_start: int) -> None:
-    """Lightning counts the steps of all optimizers; here neither the judge nor accumulation shows."""
+    """Lightning counts the steps of all optimizers; here neither the discriminator nor accumulation shows."""
     module = tiny_module(max_steps=2, accumulate=accumulate, adversarial_start=adversarial_start)
-    heard: list[int] = []
-    module.codec.register_forward_hook(lambda *_: heard.append(1))
+    batches: list[int] = []
+    module.codec.register_forward_hook(lambda *_: batches.append(1))
     updates, steps = Updates(), Steps()
     trainer = train(module, Batches(), updates, steps)
     assert trainer.global_step == 2
-    assert len(heard) == 2 * accumulate
+    assert len(batches) == 2 * accumulate
     assert steps.counts == [batch // accumulate for batch in range(1, 2 * accumulate + 1)]
     assert len(updates.rates[0]) == 2
     assert len(updates.rates[1]) == max(0, 2 - adversarial_start)
@@ -127,7 +127,7 @@ def test_accumulated_batches_equal_one_large_batch() -> None:
         assert apart < 1e-6
 
 
-def test_the_judge_waits_for_its_first_step() -> None:
+def test_the_discriminator_waits_for_its_first_step() -> None:
     module = tiny_module(max_steps=4, adversarial_start=2)
     start = {side: weights_of(getattr(module, side)) for side in ("codec", "discriminator")}
     steps = Steps()
@@ -140,27 +140,27 @@ def test_the_judge_waits_for_its_first_step() -> None:
     assert [adversarial <= metrics.keys() for metrics in steps.metrics] == [False, False, True, True]
     assert all(not adversarial & metrics.keys() for metrics in steps.metrics[:2])
     for metrics in steps.metrics[:2]:
-        obeyed = metrics["train/mel_loss"] + metrics["train/commitment_loss"]
-        assert metrics["train/generator_loss"] == pytest.approx(obeyed, rel=1e-6)
+        minimised = metrics["train/mel_loss"] + metrics["train/commitment_loss"]
+        assert metrics["train/generator_loss"] == pytest.approx(minimised, rel=1e-6)
 
 
 def test_each_side_learns_from_its_own_loss_alone() -> None:
     """The gradients that the optimizers apply are those of the formulas, computed here a second time.
 
-    A trace of the generator's loss in the judge's gradient, or the reverse, would show; so would a judge updated before
-    the generator was judged.
+    A trace of the generator's loss in the discriminator's gradient, or the reverse, would show. So would a
+    discriminator that is updated before the generator's turn.
     """
     weights = LossWeights(adversarial=2.0, feature_matching=30.0, mel=0.5, commitment=0.0)
     module = tiny_module(max_steps=1, initial_vectors=1000, loss=weights)
     real = noise(0)
     decoded = module.codec(real).audio
-    judged_real, judged, judged_detached = map(module.discriminator, (real, decoded, decoded.detach()))
+    real_output, output, detached_output = map(module.discriminator, (real, decoded, decoded.detach()))
     generator_loss = (
-        2.0 * hinge_generator_loss(judged.logits)
-        + 30.0 * feature_matching_loss(judged_real.features, judged.features)
-        + 0.5 * module.mel_loss(decoded, real).total
+        2.0 * hinge_generator_loss(output.logits)
+        + 30.0 * feature_matching_loss(real_output.features, output.features)
+        + 0.5 * module.mel_loss(decoded, real)
     )
-    discriminator_loss = hinge_discriminator_loss(judged_real.logits, judged_detached.logits)
+    discriminator_loss = hinge_discriminator_loss(real_output.logits, detached_output.logits)
     expected = (
         gradients_of(generator_loss, module.codec),
         gradients_of(discriminator_loss, module.discriminator),
@@ -212,7 +212,7 @@ def test_a_diverged_discriminator_ends_the_run_and_names_the_step() -> None:
         TrainingDivergedError, match=r"discriminator is not finite at step 1.*training\.discriminator\."
     ):
         train(module, Batches())
-    # The generator's turn gives the judge no gradient: one call for each of two steps.
+    # The generator's turn gives the discriminator no gradient: one call for each of two steps.
     assert len(turns) == 2
 
 
@@ -234,14 +234,15 @@ def test_a_spoilt_batch_is_skipped_counted_and_kept(tmp_path: Path) -> None:
     assert bool(load_file(kept)["batch_0"].isnan().all())
 
 
-def test_the_judge_learns_in_every_second_update_and_is_obeyed_in_each() -> None:
+def test_the_discriminator_learns_in_every_second_update_and_trains_the_codec_in_each() -> None:
     module = tiny_module(max_steps=5, adversarial_start=1, discriminator_every=2)
     steps = Steps()
     train(module, Batches(), steps)
-    judges = [weights["discriminator"] for weights in steps.weights]
-    assert [not is_same(before, after) for before, after in itertools.pairwise(judges)] == [True, False, True, False]
-    obeyed = ["train/feature_matching_loss" in metrics for metrics in steps.metrics]
-    assert obeyed == [False, True, True, True, True]
+    discriminators = [weights["discriminator"] for weights in steps.weights]
+    changed = [not is_same(before, after) for before, after in itertools.pairwise(discriminators)]
+    assert changed == [True, False, True, False]
+    takes_part = ["train/feature_matching_loss" in metrics for metrics in steps.metrics]
+    assert takes_part == [False, True, True, True, True]
     for metrics in steps.metrics[1:]:
         assert 0 <= metrics["train/discriminator_accuracy_real"] <= 1
         assert 0 <= metrics["train/discriminator_accuracy_fake"] <= 1
@@ -256,11 +257,11 @@ def test_balanced_losses_pull_by_their_weights() -> None:
     module = tiny_module(max_steps=1, initial_vectors=1000, balance=True, loss=weights)
     real = noise(0)
     decoded = module.codec(real).audio
-    judged_real, judged = module.discriminator(real), module.discriminator(decoded)
+    real_output, output = module.discriminator(real), module.discriminator(decoded)
     losses = {
-        0.25: hinge_generator_loss(judged.logits),
-        0.5: feature_matching_loss(judged_real.features, judged.features),
-        0.25 + 1e-9: module.mel_loss(decoded, real).total,
+        0.25: hinge_generator_loss(output.logits),
+        0.5: feature_matching_loss(real_output.features, output.features),
+        0.25 + 1e-9: module.mel_loss(decoded, real),
     }
     at_output = torch.zeros_like(decoded)
     for share, loss in losses.items():
@@ -308,7 +309,7 @@ def test_the_averaged_weights_are_validated_and_left_behind(tmp_path: Path) -> N
         for name, value in weights_of(module.codec).items():
             torch.testing.assert_close(value, expected[name])
         decoded = module.codec.decode(module.codec.encode(held_out), length=held_out.shape[-1])
-        assert Validations.losses[-1] == pytest.approx(float(module.mel_loss(decoded, held_out).total), rel=1e-5)
+        assert Validations.losses[-1] == pytest.approx(float(module.mel_loss(decoded, held_out)), rel=1e-5)
     assert is_same(weights_of(module.codec), newest)
     module.adopt_averaged_weights()
     for name, value in weights_of(module.codec).items():
@@ -353,7 +354,7 @@ def test_training_lowers_the_mel_loss() -> None:
     def loss() -> float:
         with torch.no_grad():
             decoded = module.codec.decode(module.codec.encode(audio), length=audio.shape[-1])
-            return float(module.mel_loss(decoded, audio).total)
+            return float(module.mel_loss(decoded, audio))
 
     before = loss()
     train(module, Batches(lambda _: audio))

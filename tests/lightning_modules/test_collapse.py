@@ -18,7 +18,7 @@ def trainer(*, is_logged: bool = True, **metrics: float) -> Any:
     return SimpleNamespace(callback_metrics=values, _logger_connector=connector)
 
 
-def judged(real: float, fake: float, **more: Any) -> Any:
+def trainer_with(real: float, fake: float, **more: Any) -> Any:
     return trainer(train__discriminator_accuracy_real=real, train__discriminator_accuracy_fake=fake, **more)
 
 
@@ -31,7 +31,7 @@ def test_a_game_that_is_over_is_told_once(
 ) -> None:
     watch = CollapseWatch()
     for _ in range(3 * PATIENCE):
-        watch.on_train_batch_end(judged(real, fake), None, None, None, 0)
+        watch.on_train_batch_end(trainer_with(real, fake), None, None, None, 0)
     assert [record.levelname for record in caplog.records] == (["WARNING"] if words else [])
     assert (words or "") in caplog.text
 
@@ -39,14 +39,14 @@ def test_a_game_that_is_over_is_told_once(
 def test_a_single_draw_ends_the_series(caplog: pytest.LogCaptureFixture) -> None:
     watch = CollapseWatch()
     for count in range(4 * PATIENCE):
-        watch.on_train_batch_end(judged(1.0, 0.9 if count % PATIENCE == 0 else 1.0), None, None, None, 0)
+        watch.on_train_batch_end(trainer_with(1.0, 0.9 if count % PATIENCE == 0 else 1.0), None, None, None, 0)
     assert caplog.text == ""
 
 
 def test_only_what_is_logged_anyway_is_looked_at(caplog: pytest.LogCaptureFixture) -> None:
     watch = CollapseWatch()
     for _ in range(3 * PATIENCE):
-        watch.on_train_batch_end(judged(1.0, 1.0, is_logged=False), None, None, None, 0)
+        watch.on_train_batch_end(trainer_with(1.0, 1.0, is_logged=False), None, None, None, 0)
         watch.on_train_batch_end(trainer(), None, None, None, 0)
     assert caplog.text == ""
 
@@ -64,6 +64,6 @@ def test_unused_codebooks_are_told_once(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_it_finds_its_numbers_in_a_real_training(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
     monkeypatch.setattr("lightning_modules.gan_monitor.PATIENCE", 2)
-    monkeypatch.setattr("lightning_modules.gan_monitor.LOST", 1.0)  # whatever the judge says
+    monkeypatch.setattr("lightning_modules.gan_monitor.LOST", 1.0)  # whatever the discriminator says
     train(tiny_module(max_steps=3), Batches(), CollapseWatch())
     assert "right in less than half" in caplog.text

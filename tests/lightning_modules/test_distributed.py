@@ -11,7 +11,7 @@ from training_setup import LIGHTNING_WARNINGS, is_same, load
 
 from lightning_modules.gradient_averaging import BUCKET_ELEMENTS, GradientAverage, _buckets
 
-pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS]
+pytestmark = [pytest.mark.processes, *(pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS)]
 
 
 def test_the_first_losses_do_not_depend_on_how_many_processes_share_a_batch(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from lightning_modules import cluster
 from lightning_modules import rank_cleanup as orphans
 from lightning_modules.cluster import cluster_plugins
 
+pytestmark = pytest.mark.processes
+
 SLURM_TASK = {"NTASKS": "2", "NTASKS_PER_NODE": "2", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "JOB_NAME": "train"}
 
 

@@ -38,8 +38,8 @@ def test_an_explosion_is_measured_against_the_largest_so_far() -> None:
     assert one.problem({"generator": 189.0}) is None
 
 
-def test_a_judge_that_won_for_long_may_learn_again() -> None:
-    """The hinge loss of a judge that wins has no gradient at all; found in a training of half an hour."""
+def test_a_discriminator_that_won_for_long_may_learn_again() -> None:
+    """The hinge loss of a discriminator that wins has no gradient at all; found in a training of half an hour."""
     one = guard(explosion_factor=100.0)
     for norm in [75.0, *[0.0] * 1000, 74.0]:
         assert one.problem({"discriminator": norm}) is None
@@ -109,20 +109,20 @@ def test_the_folder_does_not_grow_without_end(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_ends_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     one = guard(tmp_path)
-    (tmp_path / "step-00000000-rank-0.partial").mkdir()
+    (tmp_path / "step-00000000-rank-0.safetensors").mkdir()
     skip(one)
     assert "the batch of step 0 cannot be kept" in caplog.text
 
 
 @given(st.lists(st.just(math.nan) | st.floats(min_value=0), max_size=200), st.integers(0, 199))
-def test_a_restored_guard_judges_as_the_one_that_was_saved(norms: list[float], at: int) -> None:
+def test_a_restored_guard_decides_as_the_one_that_was_saved(norms: list[float], at: int) -> None:
     one, other = guard(max_skipped=10**6), guard(max_skipped=10**6)
     for index, norm in enumerate(norms):
         if index == at:
             other.load_state_dict(json.loads(json.dumps(one.state_dict())))
-        for judge in (one, other) if index >= at else (one,):
-            problem = judge.problem({"generator": norm})
+        for each in (one, other) if index >= at else (one,):
+            problem = each.problem({"generator": norm})
             if problem:
-                judge.skip(problem, step=index, rank=0, batches=[])
+                each.skip(problem, step=index, rank=0, batches=[])
     if len(norms) > at:
         assert one.state_dict() == other.state_dict()

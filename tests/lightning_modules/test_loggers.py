@@ -19,7 +19,7 @@ from lightning_modules.fit import fit
 from lightning_modules.loggers import LoggerError, opened_loggers
 from lightning_modules.media_logging import log_audio, log_picture
 
-pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS]
+pytestmark = [pytest.mark.processes, *(pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS)]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from lightning_modules.fit import FitResult, fit
 from lightning_modules.preemption import SIGNALS, PreemptedError, Preemption, TrainingInterruptedError
 from spectrostream_cli import main
 
-pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS]
+pytestmark = [pytest.mark.processes, *(pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS)]
 
 COMPARED = ("state_dict", "optimizer_states", "global_step", "loops", "carried")
 

@@ -21,7 +21,7 @@ from lightning_modules.fit import fit
 from lightning_modules.samples import Pictures, Samples, undisturbed
 from spectrostream.codebook_learning import CodebookStatistics
 
-pytestmark = [pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS]
+pytestmark = [pytest.mark.processes, *(pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS)]
 
 CLIPS = [noise(50)[0], noise(51)[0]]
 COLOR = (10, 200, 30)

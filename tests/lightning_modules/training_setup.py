@@ -1,4 +1,4 @@
-"""The smallest training that is still a training: codec, judge, data and trainer that the tests of this room share."""
+"""The smallest complete training: codec, discriminator, data and trainer that the tests in this folder share."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FAST = OptimizerConfig(learning_rate=2e-3)
 def tiny_module(
     *, embedding_dim: int = 8, codebook_size: int = 16, initial_vectors: int = 24, **training: Any
 ) -> CodecTraining:
-    """Codec and judge with weights that depend on nothing; the codebooks start in the fourth batch of two examples.
+    """Codec and discriminator with fixed initial weights; the codebooks start in the fourth batch of two examples.
 
     training: as `TrainingConfig` takes it.
     """
@@ -44,10 +44,10 @@ def tiny_module(
     codec = SpectroStream(
         SpectroStreamConfig(encoder_width=2, decoder_width=2, embedding_dim=embedding_dim, quantizer=quantizer)
     )
-    judge = MultiScaleSTFTDiscriminator(
+    discriminator = MultiScaleSTFTDiscriminator(
         MultiScaleSTFTConfig(windows=(256,), width=2, multipliers=(2, 2), frequency_strides=(2, 2), time_strides=(1, 2))
     )
-    return CodecTraining(codec, judge, TrainingConfig(**{"generator": FAST, "discriminator": FAST, **training}))
+    return CodecTraining(codec, discriminator, TrainingConfig(**{"generator": FAST, "discriminator": FAST, **training}))
 
 
 class PlainGradientDescent(CodecTraining):

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,9 @@ from synthetic_music import SAMPLE_RATE, music
 from torch import Tensor, nn
 
 from reports.evaluation import Segment, evaluate, protocol
+from reports.metrics.catalog import METRICS
 from reports.metrics.visqol import VisqolPool
-from reports.records import METRICS, read_records, track_means, write_records
+from reports.records import read_records, track_means, write_records
 
 
 class RoundingCodec(nn.Module):
@@ -162,3 +164,9 @@ def test_the_protocol_names_what_computes_the_scores() -> None:
     assert "+" not in "".join(ours.versions.values())
     assert ours.metrics == tuple(METRICS)
     assert protocol(5.0).hash != ours.hash
+
+
+def test_the_settings_of_the_metrics_are_those_of_the_studies_on_disk() -> None:
+    """It changes only with a metric, a setting or METRICS_VERSION: scores before and after are then not comparable."""
+    # Versions belong to an installation.
+    assert dataclasses.replace(protocol(10.0), versions={}).hash == "78f7c9850bf0"

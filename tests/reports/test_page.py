@@ -158,7 +158,7 @@ def test_rows_that_differ_in_two_things_raise_a_visible_warning(written: Written
     uneven = [dataclasses.replace(c, steps=9000) if c.name == "fusion-0" else c for c in written.report.cards]
     bare = small(written.report, cards=tuple(uneven))
     text = Elements(write_report(bare, tmp_path / "report").read_text(encoding="utf-8")).text
-    assert "These rows do not differ in one thing only." in text
+    assert "These rows differ in more than one thing." in text
     assert "steps: 12000 in STFT <6/6>, but not in Fusion 0 (9000)" in text
     for absent in ("No ablation axis was given.", "No training curves were recorded.", "No decoded audio was given."):
         assert absent in text

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reports.metrics.catalog import METRICS
 from reports.records import (
     COLUMNS,
-    METRICS,
     EvaluationProtocol,
     SystemCard,
     check_records,
@@ -156,6 +156,11 @@ def test_the_protocol_hash_moves_with_every_part() -> None:
         dataclasses.replace(protocol, versions={}),
     ]
     assert len({protocol.hash, *(other.hash for other in others)}) == 7
+
+
+def test_the_protocol_hash_of_today_stays() -> None:
+    """Studies on disk carry this hash. It changes only with a metric or with a new METRICS_VERSION."""
+    assert EvaluationProtocol().hash == "9bc32a016786"
 
 
 def test_metrics_are_formatted_as_agreed() -> None:

@@ -349,4 +349,4 @@ def test_a_row_with_other_steps_is_named() -> None:
 
 def test_a_fact_nobody_recorded_is_no_agreement() -> None:
     own = [dataclasses.replace(card, git_revision="") for card in study.cards() if card.role == "baseline"]
-    assert integrity_warnings(own, "base") == ("code revision: not recorded, so that it cannot be checked",)
+    assert integrity_warnings(own, "base") == ("code revision: not recorded, so it cannot be checked",)

@@ -10,6 +10,8 @@ from synthetic_music import music
 
 from reports.metrics.visqol import SHORTEST, VisqolPool, VisqolWorkerError
 
+pytestmark = pytest.mark.processes
+
 IDENTITY = 4.7321  # the ceiling of audio mode
 GOLDEN = 2.9538  # visqol-python 3.8.0
 

@@ -22,7 +22,7 @@ from tiny_codec import (
 )
 from torch import Tensor
 
-from ablations.experiment import ConfigError, load_experiment
+from ablations.compose import ConfigError, load_experiment
 from spectrostream import QuantizerConfig, SpectroStream, SpectroStreamConfig
 from spectrostream.frontends import FRONT_ENDS
 from spectrostream.registry import config_from_plain

@@ -132,6 +132,6 @@ def test_fused_weights_are_the_same_codec():
     codes = dac.encode(audio)
     decoded = dac.decode(codes, length=9600)
     before = sum(parameter.numel() for parameter in dac.parameters())
-    dac.fuse_weight_norm()
+    dac.deployed()
     assert sum(parameter.numel() for parameter in dac.parameters()) < before
     torch.testing.assert_close(dac.decode(codes, length=9600), decoded, rtol=0, atol=1e-5 * decoded.abs().max().item())

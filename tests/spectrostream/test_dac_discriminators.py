@@ -1,16 +1,19 @@
-"""DAC's judges: layer by layer as published, channel by channel, at any length, and able to learn."""
+"""DAC's discriminator: its published layers, channel by channel, at any length, and whether it learns."""
 
 import itertools
 import math
 import re
+from dataclasses import dataclass
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
+from ablations.compose import load_experiment
+from spectrostream.adversarial.contract import Discriminator, DiscriminatorConfig, DiscriminatorOutput
 from spectrostream.adversarial.dac_discriminator import (
     BandDiscriminator,
     DacDiscriminator,
@@ -21,8 +24,7 @@ from spectrostream.adversarial.dac_discriminator import (
 )
 from spectrostream.adversarial.discriminators import (
     DISCRIMINATORS,
-    Discriminator,
-    DiscriminatorConfig,
+    DiscriminatorKind,
     build_discriminator,
 )
 from spectrostream.adversarial.objectives import build_objective
@@ -43,12 +45,12 @@ def build(config: DiscriminatorConfig, channels: int = 2) -> Discriminator:
 
 
 @pytest.fixture
-def judge() -> Discriminator:
+def discriminator() -> Discriminator:
     return build(SMALL)
 
 
 @pytest.fixture(params=CONFIGS, ids=list(reversed(DISCRIMINATORS)))
-def any_judge(request: pytest.FixtureRequest) -> Discriminator:
+def any_discriminator(request: pytest.FixtureRequest) -> Discriminator:
     return build(request.param)
 
 
@@ -65,8 +67,8 @@ def numbers(layers: tuple[tuple[int, int, int], ...]) -> int:
 
 def test_parameter_count_of_the_published_layers() -> None:
     with torch.device("meta"):
-        judge = DacDiscriminator(DacDiscriminatorConfig())
-    counts = [sum(parameter.numel() for parameter in one.parameters()) for one in judge.judges]
+        discriminator = DacDiscriminator(DacDiscriminatorConfig())
+    counts = [sum(parameter.numel() for parameter in one.parameters()) for one in discriminator.judges]
     assert counts == 5 * [numbers(PERIOD_LAYERS)] + 3 * [5 * numbers(BAND_LAYERS) + numbers(JOINT_LAYERS)]
     # 224 + 20736 + 328704 + 2623488 + 5244928 + 3074, and 5 * 94208 + 290
     assert counts == 5 * [8_221_154] + 3 * [471_330]
@@ -77,24 +79,24 @@ def test_parameter_count_of_the_published_layers() -> None:
 def test_parameter_count_of_other_layouts(changes: dict[str, int], parameters: int) -> None:
     # width 4, 16, 64, 128, 128: 28 + 352 + 5248 + 41216 + 82176 + 386 and 5 * (224 + 3 * 440 + 152) + 38
     assert 5 * 129_406 + 3 * 8_518 == 672_584
-    # jointly, the first layers hear twice as much
+    # jointly, the first layers have twice the inputs
     assert 42_519_760 + 5 * 160 + 3 * 5 * 1728 == 42_546_480
     with torch.device("meta"):
-        judge = DacDiscriminator(DacDiscriminatorConfig(**changes))
-    assert sum(parameter.numel() for parameter in judge.parameters()) == parameters
+        discriminator = DacDiscriminator(DacDiscriminatorConfig(**changes))
+    assert sum(parameter.numel() for parameter in discriminator.parameters()) == parameters
 
 
 @pytest.mark.slow
-def test_the_published_width_judges_a_crop() -> None:
+def test_the_published_width_takes_a_crop() -> None:
     torch.manual_seed(0)
     with torch.no_grad():
-        judgement = build_discriminator(DacDiscriminatorConfig(), channels=2)(0.1 * noise(1, 2, 4096))
+        output = build_discriminator(DacDiscriminatorConfig(), channels=2)(0.1 * noise(1, 2, 4096))
     # strides 3^4 of ceil(4097 / period) rows; hop W/4 gives 16384/W frames, bands of W/2 + 1 bins halved three times
     rows = {period: -(-(4096 // period + 1) // 81) * period for period in (2, 3, 5, 7, 11)}
     frames = {window: 4 * 4096 // window * bins_after(window) for window in (2048, 1024, 512)}
-    assert [logits.shape for logits in judgement.logits] == [(2, n) for n in (*rows.values(), *frames.values())]
-    assert [len(layers) for layers in judgement.features] == 5 * [5] + 3 * [25]
-    assert all(logits.isfinite().all() for logits in judgement.logits)
+    assert [logits.shape for logits in output.logits] == [(2, n) for n in (*rows.values(), *frames.values())]
+    assert [len(layers) for layers in output.features] == 5 * [5] + 3 * [25]
+    assert all(logits.isfinite().all() for logits in output.logits)
 
 
 def bins_after(window: int) -> int:
@@ -102,18 +104,18 @@ def bins_after(window: int) -> int:
     return sum(math.ceil(width / 8) for width in widths)
 
 
-def test_shapes_follow_the_layout(judge: Discriminator) -> None:
-    judgement = judge(noise(3, 2, 1000))
+def test_shapes_follow_the_layout(discriminator: Discriminator) -> None:
+    output = discriminator(noise(3, 2, 1000))
     # 1000 samples gain a whole period: 501 rows of 2, thirds of them, 2 * (1, 4, 16, 32, 32) features
-    assert [tuple(layer.shape) for layer in judgement.features[0]] == [
+    assert [tuple(layer.shape) for layer in output.features[0]] == [
         (6, 2, 167, 2), (6, 8, 56, 2), (6, 32, 19, 2), (6, 64, 7, 2), (6, 64, 7, 2)
     ]  # fmt: skip
     # ceil(1000 / 32) = 32 frames; the first of 65 bins' bands has 6 of them
-    assert [tuple(layer.shape) for layer in judgement.features[2][:5]] == [
+    assert [tuple(layer.shape) for layer in output.features[2][:5]] == [
         (6, 2, 32, 6), (6, 2, 32, 3), (6, 2, 32, 2), (6, 2, 32, 1), (6, 2, 32, 1)
     ]  # fmt: skip
     # 6, 10, 16, 16, 17 bins, halved three times
-    assert [tuple(logits.shape) for logits in judgement.logits[:3]] == [(6, 14), (6, 15), (6, 32 * (1 + 2 + 2 + 2 + 3))]
+    assert [tuple(logits.shape) for logits in output.logits[:3]] == [(6, 14), (6, 15), (6, 32 * (1 + 2 + 2 + 2 + 3))]
 
 
 def test_bands_share_the_spectrum_without_gap_or_overlap() -> None:
@@ -125,10 +127,10 @@ def test_bands_share_the_spectrum_without_gap_or_overlap() -> None:
 
 
 @pytest.mark.parametrize("period", [2, 3, 5])
-def test_a_period_judge_sees_every_period_th_sample(period: int) -> None:
-    judge = PeriodDiscriminator(SMALL, period, channels=1)
+def test_a_period_discriminator_sees_every_period_th_sample(period: int) -> None:
+    discriminator = PeriodDiscriminator(SMALL, period, channels=1)
     audio = noise(1, 1, 60 * period).requires_grad_()
-    logits, features = judge(audio)
+    logits, features = discriminator(audio)
     # [example, feature, row, phase]: one phase of the first rows, whose reach ends before the reflected end
     features[0][0, :, :10, 1].sum().backward()
     assert audio.grad is not None
@@ -149,7 +151,7 @@ def test_whole_rows_gain_one_more(samples: int, rows: int) -> None:
 @pytest.mark.parametrize("samples", [512, 513, 700, 767])
 def test_spectrogram_is_torch_s_without_the_padding_s_frames(samples: int) -> None:
     # DAC: 3/8 of a window reflected at each end, whole hops, torch's centred STFT without its outer two frames
-    judge = BandDiscriminator(SMALL, window=128, channels=2)
+    discriminator = BandDiscriminator(SMALL, window=128, channels=2)
     audio = noise(2, 2, samples)
     padded = torch.nn.functional.pad(audio, (48, 48 - samples % -32), mode="reflect").flatten(0, 1)
     hann = torch.hann_window(128, periodic=True)
@@ -158,7 +160,7 @@ def test_spectrogram_is_torch_s_without_the_padding_s_frames(samples: int) -> No
     # [example, channel, frame, bin, part] to [example, channel and part, frame, bin]
     expected = parts.movedim(-1, 2).flatten(1, 2)
     assert expected.shape[2] == math.ceil(samples / 32)
-    torch.testing.assert_close(judge.spectrogram(audio), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(discriminator.spectrogram(audio), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_level_is_a_peak_of_point_eight_around_zero() -> None:
@@ -170,15 +172,15 @@ def test_level_is_a_peak_of_point_eight_around_zero() -> None:
     torch.testing.assert_close(balanced, torch.tensor([[[0.8, -0.8], [0.2, -0.2]]]))
 
 
-def test_loudness_and_offset_are_not_judged(judge: Discriminator) -> None:
+def test_loudness_and_offset_do_not_count(discriminator: Discriminator) -> None:
     audio = noise(1, 2, 400)
-    for one, other in zip(judge(audio).logits, judge(0.01 * audio + 0.05).logits, strict=True):
+    for one, other in zip(discriminator(audio).logits, discriminator(0.01 * audio + 0.05).logits, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_swapping_channels_swaps_the_rows(judge: Discriminator) -> None:
+def test_swapping_channels_swaps_the_rows(discriminator: Discriminator) -> None:
     audio = noise(2, 2, 400)
-    one, other = judge(audio), judge(audio.flip(1))
+    one, other = discriminator(audio), discriminator(audio.flip(1))
     for logits, swapped in zip(one.logits, other.logits, strict=True):
         assert (logits[0] - logits[1]).abs().max() > 1e-4
         torch.testing.assert_close(swapped, logits.unflatten(0, (2, 2)).flip(1).flatten(0, 1))
@@ -187,10 +189,10 @@ def test_swapping_channels_swaps_the_rows(judge: Discriminator) -> None:
         torch.testing.assert_close(alone[0], logits[2], rtol=1e-4, atol=1e-5)
 
 
-def test_a_joint_judge_hears_a_polarity_flip_of_one_channel() -> None:
-    judge = build(DacDiscriminatorConfig(periods=(2,), windows=(64,), width=4, per_channel=False))
+def test_a_joint_discriminator_sees_a_polarity_flip_of_one_channel() -> None:
+    discriminator = build(DacDiscriminatorConfig(periods=(2,), windows=(64,), width=4, per_channel=False))
     audio = noise(3, 2, 400)
-    one, other = judge(audio), judge(audio * torch.tensor([1.0, -1.0])[:, None])
+    one, other = discriminator(audio), discriminator(audio * torch.tensor([1.0, -1.0])[:, None])
     for logits, flipped in zip(one.logits, other.logits, strict=True):
         assert len(logits) == 3
         assert (logits - flipped).abs().max() > 1e-4
@@ -207,66 +209,68 @@ def test_a_joint_judge_hears_a_polarity_flip_of_one_channel() -> None:
 def test_the_interface_holds_at_any_length(
     config: DiscriminatorConfig, batch: int, channels: int, samples: int, scale: float
 ) -> None:
-    judge = build(config, channels)
+    discriminator = build(config, channels)
     audio = (scale * noise(batch, channels, samples)).requires_grad_()
-    judgement = judge(audio)
-    examples = batch * channels if isinstance(judge, DacDiscriminator) else batch
-    assert len(judgement.logits) == len(judgement.features)
-    for logits, layers in zip(judgement.logits, judgement.features, strict=True):
+    output = discriminator(audio)
+    examples = batch * channels if isinstance(discriminator, DacDiscriminator) else batch
+    assert len(output.logits) == len(output.features)
+    for logits, layers in zip(output.logits, output.features, strict=True):
         assert (logits.ndim, len(logits)) == (2, examples)
         assert all(len(layer) == examples and layer.isfinite().all() for layer in layers)
-    sum(logits.square().sum() for logits in judgement.logits).backward()
+    sum(logits.square().sum() for logits in output.logits).backward()
     assert audio.grad is not None
     assert audio.grad.isfinite().all()
     assert scale == 0 or (audio.grad != 0).float().mean() > 0.99
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in judge.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all() for parameter in discriminator.parameters()
+    )
 
 
-def test_the_shortest_audio_is_the_shortest_that_is_judged() -> None:
+def test_the_shortest_audio_is_the_shortest_that_is_taken() -> None:
     for config in (*CONFIGS, DacDiscriminatorConfig(periods=(40,), windows=(), width=1)):
-        judge, shortest = build(config), config.shortest_audio
-        assert all(logits.isfinite().all() for logits in judge(noise(1, 2, shortest)).logits)
+        discriminator, shortest = build(config), config.shortest_audio
+        assert all(logits.isfinite().all() for logits in discriminator(noise(1, 2, shortest)).logits)
         with pytest.raises(ValueError, match=f"got {shortest - 1} samples; .* {shortest} or more"):
-            judge(noise(1, 2, shortest - 1))
+            discriminator(noise(1, 2, shortest - 1))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 512), (2, 512)])
-def test_audio_of_another_shape_is_refused(any_judge: Discriminator, shape: tuple[int, ...]) -> None:
+def test_audio_of_another_shape_is_refused(any_discriminator: Discriminator, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=re.escape(f"shape {list(shape)}; it expects [batch, 2, samples]")):
-        any_judge(noise(*shape))
+        any_discriminator(noise(*shape))
 
 
-def test_every_parameter_takes_part_in_the_logits(any_judge: Discriminator) -> None:
-    sum(logits.square().sum() for logits in any_judge(noise(2, 2, 2048)).logits).backward()
-    unused = [name for name, one in any_judge.named_parameters() if one.grad is None or not one.grad.any()]
+def test_every_parameter_takes_part_in_the_logits(any_discriminator: Discriminator) -> None:
+    sum(logits.square().sum() for logits in any_discriminator(noise(2, 2, 2048)).logits).backward()
+    unused = [name for name, one in any_discriminator.named_parameters() if one.grad is None or not one.grad.any()]
     assert unused == []
 
 
-def test_examples_are_judged_independently(judge: Discriminator) -> None:
+def test_examples_are_independent(discriminator: Discriminator) -> None:
     audio = noise(3, 2, 400)
-    for alone, together in zip(judge(audio[1:2]).logits, judge(audio).logits, strict=True):
+    for alone, together in zip(discriminator(audio[1:2]).logits, discriminator(audio).logits, strict=True):
         torch.testing.assert_close(together[2:4], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_bfloat16_autocast_is_close(any_judge: Discriminator) -> None:
+def test_bfloat16_autocast_is_close(any_discriminator: Discriminator) -> None:
     audio = noise(2, 2, 1000)
-    exact = any_judge(audio)
+    exact = any_discriminator(audio)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = any_judge(audio)
+        rounded = any_discriminator(audio)
     for one, other in zip(exact.logits, rounded.logits, strict=True):
         assert other.dtype == torch.bfloat16
         assert (one - other).norm() < 0.05 * one.norm()
 
 
-def test_channels_last_is_the_same_function(judge: Discriminator) -> None:
+def test_channels_last_is_the_same_function(discriminator: Discriminator) -> None:
     audio = noise(2, 2, 1000).requires_grad_()
-    expected = judge(audio)
-    judge.to(memory_format=torch.channels_last)
-    judgement = judge(audio)
-    for one, other in zip(judgement.logits, expected.logits, strict=True):
+    expected = discriminator(audio)
+    discriminator.to(memory_format=torch.channels_last)
+    output = discriminator(audio)
+    for one, other in zip(output.logits, expected.logits, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    sum(logits.sum() for logits in judgement.logits).backward()
-    assert all(parameter.grad is not None for parameter in judge.parameters())
+    sum(logits.sum() for logits in output.logits).backward()
+    assert all(parameter.grad is not None for parameter in discriminator.parameters())
 
 
 ONE_OF_EACH = DacDiscriminatorConfig(periods=(2,), windows=(64,), bands=((0.0, 1.0),), width=1)
@@ -274,11 +278,11 @@ ONE_OF_EACH = DacDiscriminatorConfig(periods=(2,), windows=(64,), bands=((0.0, 1
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [ONE_OF_EACH, CONFIGS[1]], ids=["dac", "multi_scale_stft"])
-def test_the_judge_is_one_graph(config: DiscriminatorConfig) -> None:
+def test_the_discriminator_is_one_graph(config: DiscriminatorConfig) -> None:
     # a look at a tensor's values, or a shape that depends on them, would break it
-    judge, audio = build(config), noise(1, 2, 200)
-    traced = torch.compile(judge, backend="eager", fullgraph=True)
-    assert all(map(torch.equal, traced(audio).logits, judge(audio).logits))
+    discriminator, audio = build(config), noise(1, 2, 200)
+    traced = torch.compile(discriminator, backend="eager", fullgraph=True)
+    assert all(map(torch.equal, traced(audio).logits, discriminator(audio).logits))
 
 
 def sines(batch: int, seed: int) -> Tensor:
@@ -294,28 +298,54 @@ def sines(batch: int, seed: int) -> Tensor:
     ids=["dac", "spectrostream"],
 )
 def test_a_few_steps_separate_sines_from_noise(config: DiscriminatorConfig, recipe: str) -> None:
-    judge, objective = build(config), build_objective(recipe, 48000)
-    optimizer = torch.optim.Adam(judge.parameters(), lr=5e-3, betas=(0.8, 0.99))
+    discriminator, objective = build(config), build_objective(recipe, 48000)
+    optimizer = torch.optim.Adam(discriminator.parameters(), lr=5e-3, betas=(0.8, 0.99))
 
-    def hear(seed: int) -> tuple[list[Tensor], list[Tensor]]:
-        return judge(sines(4, seed)).logits, judge(noise(4, 2, 256, seed=seed)).logits
+    def logits_of(seed: int) -> tuple[list[Tensor], list[Tensor]]:
+        return discriminator(sines(4, seed)).logits, discriminator(noise(4, 2, 256, seed=seed)).logits
 
-    before = objective.discriminator_loss(*hear(100)).item()
+    before = objective.discriminator_loss(*logits_of(100)).item()
     for seed in range(30):
         optimizer.zero_grad()
-        objective.discriminator_loss(*hear(seed)).backward()
+        objective.discriminator_loss(*logits_of(seed)).backward()
         optimizer.step()
     with torch.no_grad():
-        heard = hear(100)  # never heard in training
-        assert objective.discriminator_loss(*heard).item() < 0.3 * before
-        assert min(share.item() for share in objective.accuracy(*heard)) > 0.9
+        unseen = logits_of(100)  # never part of the training
+        assert objective.discriminator_loss(*unseen).item() < 0.3 * before
+        assert min(share.item() for share in objective.accuracy(*unseen)) > 0.9
 
 
 def test_every_kind_is_built_from_its_own_configuration() -> None:
-    for kind, config in DISCRIMINATORS.items():
-        assert config().kind == kind
+    for kind, entry in DISCRIMINATORS.items():
+        assert entry.config().kind == kind
     assert isinstance(build(SMALL), DacDiscriminator)
     assert not isinstance(build(CONFIGS[1]), DacDiscriminator)
+
+
+@dataclass(frozen=True)
+class EnergyConfig:
+    kind: str = "energy"
+    gain: float = 1.0
+    shortest_audio: int = 1
+
+
+class EnergyDiscriminator(Discriminator):
+    def __init__(self, config: EnergyConfig, channels: int) -> None:
+        super().__init__()
+        self.channels, self.shortest_audio = channels, config.shortest_audio
+        self.gain = nn.Parameter(torch.tensor(config.gain))
+
+    def forward(self, audio: Tensor) -> DiscriminatorOutput:
+        energy = self.gain * audio.square().mean(dim=(1, 2))[:, None]
+        return DiscriminatorOutput([energy], [[energy]])
+
+
+def test_a_new_kind_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DISCRIMINATORS, "energy", DiscriminatorKind(EnergyConfig, EnergyDiscriminator))
+    config = load_experiment("tiny", ["discriminator={kind: energy, gain: 2.0}"])
+    discriminator = build_discriminator(config.discriminator, channels=2)
+    assert isinstance(discriminator, EnergyDiscriminator)
+    assert discriminator(torch.ones(3, 2, 4)).logits[0].tolist() == [[2.0]] * 3
 
 
 def test_config_from_omegaconf_has_tuples_again() -> None:

@@ -34,14 +34,14 @@ def sine(frequency: float, samples: int = 4800) -> Tensor:
     return 0.5 * torch.sin(2 * math.pi * frequency / RATE * torch.arange(samples)).expand(1, 1, -1)
 
 
-def test_least_squares_discriminator_known_answer_is_a_sum_over_judges() -> None:
+def test_least_squares_discriminator_known_answer_is_a_sum_over_scales() -> None:
     real = [torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0]])]
     fake = [torch.tensor([[0.0, 2.0]]), torch.tensor([[-1.0]])]
-    # judge 1: (0 + 4)/2 + (0 + 1)/2 = 2.5; judge 2: 1 + 4 = 5
+    # scale 1: (0 + 4)/2 + (0 + 1)/2 = 2.5; scale 2: 1 + 4 = 5
     assert least_squares_discriminator_loss(real, fake).item() == pytest.approx(7.5)
 
 
-def test_least_squares_generator_known_answer_is_a_sum_over_judges() -> None:
+def test_least_squares_generator_known_answer_is_a_sum_over_scales() -> None:
     # (1 + 1 + 0)/3 from three values, 4 from one
     fake = [torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([[-1.0]])]
     assert least_squares_generator_loss(fake).item() == pytest.approx(2 / 3 + 4)
@@ -53,7 +53,7 @@ def test_least_squares_rest_at_their_targets() -> None:
     assert least_squares_generator_loss([real]).item() == 0
 
 
-def test_feature_matching_known_answer_is_a_sum_over_layers_and_judges() -> None:
+def test_feature_matching_known_answer_is_a_sum_over_layers_and_scales() -> None:
     real = [[torch.zeros(1, 2), torch.zeros(1, 4)], [torch.ones(3)]]
     fake = [[torch.tensor([[1.0, -3.0]]), torch.ones(1, 4)], [torch.full((3,), 5.0)]]
     assert summed_feature_matching_loss(real, fake).item() == pytest.approx(2 + 1 + 4)
@@ -67,7 +67,7 @@ def test_feature_matching_moves_the_fake_side_alone() -> None:
     assert torch.equal(fake.grad, torch.full((4,), 0.25))
 
 
-def test_a_missing_judge_or_layer_is_an_error() -> None:
+def test_a_missing_scale_or_layer_is_an_error() -> None:
     one = torch.zeros(1)
     with pytest.raises(ValueError, match="zip"):
         least_squares_discriminator_loss([one], [one, one])

@@ -22,7 +22,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.fixture
-def judge() -> MultiScaleSTFTDiscriminator:
+def discriminator() -> MultiScaleSTFTDiscriminator:
     torch.manual_seed(0)
     return MultiScaleSTFTDiscriminator(SMALL)
 
@@ -53,47 +53,47 @@ def test_parameter_count_at_the_papers_layout(width: int, parameters: int) -> No
     assert parameters == expected_parameters(config, channels=2)
 
 
-def test_the_papers_judge_of_full_width_runs() -> None:
+def test_the_papers_discriminator_of_full_width_runs() -> None:
     torch.manual_seed(0)
     with torch.no_grad():
-        judgement = MultiScaleSTFTDiscriminator(MultiScaleSTFTConfig())(noise(1, 2, 4096))
+        output = MultiScaleSTFTDiscriminator(MultiScaleSTFTConfig())(noise(1, 2, 4096))
     # hop W/2 gives 8192/W - 1 frames; three blocks of stride 2 in time
-    assert [logits.shape for logits in judgement.logits] == [(1, 8), (1, 4), (1, 2), (1, 1), (1, 1), (1, 1)]
-    assert all(logits.isfinite().all() for logits in judgement.logits)
+    assert [logits.shape for logits in output.logits] == [(1, 8), (1, 4), (1, 2), (1, 1), (1, 1), (1, 1)]
+    assert all(logits.isfinite().all() for logits in output.logits)
 
 
-def test_shapes_follow_the_layout(judge: MultiScaleSTFTDiscriminator) -> None:
-    judgement = judge(noise(3, 2, 1000))
-    assert len(judgement.logits) == len(judgement.features) == 2
+def test_shapes_follow_the_layout(discriminator: MultiScaleSTFTDiscriminator) -> None:
+    output = discriminator(noise(3, 2, 1000))
+    assert len(output.logits) == len(output.features) == 2
     # ceil((1000 - 64) / 32) + 1 = 31 frames of 32 bins, 4 x (1, 2, 4, 4, 8, 8, 16) features
-    assert [tuple(layer.shape[1:]) for layer in judgement.features[0]] == [
+    assert [tuple(layer.shape[1:]) for layer in output.features[0]] == [
         (4, 31, 32), (8, 31, 16), (16, 16, 8), (16, 16, 4), (32, 8, 2), (32, 8, 1), (64, 4, 1)
     ]  # fmt: skip
-    assert judgement.logits[0].shape == (3, 4)
-    assert judgement.logits[1].shape == (3, 1)
+    assert output.logits[0].shape == (3, 4)
+    assert output.logits[1].shape == (3, 1)
 
 
 @pytest.mark.parametrize("samples", [256, 257, 383, 384, 1001])
-def test_any_length_from_the_longest_window_on_is_judged_to_its_last_sample(
-    judge: MultiScaleSTFTDiscriminator, samples: int
+def test_any_length_from_the_longest_window_on_counts_to_its_last_sample(
+    discriminator: MultiScaleSTFTDiscriminator, samples: int
 ) -> None:
     audio = noise(1, 2, samples).requires_grad_()
-    sum(logits.sum() for logits in judge(audio).logits).backward()
+    sum(logits.sum() for logits in discriminator(audio).logits).backward()
     assert audio.grad is not None
     assert audio.grad.isfinite().all()
     # sample 0 has window weight 0
     assert (audio.grad[..., 1:] != 0).all()
 
 
-def test_too_short_audio_is_refused_by_name(judge: MultiScaleSTFTDiscriminator) -> None:
+def test_too_short_audio_is_refused_by_name(discriminator: MultiScaleSTFTDiscriminator) -> None:
     with pytest.raises(ValueError, match=r"got 255 samples; discriminator.windows is \(64, 256\).* 256 or more"):
-        judge(noise(1, 2, 255))
+        discriminator(noise(1, 2, 255))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 512), (2, 512)])
-def test_audio_of_another_shape_is_refused(judge: MultiScaleSTFTDiscriminator, shape: tuple[int, ...]) -> None:
+def test_audio_of_another_shape_is_refused(discriminator: MultiScaleSTFTDiscriminator, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=re.escape(f"shape {list(shape)}; it expects [batch, 2, samples]")):
-        judge(noise(*shape))
+        discriminator(noise(*shape))
 
 
 def test_spectrogram_is_that_of_torch_stft() -> None:
@@ -113,50 +113,54 @@ def test_white_noise_has_the_same_power_at_every_scale(window: int) -> None:
     assert modulus.square().mean().item() == pytest.approx(0.01, rel=0.02)
 
 
-def test_a_polarity_flip_of_one_channel_is_seen(judge: MultiScaleSTFTDiscriminator) -> None:
+def test_a_polarity_flip_of_one_channel_is_seen(discriminator: MultiScaleSTFTDiscriminator) -> None:
     audio = noise(1, 2, 512)
     flipped = audio * torch.tensor([1.0, -1.0])[:, None]
-    for one, other in zip(judge(audio).logits, judge(flipped).logits, strict=True):
+    for one, other in zip(discriminator(audio).logits, discriminator(flipped).logits, strict=True):
         assert (one - other).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-6])
-def test_gradients_are_finite_at_and_near_silence(judge: MultiScaleSTFTDiscriminator, scale: float) -> None:
+def test_gradients_are_finite_at_and_near_silence(discriminator: MultiScaleSTFTDiscriminator, scale: float) -> None:
     audio = (scale * noise(2, 2, 512)).requires_grad_()
-    judgement = judge(audio)
-    sum(logits.sum() for logits in judgement.logits).backward()
+    output = discriminator(audio)
+    sum(logits.sum() for logits in output.logits).backward()
     assert audio.grad is not None
     assert audio.grad.isfinite().all()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in judge.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all() for parameter in discriminator.parameters()
+    )
 
 
-def test_every_parameter_takes_part_in_the_logits(judge: MultiScaleSTFTDiscriminator) -> None:
+def test_every_parameter_takes_part_in_the_logits(discriminator: MultiScaleSTFTDiscriminator) -> None:
     # so that distributed training never has to search for unused ones
-    sum(logits.square().sum() for logits in judge(noise(2, 2, 2048)).logits).backward()
+    sum(logits.square().sum() for logits in discriminator(noise(2, 2, 2048)).logits).backward()
     unused = [
-        name for name, parameter in judge.named_parameters() if parameter.grad is None or not parameter.grad.any()
+        name
+        for name, parameter in discriminator.named_parameters()
+        if parameter.grad is None or not parameter.grad.any()
     ]
     assert unused == []
 
 
-def test_examples_are_judged_independently(judge: MultiScaleSTFTDiscriminator) -> None:
+def test_examples_are_independent(discriminator: MultiScaleSTFTDiscriminator) -> None:
     audio = noise(3, 2, 600)
-    alone = judge(audio[1:2])
-    together = judge(audio)
+    alone = discriminator(audio[1:2])
+    together = discriminator(audio)
     for scale in range(2):
         torch.testing.assert_close(together.logits[scale][1:2], alone.logits[scale], rtol=1e-4, atol=1e-5)
 
 
-def test_spectrogram_stays_float32_under_autocast(judge: MultiScaleSTFTDiscriminator) -> None:
+def test_spectrogram_stays_float32_under_autocast(discriminator: MultiScaleSTFTDiscriminator) -> None:
     audio = noise(1, 2, 512)
-    scale = judge.scales[0]
+    scale = discriminator.scales[0]
     assert isinstance(scale, STFTDiscriminator)
     expected = scale.spectrogram(audio)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(scale.spectrogram(audio), expected)
-        judgement = judge(audio)
-    assert judgement.features[0][1].dtype != torch.float64
-    assert all(logits.isfinite().all() for logits in judgement.logits)
+        output = discriminator(audio)
+    assert output.features[0][1].dtype != torch.float64
+    assert all(logits.isfinite().all() for logits in output.logits)
 
 
 @pytest.mark.parametrize("stride", [(1, 2), (2, 2), (2, 1), (3, 2)])

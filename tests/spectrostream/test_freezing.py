@@ -6,8 +6,8 @@ from tiny_codec import tiny_config
 from torch import Tensor
 
 from spectrostream import SpectroStream
-from spectrostream.freezing import PARTS, freeze
 from spectrostream.frontends import SAMPLES_PER_TOKEN as TOKEN
+from spectrostream.interface import PARTS
 from spectrostream.other_codecs.dac import Dac, DacConfig
 
 AUDIO_TOKENS = 6
@@ -17,7 +17,7 @@ def codec_with(*frozen: str) -> SpectroStream:
     torch.manual_seed(0)
     codec = SpectroStream(tiny_config())
     codec.quantizer.learning.adopt(codec.quantizer.codebooks)
-    freeze(codec, frozen)
+    codec.freeze(frozen)
     return codec
 
 
@@ -86,7 +86,7 @@ def test_codebooks_that_have_not_begun_are_taken_as_they_are():
     torch.manual_seed(0)
     codec = SpectroStream(tiny_config())
     before = codec.quantizer.codebooks.clone()
-    freeze(codec, ["codebooks"])
+    codec.freeze(["codebooks"])
     assert codec.quantizer(codec.embed(audio(0))).is_started
     assert torch.equal(codec.quantizer.codebooks, before)
 
@@ -108,7 +108,7 @@ def test_frozen_codebooks_stay_frozen_in_a_resumed_run():
 def test_parts_of_a_dac(frozen, learning):
     torch.manual_seed(0)
     codec = Dac(DacConfig(encoder_width=2, decoder_width=16, levels=2, codebook_size=16, codebook_dim=2))
-    freeze(codec, frozen)
+    codec.freeze(frozen)
     assert moved(codec, trained(codec, steps=1)) == learning
 
 

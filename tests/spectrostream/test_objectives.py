@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_modules.training_config import TrainingConfig
-from spectrostream.adversarial.losses import LossWeights, MultiScaleMelLoss
+from spectrostream.adversarial.contract import DiscriminatorOutput
+from spectrostream.adversarial.loss_catalog import LossWeights
+from spectrostream.adversarial.losses import MultiScaleMelLoss
 from spectrostream.adversarial.objectives import RECIPES, Objective, UnknownRecipeError, build_objective
 from spectrostream.errors import UserError
 from spectrostream.other_codecs.dac import Dac, DacConfig
@@ -30,23 +32,25 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "judge", "codec", "features"),
+    ("recipe", "discriminator", "codec", "features"),
     [
-        # judge: hinges (0 + 0.75)/2 + (0 + 1.4)/2 and 2 + 2; codec: minus the means -1.3 and 1; each a mean of two
+        # discriminator: hinges (0 + 0.75)/2 + (0 + 1.4)/2 and 2 + 2; codec: minus the means -1.3 and 1; means of two
         ("spectrostream", (1.075 + 4) / 2, 0.15, (1.5 + 4) / 2),
-        # judge: (9 + 0.16)/2 + (1 + 0.5625)/2 and 1 + 4; codec: (16 + 0.36)/2 and 0; sums
+        # discriminator: (9 + 0.16)/2 + (1 + 0.5625)/2 and 1 + 4; codec: (16 + 0.36)/2 and 0; sums
         ("dac", 4.58 + 0.78125 + 5, 8.18, 2 + 1 + 4),
     ],
 )
-def test_known_answers_of_each_recipe(recipe: str, judge: float, codec: float, features: float) -> None:
+def test_known_answers_of_each_recipe(recipe: str, discriminator: float, codec: float, features: float) -> None:
     objective = build_objective(recipe, 48000)
-    assert objective.discriminator_loss(REAL, FAKE).item() == pytest.approx(judge)
-    assert objective.adversarial_loss(FAKE).item() == pytest.approx(codec)
-    assert objective.feature_matching_loss(REAL_FEATURES, FAKE_FEATURES).item() == pytest.approx(features)
+    assert objective.discriminator_loss(REAL, FAKE).item() == pytest.approx(discriminator)
+    real, fake = DiscriminatorOutput(REAL, REAL_FEATURES), DiscriminatorOutput(FAKE, FAKE_FEATURES)
+    losses = objective.adversarial_losses(real, fake)
+    assert losses["adversarial"].item() == pytest.approx(codec)
+    assert losses["feature_matching"].item() == pytest.approx(features)
 
 
 @pytest.mark.parametrize(
-    # boundaries 0 and 0.5; each judge counts alike
+    # boundaries 0 and 0.5; each scale counts alike
     ("recipe", "right"),
     [("spectrostream", ((1 + 0) / 2, (0.5 + 0) / 2)), ("dac", ((0.5 + 0) / 2, (1 + 0) / 2))],
 )
@@ -62,7 +66,7 @@ def test_a_logit_on_the_boundary_is_right_for_nobody(objective: Objective) -> No
     assert tuple(share.item() for share in objective.accuracy(logits, logits)) == (0, 0)
 
 
-def test_a_judge_that_minimises_its_loss_is_always_right(objective: Objective) -> None:
+def test_a_discriminator_that_minimises_its_loss_is_always_right(objective: Objective) -> None:
     real, fake = ([torch.zeros(2, 8, requires_grad=True)] for _ in range(2))
     optimizer = torch.optim.SGD([*real, *fake], lr=2.0)
     for _ in range(20):
@@ -75,14 +79,15 @@ def test_a_judge_that_minimises_its_loss_is_always_right(objective: Objective) -
 
 def test_reconstruction_loss_is_zero_for_the_original_alone(objective: Objective) -> None:
     audio = noise(1, 2, 2400)
-    assert objective.reconstruction_loss(audio, audio.clone()).item() == 0
-    assert objective.reconstruction_loss(noise(1, 2, 2400, seed=1), audio).item() > 0.1
+    assert objective.reconstruction_losses(audio, audio.clone())["mel"].item() == 0
+    assert objective.reconstruction_losses(noise(1, 2, 2400, seed=1), audio)["mel"].item() > 0.1
 
 
 def test_the_paper_s_reconstruction_loss_is_both_parts_of_its_mel_loss() -> None:
     decoded, original = noise(1, 2, 2400, seed=1), noise(1, 2, 2400)
-    expected = MultiScaleMelLoss(48000)(decoded, original).total
-    assert torch.equal(build_objective("spectrostream", 48000).reconstruction_loss(decoded, original), expected)
+    expected = MultiScaleMelLoss(48000).parts(decoded, original).total
+    losses = build_objective("spectrostream", 48000).reconstruction_losses(decoded, original)
+    assert torch.equal(losses["mel"], expected)
 
 
 AUDIO = noise(1, 2, 1200), noise(1, 2, 1200, seed=1)
@@ -91,13 +96,14 @@ AUDIO = noise(1, 2, 1200), noise(1, 2, 1200, seed=1)
 def all_losses(objective: Objective, cast: Callable[[Tensor], Tensor] = torch.Tensor.clone) -> list[Tensor]:
     real, fake, (decoded, original) = ([cast(one) for one in side] for side in (REAL, FAKE, AUDIO))
     real_features, fake_features = (
-        [[cast(one) for one in judge] for judge in side] for side in (REAL_FEATURES, FAKE_FEATURES)
+        [[cast(one) for one in scale] for scale in side] for side in (REAL_FEATURES, FAKE_FEATURES)
     )
     return [
         objective.discriminator_loss(real, fake),
-        objective.adversarial_loss(fake),
-        objective.feature_matching_loss(real_features, fake_features),
-        objective.reconstruction_loss(decoded, original),
+        *objective.adversarial_losses(
+            DiscriminatorOutput(real, real_features), DiscriminatorOutput(fake, fake_features)
+        ).values(),
+        *objective.reconstruction_losses(decoded, original).values(),
         *objective.accuracy(real, fake),
     ]
 
@@ -120,12 +126,13 @@ def test_losses_never_wait_for_the_device(objective: Objective) -> None:
 
 def test_gradients_reach_the_audio_from_every_loss(objective: Objective) -> None:
     audio = noise(1, 1, 1200).requires_grad_()
-    losses = (
-        objective.adversarial_loss([audio[0]]),
-        objective.feature_matching_loss([[noise(1, 1200)]], [[2 * audio[0]]]),
-        objective.reconstruction_loss(audio, noise(1, 1, 1200, seed=1)),
-    )
-    for loss in losses:
+    real = DiscriminatorOutput([noise(1, 1200)], [[noise(1, 1200)]])
+    losses = {
+        **objective.adversarial_losses(real, DiscriminatorOutput([audio[0]], [[2 * audio[0]]])),
+        **objective.reconstruction_losses(audio, noise(1, 1, 1200, seed=1)),
+    }
+    assert losses.keys() == {"adversarial", "feature_matching", "mel"}
+    for loss in losses.values():
         (gradient,) = torch.autograd.grad(loss, audio)
         assert gradient.isfinite().all()
         assert (gradient != 0).float().mean() > 0.99
@@ -138,10 +145,10 @@ def test_an_objective_has_nothing_to_learn_or_to_save(objective: Objective) -> N
 
 def test_the_shortest_audio_is_the_shortest_that_is_compared() -> None:
     for name, recipe in RECIPES.items():
-        objective, shortest = build_objective(name, 48000), recipe.shortest_audio
-        assert objective.reconstruction_loss(noise(1, 1, shortest), noise(1, 1, shortest)) == 0
+        objective, shortest = build_objective(name, 48000), recipe.shortest_audio(recipe.weights)
+        assert objective.reconstruction_losses(noise(1, 1, shortest), noise(1, 1, shortest)) == {"mel": 0}
         with pytest.raises(ValueError, match=f"it needs {shortest} or more"):
-            objective.reconstruction_loss(noise(1, 1, shortest - 1), noise(1, 1, shortest - 1))
+            objective.reconstruction_losses(noise(1, 1, shortest - 1), noise(1, 1, shortest - 1))
 
 
 def test_weights_are_the_published_ones() -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from spectrostream.atomic_files import open_beside
 
+pytestmark = pytest.mark.processes
+
 _KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -32,6 +32,8 @@ from datamodules.free_corpora.contract import RecipeError
 from datamodules.free_corpora.ledger import Ledger
 from datamodules.free_corpora.packages import Given
 
+pytestmark = pytest.mark.processes
+
 FREEDOOM, HYPERROGUE, NAEV = RECIPES["freedoom"], RECIPES["hyperrogue"], RECIPES["naev"]
 NAMES = ["freedoom1/D_E1M1.flac", "freedoom1/D_E1M2.flac", "freedoom2/D_RUNNIN.flac"]
 DEMO = Path(__file__).parents[3] / "datamodules" / "demo_corpus"

@@ -63,12 +63,12 @@ LIST = """- Ann Artist <ann@example.org>:
 )
 def test_the_last_paragraph_that_matches_counts(tmp_path: Path, name: str, expected: Credit) -> None:
     root = write_files(tmp_path, {"usr/share/doc/game/copyright": COPYRIGHT.encode()})
-    assert DebianCopyright("music/").read(root, "game").get(name) == expected
+    assert DebianCopyright("music/").read(root, "game")(name) == expected
 
 
 def test_the_prefix_is_the_source_packages_folder(tmp_path: Path) -> None:
     root = write_files(tmp_path, {"usr/share/doc/game/copyright": COPYRIGHT.encode()})
-    assert DebianCopyright("other/").read(root, "game").get("song.ogg") == Credit("2001, The team", "GPL-2+")
+    assert DebianCopyright("other/").read(root, "game")("song.ogg") == Credit("2001, The team", "GPL-2+")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_the_prefix_is_the_source_packages_folder(tmp_path: Path) -> None:
 )
 def test_a_file_without_paragraphs_says_nothing_of_any_piece(tmp_path: Path, text: bytes) -> None:
     root = write_files(tmp_path, {"usr/share/doc/game/copyright": text})
-    assert DebianCopyright("").read(root, "game").get("song.ogg") is None
+    assert DebianCopyright("").read(root, "game")("song.ogg") is None
 
 
 def test_a_missing_copyright_file_is_said(tmp_path: Path) -> None:
@@ -88,11 +88,10 @@ def test_a_list_of_authors_gives_short_names_and_titles(tmp_path: Path) -> None:
     titles = "# order\n- name: Number one\n  filename: one.ogg\n"
     root = write_files(tmp_path, {"list.yaml": LIST.encode(), "titles.yaml": titles.encode()})
     credits = LicenceList("list.yaml", "titles.yaml", {"GPLv3 / CC-by 3": "CC-BY-3.0 or GPL-3"}).read(root, "game")
-    assert credits == {
-        "one.ogg": Credit("Ann Artist", "CC-BY-3.0 or GPL-3", "Number one"),
-        "two.ogg": Credit("Ann Artist", "CC-BY-3.0 or GPL-3"),
-        "three.ogg": Credit("Somebody", "A new one"),
-    }
+    assert credits("one.ogg") == Credit("Ann Artist", "CC-BY-3.0 or GPL-3", "Number one")
+    assert credits("two.ogg") == Credit("Ann Artist", "CC-BY-3.0 or GPL-3")
+    assert credits("three.ogg") == Credit("Somebody", "A new one")
+    assert credits("four.ogg") is None
 
 
 @pytest.mark.parametrize("text", ["{", "- just a name", "42", "- Ann:\n   music: [x.ogg]", "- [a, b]"])
@@ -103,7 +102,7 @@ def test_a_list_of_another_form_is_said(tmp_path: Path, text: str) -> None:
 
 
 def test_one_credit_can_stand_for_all(tmp_path: Path) -> None:
-    assert Stated("They", "MIT").read(tmp_path, "game").get("anything") == Credit("They", "MIT")
+    assert Stated("They", "MIT").read(tmp_path, "game")("anything") == Credit("They", "MIT")
 
 
 def test_recipes_are_told_apart_by_what_they_promise() -> None:

@@ -22,6 +22,8 @@ from datamodules.scanning.measuring import content_hash, measure
 from datamodules.scanning.scan import scan
 from datamodules.shards.encodings import ENCODINGS
 
+pytestmark = pytest.mark.processes
+
 FLAC = Settings("flac24", as_shards=False)
 
 

@@ -17,6 +17,8 @@ from datamodules.preparing.jobs import Settings
 from datamodules.preparing.log import PrepareError
 from datamodules.preparing.prepare import Prepared, prepare
 
+pytestmark = pytest.mark.processes
+
 FLAC = Settings("flac24", as_shards=False)
 SHARDS = Settings("pcm16", as_shards=True)
 Change = Callable[[pandas.DataFrame, Path], pandas.DataFrame]

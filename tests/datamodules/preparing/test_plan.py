@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.corpora.manifest import typed
+from datamodules.corpora.manifest import SPLITS, typed
 from datamodules.corpora.splits import hash_places
-from datamodules.layouts.contract import SPLITS
 from datamodules.preparing.jobs import Job, Settings
 from datamodules.preparing.plan import jobs_of, prepared_names, shard_word
 

@@ -30,6 +30,8 @@ from datamodules.preparing.plan import jobs_of, prepared_names
 from datamodules.preparing.prepare import MANIFEST_NAME, PASSED_OVER_NAME, prepare
 from datamodules.shards.index import INDEX_NAME, read_index
 
+pytestmark = pytest.mark.processes
+
 FLAC = Settings("flac24", as_shards=False)
 SHARDS = Settings("pcm16", as_shards=True, shard_bytes=1_700_000, piece_seconds=4.0)
 

@@ -15,6 +15,8 @@ from datamodules.preparing.jobs import Settings
 from datamodules.preparing.prepare import prepare
 from datamodules.shards.index import read_index
 
+pytestmark = pytest.mark.processes
+
 # A second of stereo is 192 kB: every track has a shard of its own.
 SHARDS = Settings("pcm16", as_shards=True, shard_bytes=220_000)
 

@@ -25,6 +25,8 @@ from datamodules.scanning.measuring import measure
 from datamodules.scanning.pool import Job, measured
 from datamodules.scanning.scan import ScanError, scan
 
+pytestmark = pytest.mark.processes
+
 DEMO = demo_corpus_root()
 
 

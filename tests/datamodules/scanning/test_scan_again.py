@@ -17,6 +17,8 @@ from datamodules.layouts import LAYOUTS, Entry, Found
 from datamodules.scanning.measuring import VERSION, measure
 from datamodules.scanning.scan import ScanProgress, scan
 
+pytestmark = pytest.mark.processes
+
 
 def test_a_second_scan_measures_what_is_new_or_changed(scanner: Scanner) -> None:
     for number in range(6):

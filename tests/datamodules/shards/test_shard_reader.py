@@ -18,15 +18,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datamodules.audio.files import AudioFileError, read_audio
+from datamodules.corpora.corpus import Corpus
 from datamodules.corpora.spans import Spans
-from datamodules.shards.index import INDEX_NAME, ShardIndexError, read_index, shard_corpus, write_index
+from datamodules.shards.index import INDEX_NAME, ShardIndexError, read_index, write_index
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.store import ShardError, ShardStore
 
 
 def reader_of(folder: Path, **options: float) -> ShardReader:
     store = ShardStore(folder)
-    return ShardReader(shard_corpus(str(folder), store.read_index()), store, **options)  # type: ignore[arg-type]
+    return ShardReader(Corpus(str(folder), store.read_index()), store, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=["shard_folder", "flac_shard_folder", "float_shard_folder"])
@@ -194,7 +195,7 @@ def test_an_index_survives_being_a_corpus_whose_rows_were_filtered(shard_folder:
     store = ShardStore(shard_folder)
     table = store.read_index()
     part = table[table["shard"] != table["shard"].iloc[0]]
-    reader = ShardReader(shard_corpus("part", part), store)
+    reader = ShardReader(Corpus("part", part), store)
     assert len(reader.corpus.tracks) == len(part)
     for track in range(len(part)):
         reader.read(track, 0.0, 0.2)

@@ -30,11 +30,14 @@ from local_servers import (
     unavailable,
 )
 
+from datamodules.corpora.corpus import Corpus
 from datamodules.shards.cache import ShardCache
-from datamodules.shards.index import Shard, ShardIndexError, shard_corpus, shards_of
+from datamodules.shards.index import Shard, ShardIndexError, shards_of
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.store import ShardError, ShardStore
 from spectrostream.errors import UserError
+
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture
@@ -110,7 +113,7 @@ def test_a_shard_that_does_not_come_is_left_out_and_named_once(
     second = names_in(shard_folder)[1]
     with served(shard_folder, {second: fault}) as server:
         store = store_of(server.url, tmp_path)
-        reader = ShardReader(shard_corpus("here", store.read_index()), store)
+        reader = ShardReader(Corpus("here", store.read_index()), store)
         begin = time.monotonic()
         with caplog.at_level(logging.WARNING):
             for _ in range(2):
@@ -283,7 +286,7 @@ def test_left_overs_of_killed_downloads_make_room(tmp_path: Path) -> None:
 
 def test_the_next_window_is_fetched_in_the_background(server: FolderServer, tmp_path: Path) -> None:
     store = store_of(server.url, tmp_path)
-    reader = ShardReader(shard_corpus("here", store.read_index()), store)
+    reader = ShardReader(Corpus("here", store.read_index()), store)
     reader.prefetch([0, 2])
     deadline = time.monotonic() + 10
     while len(list((tmp_path / "cache").glob("*.tar"))) < 2:
@@ -302,8 +305,8 @@ def test_s3(shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv(name, value)
     with s3_bucket(shard_folder) as endpoint:
         store = store_of("s3://music/shards", tmp_path, endpoint_url=endpoint, timeout_seconds=10)
-        local = ShardReader(shard_corpus("local", ShardStore(shard_folder).read_index()), ShardStore(shard_folder))
-        remote = ShardReader(shard_corpus("remote", store.read_index()), store)
+        local = ShardReader(Corpus("local", ShardStore(shard_folder).read_index()), ShardStore(shard_folder))
+        remote = ShardReader(Corpus("remote", store.read_index()), store)
         for track in range(len(remote.corpus.tracks)):
             assert torch.equal(remote.read(track, 0.1, 0.5), local.read(track, 0.1, 0.5))
         with pytest.raises(ShardError, match="not there"):

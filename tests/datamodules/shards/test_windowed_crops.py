@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.utils.data import DataLoader
 
+from datamodules.corpora.corpus import Corpus
 from datamodules.corpora.spans import Spans
 from datamodules.crop_dataset import CropDataset
 from datamodules.crops import StepSampler
-from datamodules.shards.index import shard_corpus
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.store import ShardStore
 from datamodules.shards.windows import WindowedCrops
+
+pytestmark = pytest.mark.processes
 
 RATE = 100  # few samples to start at, so that each can be counted
 
@@ -202,7 +204,7 @@ def test_the_window_after_this_one_is_announced_once() -> None:
 
 def dataset_of(folder: Path, seed: int) -> CropDataset:
     store = ShardStore(folder)
-    reader = ShardReader(shard_corpus(str(folder), store.read_index()), store)
+    reader = ShardReader(Corpus(str(folder), store.read_index()), store)
     durations = reader.corpus.durations
     spans = Spans(np.arange(len(durations)), np.zeros(len(durations)), durations)
     crops = WindowedCrops(

@@ -1,15 +1,12 @@
-"""One experiment as data: schema, YAML, overrides, identity. The only place where the rooms' configurations meet."""
+"""An experiment out of YAML files and `key=value` overrides; a mistake is an error that names its key."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import json
-import math
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,110 +14,17 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from ablations.initial_weights import LEARNING_KEYS, Start, Starts
+from ablations.run_folder import RunFolder
+from ablations.schema import KINDS, SECTIONS, ExperimentConfig
 from datamodules.corpora.manifest import FORMATS, MANIFEST_NAME
-from datamodules.data_config import DataConfig
 from datamodules.shards.index import INDEX_NAME
-from lightning_modules.trainer_config import TrainerConfig
-from lightning_modules.training_config import TrainingConfig
-from spectrostream.adversarial.discriminators import DISCRIMINATORS, DiscriminatorConfig
-from spectrostream.adversarial.objectives import RECIPES
-from spectrostream.adversarial.stft_discriminator import MultiScaleSTFTConfig
-from spectrostream.codec_config import SpectroStreamConfig
+from spectrostream.added_keys import neutral_values
 from spectrostream.errors import UserError
-from spectrostream.registry import CONFIGS, CodecConfig
+from spectrostream.interface import CodecConfig
 
 
 class ConfigError(UserError):
     """A configuration that cannot be: the message names the key, what was given and what is allowed."""
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """How a trained codec is judged.
-
-    levels: operating points, numbers of quantizer levels. visqol: False skips the slowest metric.
-    segments: held-out excerpts at most, spread evenly over all; None is the whole table of data.evaluation_segments, or
-    50 without one. workers: ViSQOL processes. keep_audio: writes every decoded segment for the report's player and
-    pictures.
-    """
-
-    levels: tuple[int, ...] = (64,)
-    visqol: bool = True
-    segments: int | None = None
-    workers: int = 2
-    keep_audio: bool = True
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", tuple(self.levels))
-        if not self.levels or min(self.levels) < 1 or len(set(self.levels)) < len(self.levels):
-            given = f"evaluation.levels = {list(self.levels)}"
-            raise ValueError(f"{given} is not possible; allowed: one or more different numbers >= 1")
-        if self.segments is not None and self.segments < 1:
-            raise ValueError(f"evaluation.segments = {self.segments} is not possible; allowed: null, or 1 or more")
-        if self.workers < 1:
-            raise ValueError(f"evaluation.workers = {self.workers} is not possible; allowed: 1 or more")
-
-
-@dataclass(frozen=True)
-class ExperimentConfig:
-    """Everything that one run needs; each section stands beside the class it builds."""
-
-    model: CodecConfig
-    discriminator: DiscriminatorConfig = field(default_factory=MultiScaleSTFTConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-
-    def __post_init__(self) -> None:
-        trained = self.model.quantizer.levels if isinstance(self.model, SpectroStreamConfig) else self.model.levels
-        if max(self.evaluation.levels) > trained:
-            raise ValueError(
-                f"evaluation.levels = {list(self.evaluation.levels)} goes beyond the {trained} levels that the model "
-                f"trains; allowed: 1..{trained}"
-            )
-        # The mel loss reflects half a window at each end.
-        longest = max(self.discriminator.shortest_audio, RECIPES[self.training.recipe].shortest_audio)
-        if round(self.data.crop_seconds * 48000) < longest:
-            raise ValueError(
-                f"data.crop_seconds = {self.data.crop_seconds} is shorter than the longest window of the discriminator "
-                f"and of the mel loss, {longest} samples; allowed: {math.ceil(longest / 48) / 1000:.3f} or more"
-            )
-
-
-_SECTIONS = {f.name: f for f in dataclasses.fields(ExperimentConfig)}
-# The sections whose schema is chosen by their `kind`, and the kinds; the first one is the default.
-_KINDS: dict[str, Mapping[str, type]] = {"model": CONFIGS, "discriminator": DISCRIMINATORS}
-# Raised with every change of the code that changes what a training computes: finished runs are then run again.
-TRAINING_VERSION = 3
-# What does not change the result of training: how fast it runs, what is written about it, how it is judged afterwards.
-NOT_IN_SIGNATURE = (
-    "evaluation",
-    "trainer.threads",
-    "trainer.log_every",
-    "trainer.checkpoint_every",
-    "trainer.keep_checkpoints",
-    "trainer.keep_best",
-    "trainer.samples_every",
-    "trainer.sample_clips",
-    "trainer.tensorboard",
-    "trainer.validate_every",
-    "trainer.wandb",
-    "trainer.wandb_project",
-    "training.start_from",  # the weights count by their fingerprint, wherever they are
-    "data.root",  # the corpus counts by its fingerprint, however its folder is written
-    "data.manifests",
-    "data.num_workers",
-    "data.read_timeout_seconds",
-    "data.shards",
-    "data.shard_cache",
-    "data.shard_cache_gigabytes",
-    "data.s3_endpoint",
-    "data.evaluation_segments",
-    "data.cache_audio",
-    "data.validation_crops",
-    "data.evaluation_segment_seconds",
-)
 
 
 def configs_folder() -> Path:
@@ -139,14 +43,28 @@ def find_yaml(name: str, folder: Path, what: str) -> Path:
 
 
 def load_layer(path: Path) -> DictConfig:
-    """A YAML file as one layer of a configuration."""
+    """A YAML file as one layer of a configuration.
+
+    The config.yaml in the folder of a run names all keys of its time; keys that were added later are filled in with
+    their neutral values, so that the layer means what it meant then.
+
+    Raises:
+        ConfigError: if the file holds no mapping.
+    """
     try:
         layer = OmegaConf.load(path)
     except Exception as error:  # YAML's own errors have no common base with OmegaConf's
         raise ConfigError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(layer, DictConfig):
-        raise ConfigError(f"{path} holds a list; a mapping of sections is needed ({', '.join(_SECTIONS)})")
-    return layer
+        raise ConfigError(f"{path} holds a list; a mapping of sections is needed ({', '.join(SECTIONS)})")
+    run = RunFolder(path.parent)
+    is_of_a_run = path == run.config and run.facts.is_file()
+    return _merged(_neutral_layer(layer), layer) if is_of_a_run else layer
+
+
+def _neutral_layer(record: DictConfig) -> DictConfig:
+    plain = {name: neutral_values(schema) for name, schema in _schemas(record).items()}
+    return OmegaConf.create(json.loads(json.dumps(plain)))  # lists, as YAML has them
 
 
 def overrides_layer(overrides: Sequence[str]) -> DictConfig:
@@ -200,12 +118,12 @@ def compose(*layers: DictConfig, starts: Starts | None = None) -> ExperimentConf
     """
     merged = OmegaConf.create({})
     for layer in layers:
-        for section in _KINDS:
+        for section in KINDS:
             kind = OmegaConf.select(layer, f"{section}.kind")
             if kind is not None and kind != _kind(merged, section) and section in merged:
                 merged.pop(section)
         merged = _merged(merged, layer)
-    schema = _schema({section: _kind(merged, section) for section in _KINDS})
+    schema = OmegaConf.create({name: OmegaConf.structured(one) for name, one in _schemas(merged).items()})
     try:
         plain = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
@@ -215,7 +133,7 @@ def compose(*layers: DictConfig, starts: Starts | None = None) -> ExperimentConf
     if start:
         _fill(schema, {"model": start.plain_model()}, "")
     _fill(schema, plain, "")
-    for name in _SECTIONS:
+    for name in SECTIONS:
         _require_possible(schema[name], f"{name}.")
     try:
         sections: Any = OmegaConf.to_object(schema)
@@ -234,7 +152,7 @@ def _start(plain: Mapping[Any, Any], kind: str, starts: Starts) -> Start | None:
 
 
 def _require_weights_shape(model: CodecConfig, start: Start) -> None:
-    own, theirs = (_leaves(dataclasses.asdict(one), "model.") for one in (model, start.model))
+    own, theirs = (leaves(dataclasses.asdict(one), "model.") for one in (model, start.model))
     different = [key for key in own if own[key] != theirs[key] and key not in LEARNING_KEYS]
     if different:
         given = ", ".join(f"{key} = {own[key]!r} ({theirs[key]!r} there)" for key in different)
@@ -244,10 +162,11 @@ def _require_weights_shape(model: CodecConfig, start: Start) -> None:
         )
 
 
-def _leaves(plain: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def leaves(plain: Any, prefix: str = "") -> dict[str, Any]:
+    """All values of nested mappings by their dotted keys, behind `prefix`."""
     found: dict[str, Any] = {}
     for key, value in plain.items():
-        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return found
 
 
@@ -263,7 +182,7 @@ def _require_possible(section: DictConfig, prefix: str) -> None:
         raise ConfigError(str(error).splitlines()[0]) from error
     except (ValueError, TypeError) as error:
         words = str(error).splitlines()[0]
-        knows_its_place = words.startswith(tuple(f"{name}." for name in _SECTIONS))
+        knows_its_place = words.startswith(tuple(f"{name}." for name in SECTIONS))
         raise ConfigError(words if knows_its_place else f"{prefix}{words}") from error
 
 
@@ -274,25 +193,22 @@ def _merged(*layers: DictConfig) -> DictConfig:
 
 
 def _kind(merged: DictConfig, section: str) -> Any:
-    return OmegaConf.select(merged, f"{section}.kind") or next(iter(_KINDS[section]))
+    return OmegaConf.select(merged, f"{section}.kind") or next(iter(KINDS[section]))
 
 
-def _schema(kinds: Mapping[str, Any]) -> DictConfig:
-    sections: dict[str, Any] = {}
-    for name, section in _SECTIONS.items():
-        if name in kinds:
-            sections[name] = OmegaConf.structured(_schema_of_kind(name, kinds[name]))
-        else:
-            assert section.default_factory is not dataclasses.MISSING
-            sections[name] = OmegaConf.structured(section.default_factory)
-    return OmegaConf.create(sections)
+def _schemas(merged: DictConfig) -> dict[str, Any]:
+    """The class of each section; the section's kind chooses among several."""
+    return {
+        name: _schema_of_kind(name, _kind(merged, name)) if name in KINDS else section.default_factory
+        for name, section in SECTIONS.items()
+    }
 
 
 def _schema_of_kind(section: str, kind: Any) -> type:
-    kinds = _KINDS[section]
+    kinds = KINDS[section]
     if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(f"{section}.kind = {kind!r} is not known; allowed: {', '.join(kinds)}")
-    return kinds[kind]
+    return kinds[kind].config
 
 
 def _fill(schema: DictConfig, given: Mapping[Any, Any], prefix: str) -> None:
@@ -347,29 +263,3 @@ def to_plain(config: ExperimentConfig) -> dict[str, Any]:
 def to_yaml(config: ExperimentConfig) -> str:
     """The resolved configuration."""
     return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
-
-
-def is_in_signature(key: str) -> bool:
-    """True if a dotted key counts for the identity of a run."""
-    return not any(key == one or key.startswith(f"{one}.") for one in NOT_IN_SIGNATURE)
-
-
-def signature(config: ExperimentConfig, data_fingerprint: str, start_fingerprint: str = "") -> str:
-    """Identity of a training run: a hash of the resolved configuration less `NOT_IN_SIGNATURE`, and of the corpus.
-
-    start_fingerprint: of the weights that it starts from, if it does.
-    """
-    plain = to_plain(config)
-    for key in NOT_IN_SIGNATURE:
-        *sections, last = key.split(".")
-        node = plain
-        for section in sections:
-            node = node[section]
-        node.pop(last)
-    plain["data"]["split"] = config.data.chosen_split  # whether it was typed or not
-    plain["data_fingerprint"] = data_fingerprint
-    if start_fingerprint:
-        plain["start_fingerprint"] = start_fingerprint
-    plain["training_version"] = TRAINING_VERSION
-    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]

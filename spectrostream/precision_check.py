@@ -93,7 +93,7 @@ def _forward_in_float32(self: nn.Module, x: Tensor, *state: Any) -> Tensor:
 def _example_inputs(module: nn.Module, run: Callable[[], object], *, streams: bool) -> dict[nn.Module, list[Tensor]]:
     """A small input for each layout that each convolution gets; its values mean nothing.
 
-    streams: also one that gives a single frame, as a stream of single tokens does.
+    streams: also those that give one frame and three, as a stream of few tokens does.
     """
     found: dict[nn.Module, dict[tuple[int, ...], Tensor]] = {}
 
@@ -101,7 +101,7 @@ def _example_inputs(module: nn.Module, run: Callable[[], object], *, streams: bo
         x = inputs[0]
         frames = [_POSITIONS if x.ndim == 3 or x.shape[3] == 1 else _FRAMES]
         if streams and isinstance(layer, Convolution):
-            frames.append(layer.stride[0])
+            frames += [layer.stride[0], 3 * layer.stride[0]]
         for example in (_small_input_like(x, count) for count in frames):
             found.setdefault(layer, {})[example.shape + example.stride()] = example
 

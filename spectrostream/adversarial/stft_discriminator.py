@@ -78,6 +78,20 @@ class PaddedConv2d(nn.Conv2d):
         return F.conv2d(x, self.weight, self.bias, (self.stride[0], 1))
 
 
+class PointwiseConv2d(nn.Conv2d):
+    """A 1x1 convolution, right in bfloat16 on every processor.
+
+    oneDNN's kernels for AMX are wrong for 2 to 4 positions (docs/bfloat16.md). There it is written as the matrix
+    product that it is.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, in, T, F]` to `[batch, out, T, F]`."""
+        if x.shape[-2] * x.shape[-1] > 4:
+            return super().forward(x)
+        return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
+
+
 class ResidualBlock2d(nn.Module):
     """3x3 convolution, then a strided one of size stride + 2, each normalised; strided 1x1 shortcut (SoundStream).
 
@@ -94,7 +108,7 @@ class ResidualBlock2d(nn.Module):
         self.first_norm = nn.GroupNorm(1, in_features)
         self.second = PaddedConv2d(in_features, out_features, kernel, stride, padding=1)
         self.second_norm = nn.GroupNorm(1, out_features)
-        self.shortcut = nn.Conv2d(in_features, out_features, 1)
+        self.shortcut = PointwiseConv2d(in_features, out_features, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, in, T, F]` to `[batch, out, ceil(T/stride_t), ceil(F/stride_f)]`."""

@@ -10,6 +10,7 @@ from spectrostream.adversarial.stft_discriminator import (
     MultiScaleSTFTConfig,
     MultiScaleSTFTDiscriminator,
     PaddedConv2d,
+    PointwiseConv2d,
     ResidualBlock2d,
     STFTDiscriminator,
 )
@@ -191,6 +192,14 @@ def test_a_padded_convolution_is_the_plain_one_at_every_width(
         results.append([y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 3), (2, 2), (5, 1), (4, 3)])
+def test_a_pointwise_convolution_is_the_plain_one_at_every_size(shape: tuple[int, int]) -> None:
+    layer = PointwiseConv2d(3, 5, 1)
+    x = noise(2, 3, *shape)
+    expected = torch.einsum("oi,bitf->botf", layer.weight[:, :, 0, 0], x) + layer.bias[:, None, None]
+    torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_config_from_omegaconf_has_tuples_again() -> None:

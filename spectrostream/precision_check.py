@@ -25,10 +25,9 @@ TOLERANCE = 0.03
 """Largest relative error that rounding explains: bfloat16 gives at most 0.009, a wrong kernel 0.4 and more, or NaN."""
 
 _CONVOLUTIONS = (Convolution, TransposedConvolution, nn.modules.conv._ConvNd)
-# Features, kernel, stride and the last axis decide which kernel oneDNN takes. More frames only repeat the same work.
-_FRAMES = 8
-_POSITIONS = 32  # of a layer whose only axis is time
-_BLOCK = 64  # a long last axis is shortened by whole blocks of so many bins
+# oneDNN takes a kernel by features, kernel size, stride, the last axis, and whether there are few positions.
+_FRAMES = 32
+_BLOCK = 16  # a long last axis is shortened by whole blocks of so many bins
 # A kernel that reads memory which nobody wrote may be right by chance in a fresh process.
 _REPETITIONS = 2
 _known_errors: dict[tuple[object, ...], float] = {}
@@ -99,7 +98,7 @@ def _example_inputs(module: nn.Module, run: Callable[[], object], *, streams: bo
 
     def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0]
-        frames = [_POSITIONS if x.ndim == 3 or x.shape[3] == 1 else _FRAMES]
+        frames = [_FRAMES]
         if streams and isinstance(layer, Convolution):
             frames += [layer.stride[0], 3 * layer.stride[0]]
         for example in (_small_input_like(x, count) for count in frames):

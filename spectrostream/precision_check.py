@@ -26,7 +26,7 @@ TOLERANCE = 0.03
 
 _CONVOLUTIONS = (Convolution, TransposedConvolution, nn.modules.conv._ConvNd)
 # oneDNN takes a kernel by features, kernel size, stride, the last axis, and whether there are few positions.
-_FRAMES = 32
+_FRAMES = 16
 _BLOCK = 16  # a long last axis is shortened by whole blocks of so many bins
 # A kernel that reads memory which nobody wrote may be right by chance in a fresh process.
 _REPETITIONS = 2

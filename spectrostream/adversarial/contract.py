@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -48,6 +49,7 @@ class Discriminator(nn.Module):
     channels: int
     shortest_audio: int
 
+    @abstractmethod
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
         """Compute logits and features.
 
@@ -57,7 +59,6 @@ class Discriminator(nn.Module):
         Raises:
             ValueError: The audio has another shape, or fewer samples than `shortest_audio`.
         """
-        raise NotImplementedError
 
 
 def check_audio(audio: Tensor, channels: int) -> None:

@@ -40,7 +40,7 @@ def folder_of(runs: Path, run: Run, data_fingerprint: str) -> Path:
 
 
 def has_results(folder: Path) -> bool:
-    """True if the run was trained and evaluated, be it under another protocol; the report says so then."""
+    """True if the run was trained and evaluated, also under another protocol; the report then says so."""
     return RunFolder(folder).done.exists()
 
 

@@ -141,7 +141,7 @@ def _conclude(ended: _Running) -> str | None:
 
 def _work(task: Task, connection: Connection, device: str | None) -> None:
     """In the run's process."""
-    # A run that is told to make room saves itself.
+    # On SIGTERM or SIGUSR1 a run saves itself.
     obey_signals()
     if device is not None:
         # Before anything asks CUDA what there is; the server that this process is forked from never does.

@@ -140,7 +140,7 @@ class AudioWriter:
         clipped: samples beyond full scale so far, which an integer subtype clips and FLOAT keeps.
 
     Raises:
-        AudioFileError: an extension or subtype that is not offered, samples that are no numbers, no room.
+        AudioFileError: The extension or subtype is not offered, a sample is not a number, or the disk is full.
     """
 
     def __init__(self, path: str | Path, *, sample_rate: int, channels: int, subtype: str | None = None) -> None:

@@ -59,7 +59,8 @@ def _dac() -> AudioCodec:
 
 
 def _encodec() -> AudioCodec:
-    from spectrostream.other_codecs.encodec import Encodec, EncodecConfig
+    from spectrostream.other_codecs.encodec import Encodec
+    from spectrostream.other_codecs.encodec_config import EncodecConfig
 
     return cast(AudioCodec, Encodec(EncodecConfig()).eval())  # its codes are an object of its own
 

@@ -23,7 +23,7 @@ import soundfile
 import torch
 
 from datamodules.corpora.folder_corpus import demo_corpus_root, scan_folder
-from datamodules.corpora.spans import Spans
+from datamodules.corpora.time_ranges import TimeRanges
 from datamodules.crop_dataset import CropDataset
 from datamodules.crops import Crop, RandomCrops
 from datamodules.track_reader import TrackReader
@@ -81,7 +81,7 @@ def rate(read: Callable[[range], object], numbers: range) -> float:
 def compare(folder: Path, *, crops: int, rounds: int) -> tuple[float, float]:
     """Crops per second of ours and of bare soundfile."""
     corpus = scan_folder(folder)
-    spans = Spans(np.arange(len(corpus.tracks)), np.zeros(len(corpus.tracks)), corpus.durations)
+    spans = TimeRanges(np.arange(len(corpus.tracks)), np.zeros(len(corpus.tracks)), corpus.durations)
     draws = RandomCrops(spans, crop_seconds=CROP_SECONDS, sample_rate=SAMPLE_RATE)
     reader = TrackReader(corpus, sample_rate=SAMPLE_RATE, channels=2, cache_audio=False, timeout_seconds=60)
     dataset = CropDataset(reader, draws, crop_seconds=CROP_SECONDS, silence_redraws=0)
@@ -103,7 +103,7 @@ def compare(folder: Path, *, crops: int, rounds: int) -> tuple[float, float]:
 def memory_over(folder: Path, crops: int) -> None:
     """Prints the resident size as crops go by."""
     corpus = scan_folder(folder)
-    spans = Spans(np.arange(len(corpus.tracks)), np.zeros(len(corpus.tracks)), corpus.durations)
+    spans = TimeRanges(np.arange(len(corpus.tracks)), np.zeros(len(corpus.tracks)), corpus.durations)
     draws = RandomCrops(spans, crop_seconds=CROP_SECONDS, sample_rate=SAMPLE_RATE)
     reader = TrackReader(corpus, sample_rate=SAMPLE_RATE, channels=2, cache_audio=False, timeout_seconds=60)
     dataset = CropDataset(reader, draws, crop_seconds=CROP_SECONDS)

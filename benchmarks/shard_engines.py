@@ -94,7 +94,7 @@ def our_crops(url: str, count: int, cache: Path | None, **options: Any) -> Calla
 
     def take() -> int:
         from datamodules.corpora.corpus import Corpus
-        from datamodules.corpora.spans import Spans
+        from datamodules.corpora.time_ranges import TimeRanges
         from datamodules.shards.reader import ShardReader
         from datamodules.shards.store import ShardStore
         from datamodules.shards.windows import WindowedCrops
@@ -102,7 +102,7 @@ def our_crops(url: str, count: int, cache: Path | None, **options: Any) -> Calla
         store = ShardStore(url, cache_folder=cache, **options)
         reader = ShardReader(Corpus(url, store.read_index()), store)
         seconds = reader.corpus.durations
-        spans = Spans(np.arange(len(seconds)), np.zeros(len(seconds)), seconds)
+        spans = TimeRanges(np.arange(len(seconds)), np.zeros(len(seconds)), seconds)
         crops = WindowedCrops(
             spans, reader.shard_of_track, batch_size=16, crop_seconds=_CROP_SECONDS, sample_rate=_RATE,
             announce=reader.prefetch,

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from datamodules.audio.files import AudioFileError
 from datamodules.audio.loudness import loudness_of
-from datamodules.corpora.spans import Spans
+from datamodules.corpora.time_ranges import TimeRanges
 from datamodules.crops import Crop, CropKey, Draws
 from datamodules.track_reader import Reader
 from datamodules.workers.unreadable_files import list_failure
@@ -173,7 +173,7 @@ class HeldOutDataset(Dataset[Tensor]):
     watching a training, which should go on. What is evaluated and reported is never replaced.
     """
 
-    def __init__(self, reader: Reader, crops: Spans, failure_list: Path | None = None) -> None:
+    def __init__(self, reader: Reader, crops: TimeRanges, failure_list: Path | None = None) -> None:
         self._reader = reader
         self._crops = crops
         self._failure_list = failure_list

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from torch.utils.data import Sampler
 
-from datamodules.corpora.spans import Spans
+from datamodules.corpora.time_ranges import TimeRanges
 
 # (batch index since the start of the run, slot within the batch of all ranks)
 CropKey = tuple[int, int]
@@ -67,7 +67,7 @@ class RandomCrops:
 
     def __init__(
         self,
-        spans: Spans,
+        spans: TimeRanges,
         *,
         crop_seconds: float,
         sample_rate: int,
@@ -124,7 +124,7 @@ class RandomCrops:
 def span_mass(starts: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """How likely each span is, int64 `[spans]`: whole numbers, so that draws are exact on every machine.
 
-    starts: see `Spans.start_counts`. weights: second for second; None is one for all.
+    starts: see `TimeRanges.start_counts`. weights: second for second; None is one for all.
     """
     if weights is None:
         return starts

@@ -9,7 +9,7 @@ import numpy as np
 from datamodules.corpora.corpus import Corpus, EmptyCorpusError
 from datamodules.corpora.folder_corpus import demo_corpus_root, scan_folder
 from datamodules.corpora.manifest_corpus import load_manifests, usable_corpus
-from datamodules.corpora.spans import Spans
+from datamodules.corpora.time_ranges import TimeRanges
 from datamodules.crops import Draws, RandomCrops
 from datamodules.data_config import DataConfig
 from datamodules.shards.reader import ShardReader
@@ -40,7 +40,7 @@ class Source(Protocol):
     def order_identity(self) -> bytes:
         """What the order of crops depends on beside the corpus' table."""
 
-    def draws(self, spans: Spans, weights: np.ndarray | None, world_size: int) -> Draws:
+    def draws(self, spans: TimeRanges, weights: np.ndarray | None, world_size: int) -> Draws:
         """Where training crops lie.
 
         Args:
@@ -49,7 +49,7 @@ class Source(Protocol):
             world_size: number of processes.
         """
 
-    def validated(self, spans: Spans) -> Spans:
+    def validated(self, spans: TimeRanges) -> TimeRanges:
         """The held-out spans that validation crops are taken from."""
 
 
@@ -90,12 +90,12 @@ class FileSource:
             channels=channels,
         )
 
-    def draws(self, spans: Spans, weights: np.ndarray | None, world_size: int) -> Draws:
+    def draws(self, spans: TimeRanges, weights: np.ndarray | None, world_size: int) -> Draws:
         """Crops at random over all spans."""
         del world_size
         return _random_crops(self._config, self.reader.sample_rate, spans, weights)
 
-    def validated(self, spans: Spans) -> Spans:
+    def validated(self, spans: TimeRanges) -> TimeRanges:
         """All of them."""
         return spans
 
@@ -136,7 +136,7 @@ class ShardSource:
         """The same music in shards of another size comes in another order."""
         return self.reader.shard_of_track.astype("<i8").tobytes()
 
-    def draws(self, spans: Spans, weights: np.ndarray | None, world_size: int) -> Draws:
+    def draws(self, spans: TimeRanges, weights: np.ndarray | None, world_size: int) -> Draws:
         """Crops from a window of shards at a time, or at random over all spans with `data.window_shards=0`."""
         config = self._config
         if not config.window_shards:
@@ -156,12 +156,12 @@ class ShardSource:
             announce=self.reader.prefetch,
         )
 
-    def validated(self, spans: Spans) -> Spans:
+    def validated(self, spans: TimeRanges) -> TimeRanges:
         """Those in a few shards: each may have to be fetched, for one crop or for a thousand."""
         return self.reader.in_few_shards(spans, _VALIDATION_SHARDS)
 
 
-def _random_crops(config: DataConfig, sample_rate: int, spans: Spans, weights: np.ndarray | None) -> RandomCrops:
+def _random_crops(config: DataConfig, sample_rate: int, spans: TimeRanges, weights: np.ndarray | None) -> RandomCrops:
     return RandomCrops(
         spans,
         crop_seconds=config.crop_seconds,

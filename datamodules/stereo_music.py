@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from datamodules.corpora.corpus import Corpus
-from datamodules.corpora.manifest_corpus import span_weights
+from datamodules.corpora.manifest_corpus import range_weights
 from datamodules.corpora.segments import read_segments
-from datamodules.corpora.spans import Spans, evenly_spread
-from datamodules.corpora.splits import Split, split_spans
+from datamodules.corpora.splits import Split, split_corpus
+from datamodules.corpora.time_ranges import TimeRanges, evenly_spread
 from datamodules.crop_dataset import CropDataset, HeldOutDataset, HeldOutSegment
 from datamodules.crops import StepSampler
 from datamodules.data_config import DataConfig, DataConfigError
@@ -178,7 +178,7 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         """
         seconds = self.config.crop_seconds
         source = self._prepare().source
-        crops = source.validated(self.split.validation).pieces(
+        crops = source.validated(self.split.validation).cut(
             seconds, sample_rate=self.sample_rate, minimum_seconds=seconds, limit=self.config.validation_crops
         )
         if not len(crops):
@@ -204,7 +204,7 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         """
         return [self._segment(parts) for parts in self.segment_places(limit)]
 
-    def segment_places(self, limit: int | None = None) -> list[Spans]:
+    def segment_places(self, limit: int | None = None) -> list[TimeRanges]:
         """Says where each of these lies: in one row of the corpus, or in rows that are consecutive pieces of a track.
 
         No audio is read.
@@ -213,18 +213,18 @@ class StereoMusicDataModule(lightning.LightningDataModule):
             SegmentsError: a table that cannot be used as a whole, whatever the limit.
         """
         if self.config.evaluation_segments is None:
-            return [Spans.of([span]) for span in self.evaluation_spans(limit)]
+            return [TimeRanges.of([span]) for span in self.evaluation_spans(limit)]
         table = Path(self.config.evaluation_segments).expanduser()
         listed = read_segments(table, self.corpus, self.split, sample_rate=self.sample_rate)
         return [listed[number] for number in evenly_spread(len(listed), limit)]
 
-    def evaluation_spans(self, limit: int | None = None) -> Spans:
+    def evaluation_spans(self, limit: int | None = None) -> TimeRanges:
         """The segments that are evaluated where no table lists them."""
         seconds = self.config.evaluation_segment_seconds
         shortest = min(seconds, _SHORTEST_SEGMENT_SECONDS)
-        return self.split.test.pieces(seconds, sample_rate=self.sample_rate, minimum_seconds=shortest, limit=limit)
+        return self.split.test.cut(seconds, sample_rate=self.sample_rate, minimum_seconds=shortest, limit=limit)
 
-    def _segment(self, parts: Spans) -> HeldOutSegment:
+    def _segment(self, parts: TimeRanges) -> HeldOutSegment:
         source = self._prepare().source
         index = parts[0].track_index
         # Of the music as it was scanned, so that runs on the originals and on shards of them can be compared.
@@ -237,7 +237,7 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         if self._prepared is None:
             source = source_of(self.config, sample_rate=self.sample_rate, channels=self.channels)
             split = _divided(source.corpus, self.config)
-            weights = span_weights(source.corpus, split.train, self.config, sample_rate=self.sample_rate)
+            weights = range_weights(source.corpus, split.train, self.config, sample_rate=self.sample_rate)
             self._prepared = _Prepared(source, split, weights)
             logger.info("%s", self.describe())
         return self._prepared
@@ -262,7 +262,7 @@ class StereoMusicDataModule(lightning.LightningDataModule):
 
 
 def _divided(corpus: Corpus, config: DataConfig) -> Split:
-    split = split_spans(
+    split = split_corpus(
         corpus,
         split=config.chosen_split,
         held_out_seconds=config.held_out_seconds,

@@ -1,9 +1,9 @@
-"""A corpus: usable tracks in a fixed order, held as columns so that a million of them cost no more than their table."""
+"""A corpus: usable tracks in a fixed order. They are held as columns, because there may be a million."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from datamodules.audio.find_files import SkippedFile
 from datamodules.corpora.manifest import file_path, source_names, table_name, typed
 from spectrostream.errors import UserError
 
-# What the choice of crops may depend on: where a corpus lies, and when it was copied there, makes no other corpus.
+# The columns on which the choice of crops may depend. The place of a corpus and the times of its files do not matter.
 _IDENTITY = (
     *("corpus", "name", "split", "group", "artist", "genre", "frames", "sample_rate", "channels", "size_bytes"),
     *("loudness_lufs", "peak_dbfs", "clipped_share", "silent_share", "side_to_mid_db", "bandwidth_hz"),
@@ -28,18 +28,18 @@ _UNKNOWN_SIZE = -1
 
 
 class EmptyCorpusError(UserError):
-    """No usable audio where it was looked for; the message tells what was seen and what to type."""
+    """A folder or manifests without usable audio; the message says what was found and what to type."""
 
 
 @dataclass(frozen=True)
 class Track:
-    """One usable track.
+    """One usable track, with the numbers of its header.
 
-    path: of its file, or of the folder of its parts.
-    name: its path below the corpus' folder with forward slashes, unique and stable; see `manifest.table_name`.
-    duration_seconds, sample_rate, channels: as the header says.
-    size_bytes: of all its files; None where a manifest does not say.
-    parts: files whose sum is the track; () where `path` is the file.
+    Attributes:
+        path: Its file, or the folder of its parts.
+        name: Unique path below the corpus' folder with forward slashes; see `manifest.table_name`.
+        size_bytes: Of all its files; None if a manifest does not have it.
+        parts: Files whose sum is the track; () if `path` is the file.
     """
 
     path: Path
@@ -52,14 +52,14 @@ class Track:
 
 
 class Tracks(Sequence[Track]):
-    """The rows of a corpus' table as tracks, each made when it is asked for."""
+    """The rows of a corpus' table as tracks; an access makes the track."""
 
     def __init__(self, table: pandas.DataFrame) -> None:
         self._columns = {name: _texts(table[name]) for name in ("root", "name", "track", "parts")}
-        # A few folders stand in a million rows, and all this is sent to every process that reads.
+        # A million rows share a few folders, and the columns are sent to every reading process.
         self._columns["root"] = self._columns["root"].dictionary_encode()
         self._numbers = {name: table[name].to_numpy(np.int64) for name in ("sample_rate", "channels")}
-        # A column with empty values would be sent to the reading processes as floats or as objects.
+        # A column with missing values would be sent as floats or objects.
         self._numbers["size_bytes"] = table["size_bytes"].to_numpy(np.int64, na_value=_UNKNOWN_SIZE)
         self._seconds = _durations(table)
 
@@ -85,15 +85,12 @@ class Tracks(Sequence[Track]):
             parts=tuple(file_path(root, part) for part in parts.split("\n") if part),
         )
 
-    def __iter__(self) -> Iterator[Track]:
-        return (self[index] for index in range(len(self)))
-
     def root_of(self, index: int) -> Path:
-        """The folder of the corpus that a track is of."""
+        """Return the folder of a track's corpus."""
         return file_path(self._columns["root"][index].as_py(), "")
 
     def below(self, folder: Path) -> np.ndarray:
-        """Numbers of all tracks that lie below a folder by their names, int64 `[tracks below]`."""
+        """Return the places of the tracks whose names are below a folder, int64 `[tracks below]`."""
         roots = self._columns["root"]
         is_below = np.zeros(len(self), bool)
         for number, text in enumerate(roots.dictionary.to_pylist()):
@@ -109,19 +106,19 @@ class Tracks(Sequence[Track]):
 
 
 class Corpus:
-    """Usable tracks, by name.
+    """Usable tracks, sorted by name.
 
-    where: the folder or the manifests, for people.
-    table: rows of a manifest without problems; the names are unique. Sorted, and numbered from 0, by `track`: the
-        name of a row, with the corpus' name before it where rows of several corpora are called alike.
-    skipped: what was left out.
+    Attributes:
+        where: The folder or the manifests, for messages.
+        table: Usable rows of manifests, sorted by the unique column `track`, which is added: the row's name, after the
+            corpus' name if rows of several corpora have the same names.
+        skipped: The files that are not used.
     """
 
     def __init__(self, where: str, table: pandas.DataFrame, skipped: Sequence[SkippedFile] = ()) -> None:
         self.where = where
         self.table = _by_name(typed(table))
-        # What is no list may make its files only when they are looked at.
-        self.skipped = tuple(skipped) if isinstance(skipped, list) else skipped
+        self.skipped = skipped
         self.tracks = Tracks(self.table)
 
     @cached_property
@@ -131,15 +128,15 @@ class Corpus:
 
     @property
     def sources(self) -> pandas.Series:
-        """What each track was called when it was scanned, see `manifest.source_names`."""
+        """The name of each track at the scan, see `manifest.source_names`."""
         return source_names(self.table)
 
     @cached_property
     def source_tracks(self) -> pandas.Series:
-        """What `track` is where the music as it was scanned is the corpus: the same for all that was prepared of it.
+        """The column `track` of the scanned music; it is the same for everything that was prepared of it.
 
-        Where two folders were scanned as one corpus and have tracks that are called alike, which no one can train on
-        before they are prepared, it is what they were prepared as.
+        Two folders that were scanned as one corpus may have tracks of the same name. Such music must be prepared before
+        a training, and then this is the name of the prepared track.
         """
         sources, corpora = self.sources, self.table["corpus"]
         rows = pandas.DataFrame({"corpus": corpora, "source": sources, "start": self.starts})
@@ -150,7 +147,7 @@ class Corpus:
 
     @property
     def starts(self) -> np.ndarray:
-        """Where each begins in the track that was scanned, seconds: 0 but for the pieces of long ones in shards."""
+        """Start of each row in its scanned track, in seconds; 0 except for pieces of long tracks in shards."""
         if "piece_start_seconds" not in self.table:
             return np.zeros(len(self.table))
         return self.table["piece_start_seconds"].fillna(0.0).to_numpy(np.float64)
@@ -161,7 +158,7 @@ class Corpus:
         return float(self.durations.sum())
 
     def fingerprint(self) -> str:
-        """SHA-256 over all that crops depend on: equal for equal corpora wherever they lie."""
+        """Return a SHA-256 of all that crops depend on; equal corpora in other places have the same."""
         digest = hashlib.sha256()
         for name in _IDENTITY:
             column = self.table[name]
@@ -180,7 +177,7 @@ def _durations(table: pandas.DataFrame) -> np.ndarray:
 
 
 def _without_piece(table: pandas.DataFrame) -> pandas.Series:
-    """The names of whole tracks."""
+    """Return the names of the whole tracks."""
     if "piece" not in table:
         return table["track"]
     names = [name.removesuffix(f"#{piece}") for name, piece in zip(table["track"], table["piece"], strict=True)]
@@ -188,7 +185,7 @@ def _without_piece(table: pandas.DataFrame) -> pandas.Series:
 
 
 def _text_bytes(column: pandas.Series) -> tuple[bytes, memoryview]:
-    """The lengths of the values, and the values one after the other; to join a million one by one takes seconds."""
+    """Return the lengths of the values, and all values joined; joining a million in Python takes seconds."""
     values = _texts(column)
     _, offsets, text = values.buffers()
     ends = np.frombuffer(offsets, np.int64)[values.offset : values.offset + len(values) + 1]

@@ -1,9 +1,9 @@
-"""A folder of audio files becomes a corpus by its headers alone; `spectrostream data scan` measures it."""
+"""Make a corpus of a folder from the headers of its files; `spectrostream data scan` also measures them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,18 +21,18 @@ _PROBING_THREADS = 8
 
 
 def demo_corpus_root() -> Path:
-    """The folder of the six freely licensed excerpts that come with the package."""
+    """Return the folder of the six freely licensed tracks that come with the package."""
     return Path(__file__).parent.parent / "demo_corpus"
 
 
 def scan_folder(root: str | Path, *, minimum_seconds: float = 0.0, channels: int = 2) -> Corpus:
     """Find the usable audio below `root`, in an order that depends on the names only.
 
-    Links are followed, each folder and file counts once, hidden names are passed over. A file that is broken, empty,
-    shorter than `minimum_seconds` or of another channel count than 1 or `channels` is skipped; the log says how many.
+    Links are followed, each folder and file counts once, hidden names are skipped. So are files that are broken, empty,
+    shorter than `minimum_seconds` or with another number of channels than 1 or `channels`; the log says how many.
 
     Raises:
-        EmptyCorpusError: `root` is not a folder, or has no usable audio.
+        EmptyCorpusError: `root` is no folder, or has no usable audio.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -45,7 +45,7 @@ def scan_folder(root: str | Path, *, minimum_seconds: float = 0.0, channels: int
         outcomes = list(pool.map(lambda path: _header_row(root, path, minimum_seconds, channels), candidates.paths))
     rows = [outcome for outcome in outcomes if not isinstance(outcome, SkippedFile)]
     broken = [outcome for outcome in outcomes if isinstance(outcome, SkippedFile)]
-    skipped = sorted((*candidates.skipped, *broken), key=lambda file: str(file.path))
+    skipped = tuple(sorted((*candidates.skipped, *broken), key=lambda file: str(file.path)))
     if not rows:
         raise EmptyCorpusError(_nothing_found(root, skipped, candidates.seen))
     if skipped:
@@ -54,7 +54,7 @@ def scan_folder(root: str | Path, *, minimum_seconds: float = 0.0, channels: int
 
 
 def _header_row(root: Path, path: Path, minimum_seconds: float, channels: int) -> Mapping[str, str | int] | SkippedFile:
-    """What a manifest says of the file without measuring it."""
+    """Return the columns of a manifest that need no measurement."""
     try:
         info = verify_ends(path)
         size = path.stat().st_size
@@ -81,12 +81,12 @@ def _header_row(root: Path, path: Path, minimum_seconds: float, channels: int) -
     }
 
 
-def _first_of(skipped: list[SkippedFile]) -> str:
+def _first_of(skipped: Sequence[SkippedFile]) -> str:
     shown = "; ".join(f"{str(file.path)!r} {file.reason}" for file in skipped[:_SHOWN])
     return shown + ("; ..." if len(skipped) > _SHOWN else "")
 
 
-def _nothing_found(root: Path, skipped: list[SkippedFile], seen: int) -> str:
+def _nothing_found(root: Path, skipped: Sequence[SkippedFile], seen: int) -> str:
     lines = [
         f"No usable audio below {str(root)!r}: {seen} files seen, {len(skipped)} skipped.",
         f"Looked for {' '.join(sorted(AUDIO_EXTENSIONS))} in this folder and all below it.",

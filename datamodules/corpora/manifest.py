@@ -1,9 +1,9 @@
-"""A manifest: one row for each track of a corpus, with what its header says and what was measured; Parquet or CSV.
+"""A manifest: a table with a row for each track of a corpus, its header and its measurements; Parquet or CSV.
 
-A row names its track by the corpus' folder (`root`) and the path below it (`name`), so manifests can be put one below
-the other. A file that cannot be used stands in it too, with the reason under `problem`. What was not measured is empty.
+A row names its track by the corpus' folder (`root`) and the path below it (`name`), so manifests can be concatenated. A
+file that cannot be used has a row too, with the reason in `problem`. Cells without a measurement are empty.
 
-File names are bytes, a table holds text: `table_name` and `file_path` go from one to the other without loss.
+File names are bytes, tables hold text: `table_name` and `file_path` convert them without loss.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from spectrostream.atomic_files import whole_file
 from spectrostream.errors import UserError
 
 FORMATS = (".parquet", ".csv")
-# In a folder whose music it describes, and which stands for it then.
+# The manifest in the folder of its music; the folder is then read by it.
 MANIFEST_NAME = "manifest.parquet"
-# Names of a corpus' own division, whatever the corpus calls them.
+# Our names of the official splits.
 SPLITS = ("train", "validation", "test")
 
 TEXT, WHOLE, REAL = "str", "Int64", "float64"
-# Every column in its order, its type, and what it says.
+# Column -> type and meaning, in the order of the table.
 COLUMNS: Mapping[str, tuple[str, str]] = {
     "corpus": (TEXT, "which layout: folder, musdb18hq, fma, ...; or as `data scan --name` called it"),
     "root": (TEXT, "absolute path of the corpus' folder"),
@@ -55,7 +55,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "duplicate_of": (TEXT, "first track with the same content, as corpus/name; empty for that one and all others"),
     "problem": (TEXT, "why the file cannot be used; empty for a good one"),
 }
-# Below these a row is of no use; the rest may be missing from a table that somebody else wrote.
+# Other columns may be missing in a table of other software.
 _NEEDED = ("root", "name", "sample_rate", "channels", "frames")
 
 
@@ -64,12 +64,12 @@ class ManifestError(UserError):
 
 
 def empty_manifest() -> pandas.DataFrame:
-    """All columns, no rows."""
+    """Return a manifest with all columns and no rows."""
     return typed(pandas.DataFrame())
 
 
 def typed(table: pandas.DataFrame) -> pandas.DataFrame:
-    """The table with all columns in their order and types; missing ones are added empty, others are kept at the end."""
+    """Return the table with all columns in their order and types; missing ones are empty, own ones are last."""
     columns = {
         column: table[column].astype(pandas_dtype(kind)) if column in table else _empty(kind, table.index)
         for column, (kind, _) in COLUMNS.items()
@@ -82,9 +82,9 @@ def typed(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def source_names(table: pandas.DataFrame) -> pandas.Series:
-    """What each track was called when it was scanned, however often it was prepared since; the same for its pieces.
+    """Return the name of each track at its scan, however often it was prepared since; equal for its pieces.
 
-    Scanned and prepared rows may stand below each other: a scanned one has no `source_name`, it is called by its name.
+    A scanned row has no `source_name`; this is its name.
     """
     if "source_name" not in table:
         return table["name"]
@@ -93,11 +93,11 @@ def source_names(table: pandas.DataFrame) -> pandas.Series:
 
 
 def write_manifest(table: pandas.DataFrame, path: Path) -> None:
-    """Writes the table to a .parquet or .csv file, which appears whole or not at all.
+    """Write the table to a .parquet or .csv file, which appears whole or not at all.
 
     Raises:
-        ManifestError: another extension.
-        OSError: no room, no permission.
+        ManifestError: Another extension.
+        OSError: No room, no permission.
     """
     require_format(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,10 +109,10 @@ def write_manifest(table: pandas.DataFrame, path: Path) -> None:
 
 
 def read_manifest(path: Path) -> pandas.DataFrame:
-    """The table that `write_manifest` wrote, bad files included.
+    """Read a table of `write_manifest`, with the rows of unusable files.
 
     Raises:
-        ManifestError: no such file, not a table, or columns that are needed are missing.
+        ManifestError: The file is missing, is no table, or lacks needed columns.
     """
     require_format(path)
     remedy = f"write it with `spectrostream data scan FOLDER --out {path}`"
@@ -132,19 +132,19 @@ def read_manifest(path: Path) -> pandas.DataFrame:
 
 
 def require_format(path: Path) -> None:
-    """ManifestError unless the extension is one that is written."""
+    """Raise ManifestError unless the extension is known."""
     if path.suffix not in FORMATS:
         raise ManifestError(f"A manifest is {' or '.join(FORMATS)}, given was {str(path)!r}")
 
 
 def table_name(path: str | Path) -> str:
-    r"""A file name as text: bytes that are no UTF-8, control characters and backslashes are written as \xNN."""
+    r"""Convert a file name to text; bytes that are no UTF-8, control characters and backslashes become \xNN."""
     text = path.as_posix() if isinstance(path, Path) else path
     return _UNPRINTABLE.sub(_escaped, text)
 
 
 def file_path(root: str, name: str) -> Path:
-    r"""The file that `table_name` named, below `root`, which is such a name too."""
+    """Convert a `table_name` below the `table_name` of a folder back to its path."""
     return Path(f"{_unescaped(root).rstrip('/')}/{_unescaped(name)}")
 
 
@@ -170,6 +170,6 @@ def _empty(kind: str, index: pandas.Index) -> pandas.Series:
 
 
 def _read_csv(path: Path) -> pandas.DataFrame:
-    # Whole numbers as such, because times in nanoseconds are no floats; a genre may well be called NA.
+    # With types, because nanoseconds do not fit into floats. "NA" is a possible genre.
     kinds = {column: pandas_dtype(kind) for column, (kind, _) in COLUMNS.items()}
     return pandas.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""])

@@ -1,4 +1,4 @@
-"""Manifests become a corpus: several below each other, without the files that cannot be used, filtered, weighted."""
+"""Make a corpus of manifests: concatenated, without unusable files, filtered, weighted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from datamodules.audio.find_files import SkippedFile
 from datamodules.corpora.corpus import Corpus, EmptyCorpusError
 from datamodules.corpora.manifest import ManifestError, file_path, read_manifest, table_name
 from datamodules.corpora.row_filter import fulfilled
-from datamodules.corpora.spans import Spans
+from datamodules.corpora.time_ranges import TimeRanges
 from datamodules.data_config import DataConfig, DataConfigError, Weight
 
 logger = logging.getLogger(__name__)
@@ -31,20 +31,20 @@ def load_manifests(
     minimum_seconds: float = 0.0,
     channels: int = 2,
 ) -> Corpus:
-    """The tracks of the manifests that can be trained on; no audio is opened.
+    """Load the usable tracks of manifests; no audio is opened.
 
     Args:
         paths: .parquet or .csv files of `spectrostream data scan`.
-        root: where the music lies now, if not where it was scanned; for one corpus only.
-        keep: a condition on the columns, for instance "bandwidth_hz > 18000 and side_to_mid_db > -40"; an empty number
-            fulfils none. None keeps all.
-        minimum_seconds: shorter tracks are skipped.
-        channels: tracks with another number than this or 1 are skipped.
+        root: The new folder of the music, if it moved after the scan; for one corpus only.
+        keep: A condition on the columns, for example "bandwidth_hz > 18000 and side_to_mid_db > -40". An empty number
+            fulfils no condition. None keeps all tracks.
+        minimum_seconds: Shorter tracks are skipped.
+        channels: Tracks with another number of channels than this or 1 are skipped.
 
     Raises:
-        ManifestError: a manifest that cannot be read.
+        ManifestError: A manifest cannot be read.
         DataConfigError: `keep` is no condition on the columns.
-        EmptyCorpusError: nothing is left.
+        EmptyCorpusError: Nothing is left.
     """
     table = pandas.concat([_manifest(Path(path).expanduser()) for path in paths], ignore_index=True)
     where = ", ".join(str(path) for path in paths)
@@ -56,7 +56,7 @@ def load_manifests(
 def usable_corpus(
     where: str, table: pandas.DataFrame, *, keep: str | None, minimum_seconds: float, channels: int
 ) -> Corpus:
-    """The rows that can be trained on, see `load_manifests`; `where` is for people."""
+    """Return the usable rows as a corpus, see `load_manifests`; `where` is for messages."""
     reasons = _reasons(table, minimum_seconds, channels)
     usable = reasons == ""
     unwanted = usable & ~fulfilled(table, keep, "data.keep") if keep else usable & False
@@ -68,14 +68,14 @@ def usable_corpus(
         logger.warning(
             "%s: %d of %d tracks are not used: %s", where, (~usable).sum(), len(table), _most_frequent(reasons[~usable])
         )
-    # What was not asked for is not skipped.
+    # Tracks that `keep` excludes do not count as skipped.
     broken = ~(usable | unwanted)
     skipped = _SkippedRows(table.loc[broken, "root"], table.loc[broken, "name"], reasons[broken])
     return Corpus(where, table[usable], skipped if len(skipped) else ())
 
 
 class _SkippedRows(Sequence[SkippedFile]):
-    """Rows of a manifest as skipped files, each made when it is asked for: 300000 paths take seconds."""
+    """Rows of a manifest as skipped files, made at access, because 300000 paths take seconds."""
 
     def __init__(self, roots: pandas.Series, names: pandas.Series, reasons: pandas.Series) -> None:
         self._columns = tuple(column.to_numpy(object) for column in (roots, names, reasons))
@@ -95,34 +95,38 @@ class _SkippedRows(Sequence[SkippedFile]):
 
     @property
     def reasons(self) -> np.ndarray:
-        """Of all rows, without their paths."""
+        """The reasons of all rows, without making paths."""
         return self._columns[2]
 
 
 def skip_reasons(skipped: Sequence[SkippedFile]) -> Counter[str]:
-    """How many of a corpus' skipped files were left out for each reason."""
+    """Count a corpus' skipped files by reason."""
     return Counter(skipped.reasons if isinstance(skipped, _SkippedRows) else (file.reason for file in skipped))
 
 
-def span_weights(corpus: Corpus, spans: Spans, config: DataConfig, *, sample_rate: int) -> np.ndarray | None:
-    """How much more likely than others each training span is, second for second, float64 `[spans]`; None: all equal.
+def range_weights(corpus: Corpus, ranges: TimeRanges, config: DataConfig, *, sample_rate: int) -> np.ndarray | None:
+    """Return the relative probability of a second of each training range.
 
-    `data.weights` multiply the spans of the tracks that fulfil their conditions. Before that, `data.balance` gives the
-    values of a column equal shares of the crops, of which there is one at each of a span's samples where a whole one
-    fits; an empty value is one too.
+    `data.balance` gives all values of a column, also the empty one, equal shares of the crops; a range has as many
+    crops as samples at which a whole crop can begin. `data.weights` then multiply the ranges of the tracks that fulfil
+    their conditions.
 
-    Raises DataConfigError: a condition or column that is not possible, or no span has a weight above 0.
+    Returns:
+        float64 `[ranges]`; None if all are equal.
+
+    Raises:
+        DataConfigError: A condition or column is not possible, or no range has a weight above 0.
     """
     if not config.weights and config.balance is None:
         return None
     factors = np.ones(len(corpus.table))
     for weight in map(Weight.of, config.weights):
         holds = fulfilled(corpus.table, weight.condition, "data.weights").to_numpy()
-        if not holds[spans.tracks].any():
+        if not holds[ranges.tracks].any():
             logger.warning("data.weights: no training track fulfils %r", weight.condition)
         with np.errstate(over="ignore"):  # refused below
             factors[holds] *= weight.factor
-    result = factors[spans.tracks]
+    result = factors[ranges.tracks]
     if not (result <= _LARGEST_WEIGHT).all():
         raise DataConfigError(
             f"data.weights={list(config.weights)} gives a track a weight above {_LARGEST_WEIGHT:g}; type "
@@ -134,18 +138,18 @@ def span_weights(corpus: Corpus, spans: Spans, config: DataConfig, *, sample_rat
             "data.split"
         )
     if config.balance is not None:
-        result /= _crops_of_value(corpus, spans, config.balance, spans.start_counts(config.crop_seconds, sample_rate))
+        result /= _crops_of_value(corpus, ranges, config.balance, ranges.start_counts(config.crop_seconds, sample_rate))
     return result
 
 
-def _crops_of_value(corpus: Corpus, spans: Spans, column: str, crops: np.ndarray) -> np.ndarray:
-    """For each span, of how many crops all spans with the same value in the column are; infinite where of none."""
+def _crops_of_value(corpus: Corpus, ranges: TimeRanges, column: str, crops: np.ndarray) -> np.ndarray:
+    """Return, for each range, the number of crops of all ranges with its value in the column; infinite for 0."""
     if column not in corpus.table:
         raise DataConfigError(f"data.balance={column!r} is no column; allowed are {', '.join(map(str, corpus.table))}")
-    values = pandas.factorize(corpus.table[column], use_na_sentinel=False)[0][spans.tracks]
+    values = pandas.factorize(corpus.table[column], use_na_sentinel=False)[0][ranges.tracks]
     if len(np.unique(values)) == 1:
         logger.warning("data.balance=%s changes nothing: all training tracks have the same value", column)
-    # Exact, as crops of a million tracks are no more than 2**45.
+    # float64 is exact here: a million tracks have at most 2**45 crops.
     together = np.bincount(values, weights=crops)[values]
     return np.where(together > 0, together, np.inf)
 
@@ -169,7 +173,7 @@ def _moved(table: pandas.DataFrame, root: str) -> pandas.DataFrame:
 
 
 def _reasons(table: pandas.DataFrame, minimum_seconds: float, channels: int) -> pandas.Series:
-    """Why each row cannot be used; empty for the others."""
+    """Return the reason why each row cannot be used; "" for usable rows."""
     reasons = table["problem"].astype(object)
 
     def exclude(rows: pandas.Series, reason: str) -> None:

@@ -1,10 +1,10 @@
-"""Conditions on the columns of a manifest, as a configuration has them: comparisons and nothing else.
+"""Conditions on the columns of a manifest, from a configuration: comparisons and nothing else.
 
-A configuration is passed on from hand to hand, so no text in it may call a function of its choice: each node of the
-condition's syntax tree is one that is named here, or the condition is refused.
+Users share configurations, so a condition must not call any function: only the nodes that are named here are allowed in
+its syntax tree.
 
-What is empty is unknown: neither `bandwidth_hz > 18000` nor `not bandwidth_hz > 18000` holds for a track that was not
-measured. Text is always known; where there is none it is ''.
+An empty number is unknown: neither `bandwidth_hz > 18000` nor `not bandwidth_hz > 18000` holds for a track that was not
+measured. An empty text is ''.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ _OPERATORS: Mapping[type[ast.AST], Callable[..., Any]] = {
 }
 # Of text columns: name.str.startswith('live/').
 _TEXT_METHODS = ("startswith", "endswith", "contains", "fullmatch")
-# As pandas reads them: they bind less than a comparison.
+# With the precedence that they have in pandas: below comparisons.
 _WORDS = {"&": "and", "|": "or"}
 
 
 def fulfilled(table: pandas.DataFrame, text: str, key: str) -> pandas.Series:
-    """Says for which rows a condition holds; where an empty number would have to be known, it does not.
+    """Return for which rows a condition holds; it does not hold if it depends on an empty number.
 
     Args:
-        table: a manifest.
-        text: the condition.
-        key: of the configuration, for messages.
+        table: A manifest.
+        text: The condition.
+        key: Key of the configuration, for messages.
 
     Raises:
-        DataConfigError: no condition on the table's columns.
+        DataConfigError: The text is no condition on the table's columns.
     """
     try:
         result = _value(_parsed(text).body, table)
-    except Exception as error:  # pandas raises whatever the text leads to
+    except Exception as error:  # pandas raises many kinds
         raise _no_condition(table, key, text, str(error)) from error
     if not (isinstance(result, pandas.Series) and is_bool_dtype(result.dtype)):
         raise _no_condition(table, key, text, "it is neither true nor false for each track")
@@ -61,7 +61,7 @@ def _parsed(text: str) -> ast.Expression:
 
 
 def _value(node: ast.expr, table: pandas.DataFrame) -> Any:
-    """A column, a constant, or a list of constants."""
+    """Return a column, a constant, or a list of constants."""
     match node:
         case ast.Constant(value):
             return value
@@ -88,10 +88,10 @@ def _value(node: ast.expr, table: pandas.DataFrame) -> Any:
 
 
 def _column(table: pandas.DataFrame, name: str) -> pandas.Series:
-    """A column in a type that tells an empty value from a number."""
+    """Return a column, with a type that has missing values."""
     if name not in table:
         raise ValueError(f"name {name!r} is not defined")
-    # Truths with empty ones among them are objects.
+    # A boolean column with missing values has the type object.
     column = table[name].convert_dtypes() if table[name].dtype == object else table[name]
     if isinstance(column.dtype, pandas.StringDtype):
         return column.fillna("") if column.hasnans else column
@@ -111,7 +111,7 @@ def _compared(node: ast.Compare, table: pandas.DataFrame) -> Any:
     is_membership = len(values) == 2 and isinstance(node.ops[0], ast.In | ast.NotIn | ast.Eq | ast.NotEq)
     if not (is_listed and is_membership and isinstance(values[0], pandas.Series)):
         raise ValueError(f"{ast.unparse(node)!r} is not possible; type \"genre in ['Rock', 'Jazz']\", by itself")
-    # pandas calls `x in list` false where x is unknown.
+    # For pandas, `x in list` is false if x is missing.
     is_in = values[0].isin(values[1]).astype("boolean").mask(values[0].isna())
     return is_in if isinstance(node.ops[0], ast.In | ast.Eq) else ~is_in
 

@@ -1,4 +1,4 @@
-"""The table of evaluation segments: the same music for every run and every system, whatever else a corpus grows to."""
+"""The table of evaluation segments: the same music for every run and every codec, also when the corpus grows."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 import pandas
 
 from datamodules.corpora.corpus import Corpus
-from datamodules.corpora.spans import Spans
 from datamodules.corpora.splits import Split
+from datamodules.corpora.time_ranges import TimeRanges
 from spectrostream.atomic_files import write_whole
 from spectrostream.errors import UserError
 
 _COLUMNS = ("corpus", "track", "start_seconds", "duration_seconds")
-# Seconds; the table has nine digits.
+# In seconds; the table has nine digits.
 _ROUNDING = 1e-6
 
 
@@ -23,13 +23,13 @@ class SegmentsError(UserError):
     """A table of segments that cannot be used; the message says what is wrong and what to type."""
 
 
-def write_segments(path: Path, corpus: Corpus, segments: Spans) -> None:
-    """Writes a CSV of the segments, which appears whole or not at all.
+def write_segments(path: Path, corpus: Corpus, segments: TimeRanges) -> None:
+    """Write a CSV of the segments, which appears whole or not at all.
 
-    Tracks and times are those of the music as it was scanned, so that the table also holds for what was prepared of it.
+    Tracks and times are those of the scanned music, so the table also holds for music that was prepared of it.
 
     Raises:
-        SegmentsError: something else is there, be it an earlier table: results belong to it.
+        SegmentsError: The file exists with another content; it may be a table that has results.
     """
     rows = corpus.table.iloc[segments.tracks]
     table = pandas.DataFrame(
@@ -49,21 +49,22 @@ def write_segments(path: Path, corpus: Corpus, segments: Spans) -> None:
     write_whole(path, content)
 
 
-def read_segments(path: Path, corpus: Corpus, split: Split, *, sample_rate: int = 48000) -> list[Spans]:
-    """Where the segments that a table lists lie, in its order. No audio is read.
+def read_segments(path: Path, corpus: Corpus, split: Split, *, sample_rate: int = 48000) -> list[TimeRanges]:
+    """Find the segments of a table in the corpus. No audio is read.
 
-    Each is a stretch of its track, or of consecutive pieces of it; side by side these are the segment to the sample at
-    `sample_rate`, in Hz.
+    Returns:
+        For each segment, in the table's order, a range of its track, or ranges of consecutive pieces of the track. They
+        add up to the segment, to the sample at `sample_rate` Hz.
 
     Raises:
-        SegmentsError: no such table; tracks that the corpus lacks or has with another content; a segment beyond its
-            track's end, in a piece that is missing, or across pieces of another rate; two that begin alike; music
-            that is trained on.
+        SegmentsError: There is no such table; the corpus lacks a track or has it with another content; a segment ends
+            beyond its track, is in a missing piece, or crosses pieces of another rate; two segments have the same
+            start; a segment is trained on.
     """
     table = _read(path)
     is_empty = table["duration_seconds"] * sample_rate < 0.5
     _require(path, table, is_empty | (table["start_seconds"] < 0), "has no length")
-    # As segments are named.
+    # Names of segments have three digits.
     is_repeated = table.round({"start_seconds": 3}).duplicated(["corpus", "track", "start_seconds"])
     _require(path, table, is_repeated, "is listed twice")
     places = _places(table, corpus, sample_rate)
@@ -74,21 +75,22 @@ def read_segments(path: Path, corpus: Corpus, split: Split, *, sample_rate: int 
     parts = _consecutive_parts(places)
     is_there = table.index.isin(parts["segment"])
     _require(path, table, ~is_there, "goes beyond the end of its track, or lies in a piece of it that is missing")
-    spans = Spans(parts["row"].to_numpy(), parts["start"].to_numpy(), parts["end"].to_numpy())
+    ranges = TimeRanges(parts["row"].to_numpy(), parts["start"].to_numpy(), parts["end"].to_numpy())
     for are_wrong, what in (
         (_cannot_be_joined(parts, sample_rate), f"crosses the border of two pieces that are not at {sample_rate} Hz"),
         (_is_other_music(parts), "holds other music than when the table was made"),
-        (_overlap(spans, split.train, len(corpus.table)), "is trained on"),
+        (_overlap(ranges, split.train, len(corpus.table)), "is trained on"),
     ):
         _require(path, table, table.index.isin(parts.loc[are_wrong, "segment"]), what)
     borders = np.flatnonzero(np.diff(parts["segment"])) + 1
-    return [spans.at(which) for which in np.split(np.arange(len(spans)), borders)]
+    return [ranges.at(which) for which in np.split(np.arange(len(ranges)), borders)]
 
 
 def _places(table: pandas.DataFrame, corpus: Corpus, sample_rate: int) -> pandas.DataFrame:
-    """For each segment the rows of the corpus that are its track or pieces of it, and what it has of each.
+    """Return, for each segment, the rows of the corpus that are its track or pieces of it, and its range in each.
 
-    start, end: in the row, in seconds; an end before the start is nothing. begins, ends: of the segment in its track.
+    Columns in seconds: `start` and `end` in the row (an end before the start is an empty range), `begins` and `ends` of
+    the segment in its track.
     """
     rows = pandas.DataFrame(
         {
@@ -101,7 +103,7 @@ def _places(table: pandas.DataFrame, corpus: Corpus, sample_rate: int) -> pandas
             "content_hash_now": corpus.table["content_hash"],
         }
     )
-    # On whole samples, so that the parts of a segment are together as long as the segment.
+    # On whole samples, so that the parts of a segment add up to its length.
     begins = (table["start_seconds"] * sample_rate).round() / sample_rate
     ends = begins + (table["duration_seconds"] * sample_rate).round() / sample_rate
     wanted = table.assign(segment=table.index, begins=begins, ends=ends)
@@ -112,7 +114,7 @@ def _places(table: pandas.DataFrame, corpus: Corpus, sample_rate: int) -> pandas
 
 
 def _consecutive_parts(places: pandas.DataFrame) -> pandas.DataFrame:
-    """Of each segment the first place that has all of it, or the places that follow each other and have it together."""
+    """Return, for each segment, the first row that has all of it, or the consecutive rows that have it together."""
     touched = places[places["end"] - places["start"] > _ROUNDING]
     starts, ends = touched["start"] + touched["offset"], touched["end"] + touched["offset"]
     is_whole = (starts < touched["begins"] + _ROUNDING) & (ends > touched["ends"] - _ROUNDING)
@@ -126,7 +128,7 @@ def _consecutive_parts(places: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def _cannot_be_joined(parts: pandas.DataFrame, sample_rate: int) -> pandas.Series:
-    # Each piece is resampled by itself, so that at another rate a border would be heard.
+    # Each piece is resampled by itself, so at another rate the border would be audible.
     return parts["segment"].duplicated(keep=False) & (parts["sample_rate"] != sample_rate)
 
 
@@ -138,9 +140,10 @@ def _is_other_music(parts: pandas.DataFrame) -> pandas.Series:
 
 
 def segments_fingerprint(path: Path, limit: int | None = None) -> str:
-    """The first 12 hexadecimal digits of the table's SHA-256, and how many of it a lower `limit` leaves.
+    """Return the first 12 hexadecimal digits of the table's SHA-256, and the effect of a lower `limit`.
 
-    Raises SegmentsError where it cannot be read.
+    Raises:
+        SegmentsError: The table cannot be read.
     """
     try:
         digits = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
@@ -180,8 +183,8 @@ def _require(path: Path, table: pandas.DataFrame, is_wrong: np.ndarray | pandas.
         raise _unusable(path, f"{is_wrong.sum()} of {len(table)} segments cannot be used; {which}", ":")
 
 
-def _overlap(segments: Spans, trained: Spans, tracks: int) -> np.ndarray:
-    """For each segment whether it shares time with a training span; a track has at most one of these."""
+def _overlap(segments: TimeRanges, trained: TimeRanges, tracks: int) -> np.ndarray:
+    """Return whether each segment overlaps a training range; a track has at most one training range."""
     starts, ends = np.full(tracks, np.inf), np.full(tracks, -np.inf)
     starts[trained.tracks], ends[trained.tracks] = trained.starts, trained.ends
     return (segments.starts < ends[segments.tracks]) & (segments.ends > starts[segments.tracks])

@@ -1,10 +1,9 @@
-"""Which seconds of a corpus are trained on, validated on, and kept for the evaluation."""
+"""Divide a corpus into training, validation and test ranges."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,46 +15,48 @@ from datamodules.audio.find_files import AUDIO_EXTENSIONS
 from datamodules.corpora.corpus import Corpus
 from datamodules.corpora.manifest import SPLITS as SIDES
 from datamodules.corpora.manifest import ManifestError, source_names
-from datamodules.corpora.spans import Spans
+from datamodules.corpora.time_ranges import TimeRanges
 from datamodules.data_config import SPLITS
 
-# What is left after a subtraction may be shorter by so much than it was asked to be.
+# A difference of two times may be shorter than expected by this.
 _ROUNDING_SECONDS = 1e-9
-# Of a name, also of what was converted: a.wav.flac.
+# The extensions of a name; a converted file may have two: a.wav.flac.
 _EXTENSION = rf"(?i:{'|'.join(map(re.escape, sorted(AUDIO_EXTENSIONS)))})+$"
 
 
 @dataclass(frozen=True)
 class Split:
-    """Training spans and held-out ones, which share no music.
+    """Training ranges and held-out ranges, which share no music.
 
-    validation, test: what is looked at in training, and what the evaluation reads. They share no music either, unless
-        `is_shared`: a corpus divided within its tracks, or with too few held-out tracks for two sides, has one
-        held-out part for both.
-    undivided: tracks too short to be divided, wholly in training.
-    duplicates: tracks that are used nowhere, because the same music, or another rendition of the same group, stands on
-        a side that is held out, itself or through further tracks; see `split_spans` for a corpus divided within them.
+    Attributes:
+        validation: Ranges for the validation during a training.
+        test: Ranges for the evaluation.
+        is_shared: True if validation and test are the same ranges: the corpus is divided within its tracks, or has too
+            few held-out tracks for two sides.
+        undivided: Tracks that are too short to be divided; they are in training as a whole.
+        duplicates: Unused tracks. Directly or through other tracks, they have music or a group in common with a
+            held-out track. Always empty for a corpus that is divided within its tracks.
     """
 
-    train: Spans
-    validation: Spans
-    test: Spans
+    train: TimeRanges
+    validation: TimeRanges
+    test: TimeRanges
     is_shared: bool
     undivided: tuple[int, ...] = ()
     duplicates: tuple[int, ...] = ()
 
     @property
     def train_seconds(self) -> float:
-        """Length of all training spans, in seconds."""
+        """Length of all training ranges, in seconds."""
         return self.train.seconds
 
     @property
     def held_out_seconds(self) -> float:
-        """Length of all that is held out, in seconds."""
+        """Length of all held-out ranges, in seconds."""
         return self.test.seconds if self.is_shared else self.validation.seconds + self.test.seconds
 
 
-def split_spans(
+def split_corpus(
     corpus: Corpus,
     *,
     split: str = "end",
@@ -67,17 +68,17 @@ def split_spans(
     """Divide the corpus; a pure function of its table.
 
     Args:
-        corpus: what to divide.
-        split: "end" holds out the end of each track, at the same place in its copies with the same samples, and leaves
-            other renditions and encodings in training; "track" whole tracks, chosen by a hash of the group (album, ...)
-            or of the name without its extension, so that adding tracks moves no other track to another side;
-            "official" is each corpus' own division, and "track" for those which have none.
-        held_out_seconds: with "end", how much of each track.
-        held_out_fraction: with "end", at most this part of a track; else about this part of the groups, half of it for
-            the validation and half for the test.
-        gap_seconds: with "end", used by neither side, so that no resampler or decoder looks across the border.
-        minimum_seconds: with "end", a span is at least this long; a track too short for two is training as a whole.
-            Of a track in pieces, what a border leaves of a piece is not used where it is shorter.
+        corpus: What to divide.
+        split: "end" holds out the end of each track. Copies with the same samples are divided at the same place, other
+            renditions and encodings stay in training. "track" holds out whole tracks, by a hash of the group (album,
+            ...) or of the name without extension, so new tracks do not move others to another side. "official" is each
+            corpus' own split, and "track" for corpora without one.
+        held_out_seconds: With "end", the length that is held out of each track.
+        held_out_fraction: With "end", the largest part of a track that is held out; else about this part of the groups,
+            half of it for validation and half for test.
+        gap_seconds: With "end", unused audio between the sides, so that no resampler reads across the border.
+        minimum_seconds: With "end", the shortest range. A track that is too short for two ranges is in training as a
+            whole. If the border is in a piece of a track, shorter remainders of the piece are not used.
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r} is unknown, allowed are {', '.join(map(repr, SPLITS))}")
@@ -94,21 +95,21 @@ def _divide_each_track(
     held = np.minimum(held_out_seconds, held_out_fraction * wholes)
     borders = wholes - held
     divided = (held > 0) & (held >= minimum_seconds) & (borders - gap_seconds >= minimum_seconds)
-    # From here on within the piece, not within the track.
+    # From here on, times are in the piece, not in the track.
     borders = borders - corpus.starts
     train_ends = np.where(divided, np.minimum(borders - gap_seconds, ends), ends)
     held_starts = np.maximum(borders, 0.0)
     every = np.arange(len(ends))
     shortest = minimum_seconds - _ROUNDING_SECONDS
-    train = Spans(every, np.zeros(len(ends)), train_ends).at(~divided | (train_ends >= shortest))
-    held_out = Spans(every, held_starts, ends).at(divided & (ends - held_starts >= shortest))
+    train = TimeRanges(every, np.zeros(len(ends)), train_ends).at(~divided | (train_ends >= shortest))
+    held_out = TimeRanges(every, held_starts, ends).at(divided & (ends - held_starts >= shortest))
     return Split(train, held_out, held_out, is_shared=True, undivided=tuple(np.flatnonzero(~divided).tolist()))
 
 
 def _whole_seconds(corpus: Corpus) -> np.ndarray:
-    """How long the track is that each row has a piece of, the same for its copies: so all are divided at one place."""
+    """Return the length of each row's whole track, equal for copies, so that all are divided at the same place."""
     if not corpus.starts.any():
-        # Copies have as many samples each.
+        # Copies have the same length.
         return corpus.durations
     content = corpus.table["content_hash"]
     track = content.where(content != "", corpus.table["corpus"] + "/" + corpus.sources)
@@ -116,14 +117,16 @@ def _whole_seconds(corpus: Corpus) -> np.ndarray:
 
 
 def _divide_by_tracks(corpus: Corpus, held_out_fraction: float, *, official: bool) -> Split:
-    sides = _sides_by_hash(corpus, held_out_fraction)
+    place = hash_places(corpus.table)
+    choices = [place < held_out_fraction / 2, place < held_out_fraction]
+    sides = np.select(choices, ["test", "validation"], "train").astype(object)
     if official:
         sides = _with_official_sides(corpus, sides)
     is_test, is_validation = sides == "test", sides == "validation"
-    # The nearer to the final judgement, the stronger the claim.
+    # If tracks are related, the test side keeps them, else the validation side.
     claims = np.select([is_test, is_validation], [2, 1], 0)
     unused = claims < pandas.Series(claims).groupby(_related(corpus)).transform("max").to_numpy()
-    whole = Spans(np.arange(len(sides)), np.zeros(len(sides)), corpus.durations)
+    whole = TimeRanges(np.arange(len(sides)), np.zeros(len(sides)), corpus.durations)
     validation, test = whole.at(is_validation & ~unused), whole.at(is_test)
     is_shared = not len(validation) or not len(test)
     return Split(
@@ -136,20 +139,20 @@ def _divide_by_tracks(corpus: Corpus, held_out_fraction: float, *, official: boo
 
 
 def _related(corpus: Corpus) -> np.ndarray:
-    """A number for each track, the same where tracks have music in common, be it through a third one.
+    """Return a number for each track, equal for related tracks, also if they are related through a third one.
 
-    They do if they have the same samples, or within a corpus the same group or the same name but for the extension.
+    Tracks are related by the same samples, or in one corpus by the same group or the same name without extension.
     """
     table = corpus.table
     prefix = table["corpus"] + "/"
-    # Silence is no music: through it all albums with a silent track would be one.
+    # A silent track has the samples of all other silent tracks, but it does not relate their albums.
     is_music = (table["content_hash"] != "") & ~(table["silent_share"] >= 1)
     reasons = (
         table["content_hash"].where(is_music),
         (prefix + table["group"]).where(table["group"] != ""),
         prefix + _titles(table),
     )
-    # A graph of tracks and of what they can have in common.
+    # The nodes of the graph are the tracks, and the values that they can have in common.
     tracks, common, nodes = [], [], len(table)
     for values in reasons:
         numbers, distinct = pandas.factorize(values)
@@ -163,25 +166,19 @@ def _related(corpus: Corpus) -> np.ndarray:
 
 
 def hash_places(table: pandas.DataFrame) -> np.ndarray:
-    """A number in [0, 1) for each track of a manifest, by a hash of its group or name: those held out have low ones."""
+    """Return a number in [0, 1) for each row, a hash of its group or name; held-out tracks have low numbers."""
     numbers, groups = pandas.factorize(table["group"].where(table["group"] != "", _titles(table)))
-    return _in_unit_interval(groups.to_list())[numbers]
+    digests = b"".join(hashlib.sha256(name.encode()).digest()[:8] for name in groups)
+    return (np.frombuffer(digests, ">u8").astype(np.float64) / 2**64)[numbers]
 
 
 def _titles(table: pandas.DataFrame) -> pandas.Series:
-    """What each track was called when it was scanned, without the extension: a song may lie as .flac and as .mp3."""
+    """Return the name of each track at its scan without the extension: a song may exist as .flac and as .mp3."""
     return source_names(table).str.replace(_EXTENSION, "", regex=True)
 
 
-def _sides_by_hash(corpus: Corpus, held_out_fraction: float) -> np.ndarray:
-    """The side of each track: test, validation and train from the smallest hashes to the largest."""
-    place = hash_places(corpus.table)
-    choices = [place < held_out_fraction / 2, place < held_out_fraction]
-    return np.select(choices, ["test", "validation"], "train").astype(object)
-
-
 def _with_official_sides(corpus: Corpus, by_hash: np.ndarray) -> np.ndarray:
-    """The corpus' own sides; where a corpus names no side of one kind, that side comes from its training by hash."""
+    """Return the official sides; a corpus without validation or test gets that side from its training, by hash."""
     named = corpus.table["split"]
     unknown = sorted(set(named.unique()) - {*SIDES, ""})
     if unknown:
@@ -195,8 +192,3 @@ def _with_official_sides(corpus: Corpus, by_hash: np.ndarray) -> np.ndarray:
         for side in {"validation", "test"} - named_here:
             sides[rows] = np.where((sides[rows] == "train") & (by_hash[rows] == side), side, sides[rows])
     return sides
-
-
-def _in_unit_interval(names: Sequence[str]) -> np.ndarray:
-    digests = b"".join(hashlib.sha256(name.encode()).digest()[:8] for name in names)
-    return np.frombuffer(digests, ">u8").astype(np.float64) / 2**64

@@ -1,4 +1,4 @@
-"""What must stand beside music that is passed on: who made each piece, its licence, what was done to it, the texts."""
+"""The files that must go with music that is passed on: authors, licences and changes of each track, licence texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datamodules.free_corpora.packages import Package
 from spectrostream.atomic_files import write_whole
 
 _LICENCE_TEXTS = Path("/usr/share/common-licenses")
-# Where the texts are, for licences whose name is no file there.
+# Pages of the texts that this folder may lack.
 _PAGES = {
     "CC-BY-3.0": "https://creativecommons.org/licenses/by/3.0/legalcode",
     "CC-BY-4.0": "https://creativecommons.org/licenses/by/4.0/legalcode",
@@ -26,36 +26,26 @@ _PAGES = {
 _DOCUMENTS = ("copyright", "CREDITS.gz", "CREDITS")
 
 
-def write_licences(out: Path, packages: Mapping[str, Package], pieces: Mapping[str, Mapping[str, Any]]) -> None:
-    """`LICENSES/`: the packages' copyright files and credits, and texts that they only name."""
+def write_licences(out: Path, packages: Mapping[str, Package], tracks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write `LICENSES/`: the packages' copyright files and credits, and the texts that they only name."""
     folder = out / "LICENSES"
     for package in packages.values():
         for document in _DOCUMENTS:
             path = package.root / "usr" / "share" / "doc" / package.name / document
             if path.is_file():
                 _copy(path, folder / package.name / document.removesuffix(".gz"))
-    for licence in _licences(pieces):
+    for licence in _licences(tracks):
         if (_LICENCE_TEXTS / licence).is_file():
             _copy(_LICENCE_TEXTS / licence, folder / licence)
 
 
 def write_attribution(
-    out: Path, recipe: Recipe, pieces: Mapping[str, Mapping[str, Any]], made_with: Mapping[str, Any]
+    out: Path, recipe: Recipe, tracks: Mapping[str, Mapping[str, Any]], made_with: Mapping[str, Any]
 ) -> None:
-    """`ATTRIBUTION.md`: a row for each piece.
-
-    pieces: facts by name: title, author, licence, seconds and, of rendered ones, scaled_db.
-    made_with: packages, each with its version, and how pieces were rendered.
-    """
-    lines = [
-        f"# {recipe.name}: {recipe.summary}",
-        "",
-        *_provenance(made_with),
-        "",
-        *_table(pieces),
-        "",
-        *_pages(pieces),
-    ]
+    """Write `ATTRIBUTION.md`, with a row for each track; `tracks` and `made_with` are those of the ledger."""
+    pages = [f"{licence}: {_PAGES[licence]}\n" for licence in _licences(tracks) if licence in _PAGES]
+    title = f"# {recipe.name}: {recipe.summary}"
+    lines = [title, "", *_provenance(made_with), "", *_table(tracks), "", *pages]
     write_whole(out / "ATTRIBUTION.md", "\n".join(lines).encode("utf-8", "backslashreplace"))
 
 
@@ -69,14 +59,14 @@ def _provenance(made_with: Mapping[str, Any]) -> list[str]:
         *lines,
         f"Rendered from MIDI with {rendering['renderer']} {rendering['version']} and the soundfont "
         f"{rendering['soundfont']} ({rendering['soundfont_licence']}): {rendering['manner']}; then FLAC with "
-        f"{rendering['bits']} bits. A piece that came within 1 dB of full scale was made softer as a whole, by what "
+        f"{rendering['bits']} bits. A track that came within 1 dB of full scale was made softer as a whole, by what "
         "the table says; what fades out below -90 dB re full scale after the last note is cut off.",
     ]
 
 
-def _table(pieces: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _table(tracks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rows = ["| file | title | author | licence | seconds | change |", "|---|---|---|---|---|---|"]
-    for name, facts in sorted(pieces.items()):
+    for name, facts in sorted(tracks.items()):
         scaled = facts.get("scaled_db", 0.0)
         change = f"{scaled:+.1f} dB" if scaled else ""
         cells = (name, facts["title"], facts["author"], facts["licence"], f"{facts['seconds']:.1f}", change)
@@ -84,13 +74,9 @@ def _table(pieces: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return rows
 
 
-def _pages(pieces: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return [f"{licence}: {_PAGES[licence]}\n" for licence in _licences(pieces) if licence in _PAGES]
-
-
-def _licences(pieces: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Their short names; `GPL-2+` is the text of `GPL-2`."""
-    words = {word for facts in pieces.values() for word in facts["licence"].replace(",", " ").split()}
+def _licences(tracks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """List the short names of the licences; the text of `GPL-2+` is `GPL-2`."""
+    words = {word for facts in tracks.values() for word in facts["licence"].replace(",", " ").split()}
     return sorted(word.removesuffix("+") for word in words if "/" not in word and word not in ("and", "or"))
 
 

@@ -1,20 +1,18 @@
-"""A recipe carried out: packages, pieces, rendering or copying, attribution; killed at any moment, it goes on."""
+"""Build the corpus of a recipe: packages, tracks, rendering or copying, attribution. A killed build can resume."""
 
 from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from datamodules.free_corpora.attribution import write_attribution, write_licences
 from datamodules.free_corpora.catalog import SOUNDFONTS
-from datamodules.free_corpora.contract import Piece, Recipe, RecipeError, Report
+from datamodules.free_corpora.contract import Recipe, RecipeError, Report, Track
 from datamodules.free_corpora.ledger import Ledger
 from datamodules.free_corpora.packages import Given, Package, found_packages, matching
 from datamodules.free_corpora.planning import Plan, planned
@@ -28,10 +26,13 @@ from spectrostream.errors import UserError
 class Options:
     """How a corpus is built.
 
-    renderer, soundfont, bits: of music that is rendered; soundfont is a name in SOUNDFONTS or a file.
-    licences: patterns of those that are taken; () for the recipe's own.
-    only: patterns of pieces that are taken, by path or by name without folder and extension; () for all.
-    jobs: pieces at a time.
+    Attributes:
+        renderer: One of `renderers.NAMES`.
+        soundfont: A name in `SOUNDFONTS`, or a file.
+        bits: Of rendered FLAC files.
+        licences: Patterns of the licences that are taken; () takes those that the recipe accepts.
+        only: Patterns of the tracks that are taken, by path or by name without folder and extension; () takes all.
+        jobs: Number of tracks at a time.
     """
 
     renderer: str = "auto"
@@ -44,7 +45,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Built:
-    """A finished corpus. left_out: pieces whose licence was not asked for. scaled: pieces that were made softer."""
+    """A finished corpus. `left_out` tracks have other licences; `scaled` ones were made softer, `new` ones made now."""
 
     tracks: int
     seconds: float
@@ -63,27 +64,27 @@ class _Tools:
     licence: str
 
     def record(self, bits: int) -> dict[str, Any]:
-        """For the ledger."""
+        """The ledger's entry."""
         name, version, manner = self.renderer.name, self.renderer.version, self.renderer.manner
         soundfont = {"soundfont": self.soundfont.name, "soundfont_licence": self.licence}
         return {"renderer": name, "version": version, "manner": manner, **soundfont, "bits": bits}
 
 
 def build(recipe: Recipe, out: Path, given: Given, options: Options, report: Report) -> Built:
-    """Builds the corpus in `out`, or goes on with it.
+    """Build the corpus in `out`, or resume it.
 
     Raises:
-        RecipeError: anything missing or wrong, or pieces that failed; the finished ones stay.
-        OSError: no room, no permission.
+        RecipeError: Something is missing or wrong, or tracks failed; the finished ones stay.
+        OSError: No room, no permission.
     """
     renders = recipe.music.is_notes
-    ledger = Ledger(out, _asked(recipe, options, renders))
+    ledger = Ledger(out, _asked(recipe, options))
     if ledger.is_complete:
         return _built(ledger, left_out=0, new=0)
-    # Before anything is downloaded.
+    # A missing renderer must be noticed before the download.
     renderer = chosen_renderer(options.renderer) if renders else None
     with ledger.locked():
-        packages = found_packages(_needed(recipe, options, renders), given, ledger.work / "packages", report)
+        packages = found_packages(_needed(recipe, options), given, ledger.work / "packages", report)
         tools = _tools(renderer, packages, options) if renderer else None
         made_with = _made_with(packages, tools, options)
         report.doing("looking for music")
@@ -97,22 +98,22 @@ def build(recipe: Recipe, out: Path, given: Given, options: Options, report: Rep
         )
         ledger.begin(made_with)
         new = _make_all(plan, ledger, tools, options, report)
-        write_licences(out, packages, ledger.pieces)
-        write_attribution(out, recipe, ledger.pieces, made_with)
+        write_licences(out, packages, ledger.tracks)
+        write_attribution(out, recipe, ledger.tracks, made_with)
         ledger.complete()
     return _built(ledger, plan.left_out, new)
 
 
-def _asked(recipe: Recipe, options: Options, renders: bool) -> dict[str, Any]:
+def _asked(recipe: Recipe, options: Options) -> dict[str, Any]:
     asked: dict[str, Any] = {"recipe": recipe.name}
-    if renders:
+    if recipe.music.is_notes:
         asked |= {"renderer": options.renderer, "soundfont": options.soundfont, "bits": options.bits}
     return {**asked, "licences": list(options.licences or recipe.accepted), "only": list(options.only)}
 
 
-def _needed(recipe: Recipe, options: Options, renders: bool) -> dict[str, tuple[str, ...]]:
+def _needed(recipe: Recipe, options: Options) -> dict[str, tuple[str, ...]]:
     needed = {recipe.package: (*recipe.music.wanted, *recipe.credits.wanted)}
-    if renders and options.soundfont in SOUNDFONTS:
+    if recipe.music.is_notes and options.soundfont in SOUNDFONTS:
         soundfont = SOUNDFONTS[options.soundfont]
         needed[soundfont.package] = (soundfont.pattern,)
     return needed
@@ -142,80 +143,69 @@ def _made_with(packages: Mapping[str, Package], tools: _Tools | None, options: O
 
 
 def _make_all(plan: Plan, ledger: Ledger, tools: _Tools | None, options: Options, report: Report) -> int:
-    """Makes what is not finished, several pieces at a time, and counts it; RecipeError lists those that failed."""
-    pieces = [piece for piece in plan.pieces if not ledger.has(piece.name)]
-    rendering = _rendering(ledger.work / "audio", tools, options.bits) if tools else None
+    """Make the tracks that are not finished, and count them; RecipeError lists those that failed."""
+    tracks = [track for track in plan.tracks if not ledger.has(track.name)]
+    # With the longest tracks first, the processors end at about the same time.
+    tracks.sort(key=lambda track: track.seconds, reverse=True)
+    rendering = Rendering(tools.renderer, tools.soundfont, _new_folder(ledger.work), options.bits) if tools else None
     report.doing("rendering" if rendering else "copying")
-    report.total(sum(piece.seconds for piece in pieces))
+    report.total(sum(track.seconds for track in tracks))
     failed = list(plan.failed)
-    with _running(partial(_make, ledger.out, rendering), pieces, rendering, options.jobs) as futures:
-        for future in as_completed(futures):
-            piece = futures[future]
-            try:
-                ledger.add(piece.name, future.result())
-            except UserError as error:
-                failed.append((piece.name, str(error)))
-            report.advance(piece.seconds)
-    if failed:
-        raise _failure(failed, len(plan.pieces) + len(plan.failed), ledger.out)
-    return len(pieces)
-
-
-def _rendering(work: Path, tools: _Tools, bits: int) -> Rendering:
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    return Rendering(tools.renderer, tools.soundfont, work, bits)
-
-
-@contextmanager
-def _running(
-    make: Callable[[Piece], dict[str, Any]], pieces: Sequence[Piece], rendering: Rendering | None, jobs: int
-) -> Iterator[dict[Future[dict[str, Any]], Piece]]:
-    """Pieces being made; at the end, whatever it is, nothing runs any more."""
-    with ThreadPoolExecutor(max_workers=jobs) as pool:
+    with ThreadPoolExecutor(max_workers=options.jobs) as pool:
         try:
-            # Long pieces first, so that the last minutes are not one processor's.
-            ordered = sorted(pieces, key=lambda piece: piece.seconds, reverse=True)
-            yield {pool.submit(make, piece): piece for piece in ordered}
+            futures = {pool.submit(_make, ledger.out, rendering, track): track for track in tracks}
+            for future in as_completed(futures):
+                track = futures[future]
+                try:
+                    ledger.add(track.name, future.result())
+                except UserError as error:
+                    failed.append((track.name, str(error)))
+                report.advance(track.seconds)
         finally:
             if rendering:
                 rendering.stop()
             pool.shutdown(wait=True, cancel_futures=True)
+    if failed:
+        raise _failure(failed, len(plan.tracks) + len(plan.failed), ledger.out)
+    return len(tracks)
+
+
+def _new_folder(work: Path) -> Path:
+    folder = work / "audio"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
 
 
 def _failure(failed: Sequence[tuple[str, str]], total: int, out: Path) -> RecipeError:
     reasons = "".join(f"\n  {name}: {reason}" for name, reason in sorted(failed))
     return RecipeError(
-        f"{len(failed)} of {total} pieces failed:{reasons}\nThe others are in {str(out)!r}; type the same command "
+        f"{len(failed)} of {total} tracks failed:{reasons}\nThe others are in {str(out)!r}; type the same command "
         "again to try these once more"
     )
 
 
-def _make(out: Path, rendering: Rendering | None, piece: Piece) -> dict[str, Any]:
-    """One piece, and what is known of it then."""
-    target = out / piece.name
-    facts: dict[str, Any] = {
-        "title": piece.credit.title,
-        "author": piece.credit.author,
-        "licence": piece.credit.licence,
-        "seconds": piece.seconds,
-    }
+def _make(out: Path, rendering: Rendering | None, track: Track) -> dict[str, Any]:
+    """Make a track; return its entry in the ledger."""
+    target = out / track.name
+    credit = track.credit
+    facts: dict[str, Any] = {"title": credit.title, "author": credit.author, "licence": credit.licence}
+    facts["seconds"] = track.seconds
     try:
-        if piece.is_rendered and rendering:
-            rendered = rendering.render(piece.source, target, piece.seconds)
-            facts |= {"seconds": rendered.seconds, "peak_dbfs": rendered.peak_dbfs, "scaled_db": rendered.scaled_db}
+        if track.is_rendered and rendering:
+            facts |= asdict(rendering.render(track.source, target, track.seconds))
         else:
-            with piece.source.open("rb") as source:
+            with track.source.open("rb") as source:
                 copy_whole(source, target)
         return {**facts, "size_bytes": target.stat().st_size}
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise  # the next piece would fail likewise
+            raise  # the next track would fail for the same reason
         raise RecipeError(f"{error.filename or target}: {error.strerror or error}") from error
 
 
 def _built(ledger: Ledger, left_out: int, new: int) -> Built:
-    pieces = ledger.pieces.values()
-    seconds = sum(piece["seconds"] for piece in pieces)
-    scaled = sum(1 for piece in pieces if piece.get("scaled_db"))
-    return Built(len(pieces), seconds, sum(piece["size_bytes"] for piece in pieces), left_out, scaled, new)
+    tracks = ledger.tracks.values()
+    seconds = sum(track["seconds"] for track in tracks)
+    scaled = sum(1 for track in tracks if track.get("scaled_db"))
+    return Built(len(tracks), seconds, sum(track["size_bytes"] for track in tracks), left_out, scaled, new)

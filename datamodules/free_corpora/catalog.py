@@ -25,7 +25,7 @@ _NAEV_LICENCES = {
 
 @dataclass(frozen=True)
 class Soundfont:
-    """A soundfont: Debian's package, where it lies there, what it is licensed under, megabytes to download."""
+    """A soundfont: Debian's package, its path there, its licence, megabytes to download."""
 
     package: str
     pattern: str
@@ -36,7 +36,7 @@ class Soundfont:
 _RECIPES = (
     Recipe(
         name="freedoom",
-        summary="66 pieces of rock, metal and ambient for synthesizer, rendered to FLAC",
+        summary="66 tracks of rock, metal and ambient for synthesizer, rendered to FLAC",
         package="freedoom",
         music=MidiLumps(("usr/share/games/doom/freedoom1.wad", "usr/share/games/doom/freedoom2.wad")),
         credits=Stated("Freedoom contributors (LICENSES/freedoom/CREDITS)", "BSD-3-clause"),

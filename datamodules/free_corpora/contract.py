@@ -1,4 +1,4 @@
-"""What a recipe is: which packages, which files in them are music, who made it and under what licence."""
+"""What a recipe is: which package, which files in it are music, who made it and under what licence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RecipeError(UserError):
 
 @dataclass(frozen=True)
 class Credit:
-    """Who made a piece, and under what licence it is passed on, by the short name that Debian uses."""
+    """The author of a track, and its licence by the short name that Debian uses."""
 
     author: str
     licence: str
@@ -24,12 +24,13 @@ class Credit:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One piece of music before it is rendered or copied.
+class Track:
+    """A track before it is rendered or copied.
 
-    name: path in the corpus with forward slashes, with the extension that it will have there.
-    source: the MIDI or audio file that it is made from.
-    seconds: how long it plays, without what fades out after the last note.
+    Attributes:
+        name: Path in the corpus with forward slashes, and with the extension that it gets there.
+        source: The MIDI or audio file that it is made from.
+        seconds: Its length, without what fades out after the last note.
     """
 
     name: str
@@ -39,12 +40,12 @@ class Piece:
 
     @property
     def is_rendered(self) -> bool:
-        """Whether it is made from notes; other pieces are copied as they are."""
+        """Whether it is made from notes; other tracks are copied as they are."""
         return self.source.suffix == ".mid"
 
 
 class Music(Protocol):
-    """Where the music lies in a package. is_notes: it is MIDI files, which are to be rendered."""
+    """The place of the music in a package. `is_notes` says that it is MIDI files, which must be rendered."""
 
     is_notes: ClassVar[bool]
 
@@ -53,36 +54,46 @@ class Music(Protocol):
         """Patterns of the files that are needed from the package."""
 
     def sources(self, root: Path, work: Path) -> dict[str, Path]:
-        """MIDI or audio files by their name in the corpus.
+        """Find the MIDI or audio files.
 
-        root: the package's folder, with `usr` in it. work: where files may be taken out of archives.
+        Args:
+            root: The package's folder, with `usr` in it.
+            work: Folder for files that are taken out of archives.
+
+        Returns:
+            Name in the corpus -> file.
+
+        Raises:
+            RecipeError: The package lacks an archive, or an archive is broken.
         """
 
 
 class Credits(Protocol):
-    """Where it is written who made the music."""
+    """The place where a package names the authors."""
 
     @property
     def wanted(self) -> tuple[str, ...]:
         """Patterns of the files that are needed from the package, besides its copyright file."""
 
     def read(self, root: Path, package: str) -> CreditOf:
-        """Credits by the name of the piece."""
+        """Read the credits; RecipeError if they are missing or broken."""
 
 
-# From a piece's name to its credit; None where nothing is written about it.
 CreditOf = Callable[[str], Credit | None]
+"""Name of a track -> its credit; None if the package says nothing about it."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A corpus as data.
 
-    package: Debian's package with the music.
-    minutes, megabytes: of music, and to download, soundfont included.
-    licence: of the whole, in words.
-    accepted: patterns of the licences that are taken unless others are asked for.
-    held_out: meant for evaluation, because style and composers differ from the other recipes.
+    Attributes:
+        package: Debian's package with the music.
+        minutes: Length of all music.
+        megabytes: Size of the download, with the soundfont.
+        licence: Of the whole, in words.
+        accepted: Patterns of the licences that are taken by default.
+        held_out: True if it is meant for evaluation: style and composers differ from the other recipes.
     """
 
     name: str
@@ -98,13 +109,13 @@ class Recipe:
 
 
 class Report(Protocol):
-    """Who is told how far it is."""
+    """Shows how far a build is."""
 
     def doing(self, what: str) -> None:
-        """What is being worked on."""
+        """Show what is being worked on."""
 
     def total(self, seconds: float) -> None:
-        """So much music there will be."""
+        """Set how much music there will be."""
 
     def advance(self, seconds: float) -> None:
-        """So much more music is done."""
+        """Count more finished music."""

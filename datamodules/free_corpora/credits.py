@@ -1,4 +1,4 @@
-"""Who made the music of a package and under what licence: Debian's copyright files, and a project's own list."""
+"""The authors and licences of a package's music, from Debian's copyright files or a project's own list."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from datamodules.free_corpora.contract import Credit, CreditOf, RecipeError
 
 @dataclass(frozen=True)
 class Stated:
-    """One credit for all pieces."""
+    """One credit for all tracks."""
 
     author: str
     licence: str
     wanted: ClassVar[tuple[str, ...]] = ()
 
     def read(self, root: Path, package: str) -> CreditOf:
-        """The same for every name."""
+        """Return the same credit for every name."""
         del root, package
         return lambda name: Credit(self.author, self.licence)
 
@@ -31,14 +31,15 @@ class Stated:
 class DebianCopyright:
     """The package's machine-readable copyright file.
 
-    prefix: what stands before a piece's name there, where the files of the source package are listed.
+    Attributes:
+        prefix: Folder of the music in the source package, whose files the copyright file lists.
     """
 
     prefix: str
-    wanted: ClassVar[tuple[str, ...]] = ()  # the copyright file is there anyway
+    wanted: ClassVar[tuple[str, ...]] = ()  # every package has its copyright file
 
     def read(self, root: Path, package: str) -> CreditOf:
-        """By the last paragraph that matches, as the format has it. RecipeError: the file is missing."""
+        """Use the last paragraph that matches, as the format says; RecipeError if the file is missing."""
         path = root / "usr" / "share" / "doc" / package / "copyright"
         try:
             text = path.read_text("utf-8", "replace")
@@ -52,8 +53,10 @@ class DebianCopyright:
 class LicenceList:
     """A YAML list of authors, each with a licence and names of files.
 
-    names: what the list calls a licence, and its short name.
-    titles: a YAML list of `name` and `filename`.
+    Attributes:
+        path: The list.
+        titles: A YAML list of `name` and `filename`.
+        names: Name of a licence in the list -> its short name.
     """
 
     path: str
@@ -62,11 +65,11 @@ class LicenceList:
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        """Both lists."""
+        """Paths of both lists."""
         return self.path, self.titles
 
     def read(self, root: Path, package: str) -> CreditOf:
-        """By name. RecipeError: a list is missing or not of this form."""
+        """Use the lists; RecipeError if one is missing or not of this form."""
         try:
             titles = {entry["filename"]: entry["name"] for entry in _yaml(root / self.titles)}
             credits = {
@@ -86,7 +89,7 @@ class LicenceList:
 
 
 def copyright_paragraphs(text: str) -> list[tuple[re.Pattern[str], Credit]]:
-    """Paragraphs about files of a copyright file in Debian's format 1.0: which files, and their credit."""
+    """Parse a copyright file in Debian's format 1.0: the paragraphs about files, each with their pattern and credit."""
     paragraphs = []
     for paragraph in re.split(r"\n[ \t]*\n", text):
         fields = _fields(paragraph)
@@ -99,7 +102,7 @@ def copyright_paragraphs(text: str) -> list[tuple[re.Pattern[str], Credit]]:
 
 
 def _fields(paragraph: str) -> dict[str, str]:
-    """Values by name in small letters; a line that begins with a space goes on with the one before."""
+    """Parse the fields, by name in lower case; a line that begins with a space continues the line before."""
     fields: dict[str, str] = {}
     name = ""
     for line in paragraph.splitlines():
@@ -112,7 +115,7 @@ def _fields(paragraph: str) -> dict[str, str]:
 
 
 def _file_pattern(patterns: list[str]) -> re.Pattern[str]:
-    # The format knows * and ?, both of which match slashes.
+    # The format has the wildcards * and ?, which also match slashes.
     translated = (re.escape(p.removeprefix("./")).replace(r"\*", ".*").replace(r"\?", ".") for p in patterns)
     return re.compile("|".join(f"(?:{pattern})" for pattern in translated), re.DOTALL)
 
@@ -125,5 +128,5 @@ def _yaml(path: Path) -> Any:
 
 
 def _without_address(author: str) -> str:
-    """Names without the address in angle brackets, which nobody needs to collect."""
+    """Remove mail addresses in angle brackets; the credit does not need them."""
     return re.sub(r"\s*<[^<>]*@[^<>]*>", "", author)

@@ -1,4 +1,4 @@
-"""Debian's package files (.deb) read without dpkg: an `ar` archive of two compressed tar archives."""
+"""Read Debian's package files (.deb) without dpkg: `ar` archives of two compressed tar archives."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from datamodules.free_corpora.contract import RecipeError
 
 _MAGIC = b"!<arch>\n"
 _HEADER = 60
-# What Python decompresses by itself; newer packages of some distributions use zstd.
+# The compressions that Python knows; some distributions also use zstd.
 _TAR_MODES = {"": "r|", ".gz": "r|gz", ".xz": "r|xz", ".bz2": "r|bz2"}
 _BROKEN = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError)
 
 
 @dataclass(frozen=True)
 class Control:
-    """What a package says of itself."""
+    """Name and version in a package's control file."""
 
     package: str
     version: str
 
 
 def read_control(path: Path) -> Control:
-    """Name and version. RecipeError: not a package, or a damaged one."""
+    """Read name and version; RecipeError if it is no package, or a damaged one."""
     with _opened(path, "control") as archive:
         for member in archive:
             if member.isfile() and PurePosixPath(member.name).name == "control":
@@ -42,9 +42,12 @@ def read_control(path: Path) -> Control:
 
 
 def unpack(path: Path, folder: Path, wanted: tuple[str, ...], notice: Callable[[str], None]) -> None:
-    """Regular files that match a pattern, below `folder`. Links are passed over, and so are names that lead out of it.
+    """Unpack the regular files that match a pattern, and call `notice` with each name.
 
-    notice: is told each file's name.
+    Links, and names that lead out of the folder, are skipped.
+
+    Raises:
+        RecipeError: It is no package, or a damaged one.
     """
     with _opened(path, "data") as archive:
         for member in archive:
@@ -74,7 +77,7 @@ def _write(source: IO[bytes] | None, target: Path) -> None:
 
 @contextmanager
 def _opened(path: Path, what: str) -> Iterator[tarfile.TarFile]:
-    """The tar archive `control` or `data` as a stream."""
+    """Open the tar archive `control` or `data` as a stream."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -90,7 +93,7 @@ def _opened(path: Path, what: str) -> Iterator[tarfile.TarFile]:
 
 
 def _part(path: Path, file: IO[bytes], what: str) -> tuple[str, IO[bytes]]:
-    """Compression and bytes of a member of the outer archive."""
+    """Find a member of the outer archive; return its compression and its bytes."""
     if file.read(len(_MAGIC)) != _MAGIC:
         raise RecipeError(f"{str(path)!r} is not a Debian package (.deb)")
     while len(header := file.read(_HEADER)) == _HEADER:
@@ -150,7 +153,7 @@ def _reporting_damage(path: Path) -> Iterator[None]:
         yield
     except _BROKEN as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # no room, no permission: not the package's fault
+            raise  # no room or no permission; the package is not damaged
         raise _broken(path, str(error)) from error
 
 

@@ -1,4 +1,4 @@
-"""Package files from Debian's archive through apt-get, kept in a cache, checked against what apt-get knows of them."""
+"""Download package files with apt-get to a cache, and check them against the size and hash that apt-get prints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OTHERWISE = "copy the file from a machine that has it and type --package-file F
 
 @dataclass(frozen=True)
 class _Location:
-    """What apt-get says of a package file; `hash_name` is hashlib's, "" where apt-get names none that is safe."""
+    """What apt-get prints about a package file; `hash_name` is hashlib's name, "" if apt-get prints no safe hash."""
 
     file: str
     size: int
@@ -27,7 +27,7 @@ class _Location:
     digest: str
 
     def fits(self, path: Path) -> bool:
-        """Whether the file is there and is the one that was promised."""
+        """Whether this file exists and has the promised content."""
         if not path.is_file() or path.stat().st_size != self.size:
             return False
         if not self.hash_name:
@@ -37,31 +37,27 @@ class _Location:
 
 
 def downloaded(package: str, cache: Path, report: Report) -> Path:
-    """The package file, from the cache if it is there and whole.
+    """Return the package file from the cache; download it if the cache has no whole one.
 
     Raises:
-        RecipeError: no apt-get, an unknown package, no network, a file that is not what was promised.
-        OSError: no room, no permission.
+        RecipeError: No apt-get, an unknown package, no network, or a file that is not the promised one.
+        OSError: No room, no permission.
     """
-    _require_apt(package)
+    if shutil.which("apt-get") is None:
+        raise RecipeError(f"The package {package} is needed, and there is no apt-get here to download it; {_OTHERWISE}")
     report.doing(f"looking up {package}")
     location = _location(package)
     path = cache / location.file
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / ".lock").open("wb") as file:
-        lock(file)  # waits for other processes of ours that download into this cache
+        lock(file)  # waits for other builds that download into this cache
         if not location.fits(path):
             _download(package, location, path, report)
     return path
 
 
-def _require_apt(package: str) -> None:
-    if shutil.which("apt-get") is None:
-        raise RecipeError(f"The package {package} is needed, and there is no apt-get here to download it; {_OTHERWISE}")
-
-
 def _location(package: str) -> _Location:
-    """apt-get prints 'URL' FILE SIZE HASH:DIGEST."""
+    """Ask apt-get, which prints 'URL' FILE SIZE HASH:DIGEST."""
     answer = subprocess.run(
         ["apt-get", "download", "--print-uris", package], capture_output=True, stdin=subprocess.DEVNULL, check=False
     )
@@ -77,7 +73,7 @@ def _location(package: str) -> _Location:
 
 
 def _download(package: str, location: _Location, path: Path, report: Report) -> None:
-    # One folder for one file: apt-get goes on with what an interrupted download left there.
+    # A folder for each file, in which apt-get resumes an interrupted download.
     folder = path.with_name(f".{location.file}.unfinished")
     folder.mkdir(exist_ok=True)
     partial = folder / location.file

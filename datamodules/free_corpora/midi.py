@@ -1,7 +1,8 @@
-"""Standard MIDI files of type 0 and 1: what sounds when, and how long it all is.
+"""Standard MIDI files of type 0 and 1: when each note sounds, and how long the song is.
 
-After "Standard MIDI Files 1.0" (RP-001): chunks of a four-letter name and a length; in a track, times are
-variable-length numbers of ticks since the event before, and a status byte that is left out is that of the event before.
+Source: "Standard MIDI Files 1.0" (RP-001). A file is a list of chunks, each with a four-letter name and a length. Each
+event of a track begins with its distance from the event before, in ticks. An event without a status byte has the status
+of the event before.
 """
 
 from __future__ import annotations
@@ -9,24 +10,21 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 
 from datamodules.free_corpora.contract import RecipeError
 
-# Microseconds per quarter note until the file says otherwise.
+# Microseconds per quarter note until the file sets another tempo.
 _DEFAULT_TEMPO = 500_000
 _META, _SET_TEMPO, _END_OF_TRACK = 0xFF, 0x51, 0x2F
 _SYSTEM_EXCLUSIVE = (0xF0, 0xF7)
-# Data bytes of channel messages by the upper half of their status.
+# Number of data bytes of channel messages, by the upper half of their status.
 _DATA_BYTES = {0x80: 2, 0x90: 2, 0xA0: 2, 0xB0: 2, 0xC0: 1, 0xD0: 1, 0xE0: 2}
-
-
-class MidiError(RecipeError):
-    """Not a Standard MIDI file of type 0 or 1, or a broken one."""
 
 
 @dataclass(frozen=True)
 class ChannelEvent:
-    """A channel message: at so many seconds, its kind (0x80 note off ... 0xE0 pitch bend), its channel and data."""
+    """A channel message: its time, its kind (0x80 note off ... 0xE0 pitch bend), its channel and data."""
 
     seconds: float
     kind: int
@@ -36,7 +34,7 @@ class ChannelEvent:
 
 @dataclass(frozen=True)
 class Song:
-    """Events in the order in which they happen, and the time of the last event or end of a track."""
+    """Events in the order of their times, and the time of the last event or end of a track."""
 
     events: tuple[ChannelEvent, ...]
     seconds: float
@@ -51,18 +49,18 @@ class _Event:
 
 
 def read_song(content: bytes) -> Song:
-    """The song that a MIDI file holds.
+    """Read the song of a MIDI file.
 
     Raises:
-        MidiError: no header, type 2, a length beyond the end, an event that cannot be.
+        RecipeError: It has no header, is of type 2, has a length beyond its end, or an event that is not allowed.
     """
     kind, division, chunks = _header(content)
     if kind not in (0, 1):
-        raise MidiError(f"it is a MIDI file of type {kind}, allowed are 0 and 1")
-    tracks = [list(_track(body)) for name, body in chunks if name == b"MTrk"]
+        raise RecipeError(f"it is a MIDI file of type {kind}, allowed are 0 and 1")
+    tracks = [list(_track(BytesIO(body))) for name, body in chunks if name == b"MTrk"]
     if not any(tracks):
-        raise MidiError("it has no track with events")
-    # Stable: events of one moment stay in their tracks' order.
+        raise RecipeError("it has no track with events")
+    # A stable sort: events at the same tick keep the order of their tracks.
     merged = sorted((event for track in tracks for event in track), key=lambda event: event.tick)
     return _timed(merged, division)
 
@@ -70,10 +68,10 @@ def read_song(content: bytes) -> Song:
 def _header(content: bytes) -> tuple[int, int, list[tuple[bytes, bytes]]]:
     chunks = list(_chunks(content))
     if not chunks or chunks[0][0] != b"MThd" or len(chunks[0][1]) < 6:
-        raise MidiError("it has no MIDI header (MThd)")
+        raise RecipeError("it has no MIDI header (MThd)")
     kind, _, division = struct.unpack(">HHH", chunks[0][1][:6])
     if division & 0x7FFF == 0 or (division & 0x8000 and not division & 0xFF):
-        raise MidiError("its header has no unit of time")
+        raise RecipeError("its header has no unit of time")
     return kind, division, chunks[1:]
 
 
@@ -83,64 +81,54 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         name, size = struct.unpack_from(">4sI", content, position)
         position += 8
         if position + size > len(content):
-            raise MidiError(f"its chunk {name!r} of {size} bytes ends beyond the file")
+            raise RecipeError(f"its chunk {name!r} of {size} bytes ends beyond the file")
         yield name, content[position : position + size]
         position += size
 
 
-def _track(body: bytes) -> Iterator[_Event]:
-    position = tick = status = 0
-    while position < len(body):
-        delta, position = _number(body, position)
-        tick += delta
-        first = _byte(body, position)
+def _track(body: BytesIO) -> Iterator[_Event]:
+    tick = status = 0
+    while body.tell() < len(body.getbuffer()):
+        tick += _number(body)
+        first = _bytes(body, 1)[0]
         if first >= 0x80:
-            position += 1
             status = first
-        elif not 0x80 <= status < 0xF0:
-            raise MidiError(f"a track has the data byte {first} where an event should begin")
-        event, position = _event(body, position, tick, status)
+        elif 0x80 <= status < 0xF0:
+            body.seek(-1, 1)
+        else:
+            raise RecipeError(f"a track has the data byte {first} where an event should begin")
+        event = _event(body, tick, status)
         yield event
         if event.meta == _END_OF_TRACK:
             return
 
 
-def _event(body: bytes, position: int, tick: int, status: int) -> tuple[_Event, int]:
+def _event(body: BytesIO, tick: int, status: int) -> _Event:
     if status == _META:
-        meta = _byte(body, position)
-        size, position = _number(body, position + 1)
-        return _Event(tick, status, _bytes(body, position, size), meta), position + size
-    if status in _SYSTEM_EXCLUSIVE:
-        size, position = _number(body, position)
-        return _Event(tick, status, _bytes(body, position, size)), position + size
-    size = _DATA_BYTES.get(status & 0xF0, 0)
-    if not size:
-        raise MidiError(f"a track has an event with status {status:#x}, which no file may have")
-    return _Event(tick, status, _bytes(body, position, size)), position + size
+        meta = _bytes(body, 1)[0]
+        return _Event(tick, status, _bytes(body, _number(body)), meta)
+    size = _number(body) if status in _SYSTEM_EXCLUSIVE else _DATA_BYTES.get(status & 0xF0)
+    if size is None:
+        raise RecipeError(f"a track has an event with status {status:#x}, which no file may have")
+    return _Event(tick, status, _bytes(body, size))
 
 
-def _number(body: bytes, position: int) -> tuple[int, int]:
-    """A variable-length number of up to four bytes, seven bits in each, and where it ends."""
+def _number(body: BytesIO) -> int:
+    """Read a variable-length number: up to four bytes, seven bits in each."""
     number = 0
-    for length in range(1, 5):
-        byte = _byte(body, position)
-        position += 1
+    for _ in range(4):
+        byte = _bytes(body, 1)[0]
         number = number << 7 | byte & 0x7F
         if byte < 0x80:
-            return number, position
-        if length == 4:
-            break
-    raise MidiError("a track has a number of more than four bytes")
+            return number
+    raise RecipeError("a track has a number of more than four bytes")
 
 
-def _byte(body: bytes, position: int) -> int:
-    return _bytes(body, position, 1)[0]
-
-
-def _bytes(body: bytes, position: int, size: int) -> bytes:
-    if position + size > len(body):
-        raise MidiError("a track ends in the middle of an event")
-    return body[position : position + size]
+def _bytes(body: BytesIO, size: int) -> bytes:
+    content = body.read(size)
+    if len(content) < size:
+        raise RecipeError("a track ends in the middle of an event")
+    return content
 
 
 def _timed(events: list[_Event], division: int) -> Song:

@@ -1,4 +1,4 @@
-"""Where music lies in packages: as lumps in Doom's WAD files, as files in a folder, as members of a zip archive."""
+"""The places of music in packages: lumps in Doom's WAD files, files in a folder, members of a zip archive."""
 
 from __future__ import annotations
 
@@ -16,29 +16,23 @@ from datamodules.free_corpora.packages import matching
 from datamodules.free_corpora.wad import midi_lumps
 from spectrostream.atomic_files import copy_whole, write_whole
 
-# No piece of music is larger; an archive that says so is broken or meant to fill the disk.
+# No track is larger; an archive with a larger member is broken or meant to fill the disk.
 _LARGEST_MEMBER = 2**30
 
 
 @dataclass(frozen=True)
 class MidiLumps:
-    """MIDI lumps of WAD files, each music once; they become `WAD/LUMP.flac`."""
+    """MIDI lumps of the `wanted` WAD files, the same notes only once; they become `WAD/LUMP.flac`."""
 
-    wads: tuple[str, ...]
-    lumps: str = "D_*"
+    wanted: tuple[str, ...]
     is_notes: ClassVar[bool] = True
 
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        """The WAD files."""
-        return self.wads
-
     def sources(self, root: Path, work: Path) -> dict[str, Path]:
-        """Writes the lumps to `work`. RecipeError: a WAD is missing or broken."""
+        """Write the lumps to `work`; RecipeError if a WAD is missing or broken."""
         found = {}
         seen = set()
-        for wad in self.wads:
-            for lump, content in midi_lumps(root / wad, self.lumps).items():
+        for wad in self.wanted:
+            for lump, content in midi_lumps(root / wad).items():
                 digest = hashlib.sha256(content).digest()
                 if digest not in seen:
                     seen.add(digest)
@@ -58,11 +52,11 @@ class AudioFiles:
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        """The files in the package."""
+        """The patterns below the package."""
         return tuple(f"{self.folder}/{pattern}" for pattern in self.patterns)
 
     def sources(self, root: Path, work: Path) -> dict[str, Path]:
-        """The files where they are."""
+        """Find the files in the package."""
         del work
         return {path.relative_to(root / self.folder).as_posix(): path for path in matching(root, self.wanted)}
 
@@ -78,11 +72,11 @@ class ZippedAudio:
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        """The archive."""
+        """The archive's path."""
         return (self.archive,)
 
     def sources(self, root: Path, work: Path) -> dict[str, Path]:
-        """Takes the members out to `work`. RecipeError: the archive is missing, broken, or would write elsewhere."""
+        """Extract the members to `work`; RecipeError if the archive is missing, broken, or would write elsewhere."""
         path = root / self.archive
         try:
             with zipfile.ZipFile(path) as archive:
@@ -94,7 +88,7 @@ class ZippedAudio:
             raise RecipeError(f"The archive {str(path)!r} is broken ({error}); unpack the package again") from error
 
     def _name(self, member: str) -> str:
-        """The piece's name; "" for a member that is no such piece."""
+        """The track's name; "" for a member that is no track."""
         folder = f"{self.folder}/"
         name = member.removeprefix(folder)
         return name if member.startswith(folder) and fnmatchcase(name, self.pattern) else ""

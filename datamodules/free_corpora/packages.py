@@ -1,4 +1,4 @@
-"""Debian packages as folders: given unpacked, given as files, or downloaded with apt-get; nothing is installed."""
+"""Debian packages as folders: given as folders or files, or downloaded with apt-get. Nothing is installed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ from datamodules.free_corpora.downloading import downloaded
 
 @dataclass(frozen=True)
 class Package:
-    """A package's files below `root`, which has `usr` in it.
-
-    sha256: of the package file; "" for a folder that was unpacked by somebody else.
-    """
+    """An unpacked package. `root` has `usr` in it; `sha256` is "" for a folder that the user unpacked."""
 
     name: str
     version: str
@@ -31,11 +28,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Given:
-    """What the user has already.
-
-    folders: unpacked packages; `/` where they are installed. files: package files (.deb).
-    cache: where downloaded package files are kept.
-    """
+    """What the user already has: unpacked packages (`/` if installed), package files (.deb), a cache of downloads."""
 
     folders: Sequence[Path]
     files: Sequence[Path]
@@ -43,13 +36,16 @@ class Given:
 
 
 def found_packages(names: dict[str, tuple[str, ...]], given: Given, work: Path, report: Report) -> dict[str, Package]:
-    """The packages by name, from what is given and else from apt-get.
+    """Find the packages in what the user has, or download them with apt-get.
 
-    names: packages, each with the patterns of the files that are needed.
-    work: folder where package files are unpacked, only as far as needed.
+    Args:
+        names: Package -> patterns of the files that are needed.
+        given: What the user already has.
+        work: Folder to unpack to.
+        report: Shows the progress.
 
     Raises:
-        RecipeError: something given is none of these packages; one is damaged; one is missing and cannot be had.
+        RecipeError: Something given is none of these packages, a package is damaged, or it cannot be downloaded.
     """
     files = _files_by_package(given.files, tuple(names))
     _require_useful(given.folders, tuple(names))
@@ -65,7 +61,7 @@ def found_packages(names: dict[str, tuple[str, ...]], given: Given, work: Path, 
 
 
 def matching(root: Path, patterns: Sequence[str]) -> list[Path]:
-    """Regular files below a package's folder, by pattern; only folders that a pattern names are looked into."""
+    """Find regular files below a package's folder, by pattern; only folders that a pattern names are searched."""
     found = set()
     for pattern in patterns:
         fixed = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
@@ -100,7 +96,7 @@ def _require_useful(folders: Sequence[Path], names: tuple[str, ...]) -> None:
 
 
 def _version_of(root: Path, name: str) -> str:
-    """From the changelog, whose first line reads `name (version) ...`; "unknown" without one."""
+    """Read the version from the changelog, whose first line is `name (version) ...`; "unknown" without one."""
     for file in ("changelog.Debian.gz", "changelog.gz"):
         try:
             with gzip.open(_copyright(root, name).with_name(file)) as log:
@@ -116,7 +112,7 @@ def _unpacked(file: Path, wanted: tuple[str, ...], target: Path, report: Report)
     control = read_control(file)
     report.doing(f"unpacking {control.package}")
     sha256 = _sha256(file)
-    # Named by content, so that what was unpacked from another file is not taken for this one.
+    # The name has the hash, so that the files of another version are not used by mistake.
     root = target.with_name(f"{target.name}-{sha256[:16]}")
     if not root.is_dir():
         unfinished = target.with_name(f"{target.name}.unfinished")

@@ -1,4 +1,4 @@
-"""Runs the programs that packages and notes need."""
+"""Run the programs that packages and notes need."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pathlib import Path
 def run_watched(
     command: Sequence[str], watch: Callable[[], None], *, seconds: float = 0.2, folder: Path | None = None
 ) -> tuple[int, bytes]:
-    """Runs a program to its end.
+    """Run a program to its end.
 
     Args:
-        command: its words.
-        watch: called first and then every `seconds`; what it raises ends the program.
-        seconds: between two calls.
-        folder: that it runs in.
+        command: Its words.
+        watch: Called first and then every `seconds`; an exception that it raises ends the program.
+        seconds: Between two calls.
+        folder: The program's working directory.
 
     Returns:
         Exit code, and all that it wrote to standard output and standard error.
 
     Raises:
-        OSError: it cannot be started.
+        OSError: The program cannot be started.
     """
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         code = None
         try:
             while code is None:
@@ -38,5 +38,5 @@ def run_watched(
         finally:
             process.kill()
             process.wait()
-        said.seek(0)
-        return code, said.read()
+        output.seek(0)
+        return code, output.read()

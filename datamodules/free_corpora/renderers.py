@@ -1,4 +1,4 @@
-"""The synthesizers that turn notes into sound: programs that write a WAV file of 32-bit floats, which cannot clip."""
+"""The synthesizers, programs that render notes to a WAV file of 32-bit floats, which cannot clip."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from datamodules.free_corpora.contract import RecipeError
 
 SAMPLE_RATE = 48000
 NAMES = ("auto", "fluidsynth", "tinysoundfont")
-# Its own unit. Measured on Freedoom's 66 pieces: at 0.5 the peaks lie between -13.8 and +3.1 dB re full scale and 17
-# come within 1 dB of it; at 0.3, which is 4.4 dB softer, none does.
+# In fluidsynth's own unit. Measured on Freedoom's 66 tracks: at 0.5 the peaks are between -13.8 and +3.1 dBFS, and 17
+# tracks come within 1 dB of full scale; at 0.3, which is 4.4 dB softer, none does.
 _FLUIDSYNTH_GAIN = 0.3
-# It balances instruments differently: with this, three pieces had 1 dB less to 4 dB more energy than fluidsynth's.
+# tinysoundfont balances instruments differently: with this gain, three tracks had 1 dB less to 4 dB more energy than
+# with fluidsynth.
 TINYSOUNDFONT_GAIN_DB = -6.0
-# The package asks for PyAudio, which is compiled against PortAudio's headers and only needed to play aloud.
+# --no-deps, because PyAudio must be compiled against PortAudio's headers and is only needed for loudspeakers.
 _INSTALL_TINYSOUNDFONT = "pip install --no-deps tinysoundfont"
 _INSTALL_FLUIDSYNTH = "apt-get install fluidsynth (Debian, Ubuntu) or brew install fluid-synth (macOS)"
 
@@ -29,8 +30,9 @@ _INSTALL_FLUIDSYNTH = "apt-get install fluidsynth (Debian, Ubuntu) or brew insta
 class Renderer:
     """A synthesizer.
 
-    manner: how it renders, in words, for the attribution.
-    command: the words to run, from MIDI file, soundfont and the WAV file to write.
+    Attributes:
+        manner: How it renders, in words, for the attribution.
+        command: (MIDI file, soundfont, WAV file to write) -> the words of the command.
     """
 
     name: str
@@ -40,7 +42,7 @@ class Renderer:
 
 
 def chosen_renderer(name: str) -> Renderer:
-    """fluidsynth, tinysoundfont, or with `auto` the first of them that is there. RecipeError: not installed."""
+    """Find fluidsynth, tinysoundfont, or with `auto` the first that is installed; RecipeError if none is."""
     if name == "fluidsynth" or (name == "auto" and shutil.which("fluidsynth")):
         return _fluidsynth()
     if util.find_spec("tinysoundfont") is not None:
@@ -61,7 +63,7 @@ def _fluidsynth() -> Renderer:
         )
 
     def command(midi: Path, soundfont: Path, target: Path) -> list[str]:
-        # Only the samples that a piece plays are decoded: half the memory, and 2 s less for a large font.
+        # Decoding only the samples that a track plays halves the memory and saves 2 s with a large font.
         options = ["-ni", "-q", "-r", str(SAMPLE_RATE), "-g", str(_FLUIDSYNTH_GAIN)]
         options += ["-o", "synth.dynamic-sample-loading=1", "-O", "float", "-T", "wav", "-F", str(target)]
         return [program, *options, str(soundfont), str(midi)]

@@ -1,4 +1,4 @@
-"""A piece rendered to FLAC: run the synthesizer, measure the peak, scale the whole piece down if it comes too near."""
+"""Render a track to FLAC: run the synthesizer, measure the peak, scale the whole track down if it is too loud."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from datamodules.free_corpora.contract import RecipeError
 from datamodules.free_corpora.programs import run_watched
 from datamodules.free_corpora.renderers import SAMPLE_RATE, Renderer
 
-# A dB below full scale, which leaves room for what a resampler or a lossy codec adds.
+# One dB below full scale leaves room for what a resampler or a lossy codec adds.
 CEILING_DBFS = -1.0
-# What fades out below this after the last note is cut off.
+# After the last note, audio below this is cut off.
 _QUIET = 2.0**-15
-_PIECE_SAMPLES = 2**20
-# A synthesizer that needs longer for one piece hangs: the slowest is some ten times as fast as real time.
+_BLOCK_SAMPLES = 2**20
+# A synthesizer that needs longer for one track hangs: the slowest is some ten times as fast as real time.
 _LONGEST_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """seconds: length. peak_dbfs: of the synthesizer's output. scaled_db: by which the whole piece was made softer."""
+    """A finished track: its length, the peak of the synthesizer's output, and the gain, 0 dB or less."""
 
     seconds: float
     peak_dbfs: float
@@ -34,9 +34,9 @@ class Rendered:
 
 
 class Rendering:
-    """Renders pieces, several at a time if it is called so, until it is stopped.
+    """Renders tracks until it is stopped; several threads may call it.
 
-    work: an existing folder for unfinished audio, on a disk with room for 23 MB a minute.
+    `work` is an existing folder for unfinished audio, on a disk with room for 23 MB a minute.
     """
 
     def __init__(self, renderer: Renderer, soundfont: Path, work: Path, bits: int) -> None:
@@ -47,16 +47,16 @@ class Rendering:
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Synthesizers that run are ended."""
+        """End all running synthesizers."""
         self._stopped.set()
 
     def render(self, midi: Path, target: Path, seconds: float) -> Rendered:
-        """Writes the FLAC file, whole or not at all.
+        """Write the FLAC file, which appears whole or not at all; audio shorter than the notes is refused.
 
-        seconds: how long the notes are; audio that ends earlier is not taken.
-        Raises RecipeError: the synthesizer failed, wrote too little or nothing but silence.
+        Raises:
+            RecipeError: The synthesizer failed, or wrote too little or only silence.
         """
-        # A name that no other process has: what an earlier, killed build started may still be writing.
+        # A new name, because a synthesizer of an earlier, killed build may still be writing.
         descriptor, name = tempfile.mkstemp(suffix=".wav", dir=self._work)
         os.close(descriptor)
         wav = Path(name)
@@ -77,11 +77,11 @@ class Rendering:
                 raise RecipeError(f"{self._renderer.name} did not finish within {_LONGEST_SECONDS:.0f} s")
 
         try:
-            code, said = run_watched(command, watch)
+            code, output = run_watched(command, watch)
         except OSError as error:
             raise RecipeError(f"{command[0]} cannot be started: {error.strerror}") from error
         if code:
-            last = said[-2000:].decode("utf-8", "replace").strip().splitlines()[-1:]
+            last = output[-2000:].decode("utf-8", "replace").strip().splitlines()[-1:]
             raise RecipeError(f"{self._renderer.name} ended with code {code}: {' '.join(last) or 'no word why'}")
 
     def _to_flac(self, wav: Path, target: Path, seconds: float) -> Rendered:
@@ -97,32 +97,29 @@ class Rendering:
             raise RecipeError(
                 f"{self._renderer.name} made nothing but silence; the soundfont {self._soundfont.name!r} may be broken"
             )
-        # One factor for the whole piece, and none at all for most: pieces keep their loudness against each other.
+        # One factor for the whole track, and 1 for most tracks, so that they keep their relative loudness.
         factor = min(1.0, 10 ** (CEILING_DBFS / 20) / peak)
-        self._write(wav, target, factor, length)
-        return Rendered(length / SAMPLE_RATE, _decibels(peak), _decibels(factor))
-
-    def _write(self, wav: Path, target: Path, factor: float, length: int) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
             AudioReader(wav, sample_rate=SAMPLE_RATE, channels=2) as reader,
             AudioWriter(target, sample_rate=SAMPLE_RATE, channels=2, subtype=f"PCM_{self._bits}") as writer,
         ):
-            for audio in reader.pieces(_PIECE_SAMPLES):
+            for audio in reader.pieces(_BLOCK_SAMPLES):
                 writer.write(audio[:, : length - writer.samples] * factor)
             writer.close()
+        return Rendered(length / SAMPLE_RATE, _decibels(peak), _decibels(factor))
 
 
 def _measured(wav: Path) -> tuple[float, int, int]:
-    """The largest sample, how many samples there are until all is quiet, and how many there are."""
+    """Measure the largest sample, the number of samples until all is quiet, and the number of all samples."""
     peak, length, position = 0.0, 0, 0
     with AudioReader(wav, sample_rate=SAMPLE_RATE, channels=2) as reader:
-        for audio in reader.pieces(_PIECE_SAMPLES):
+        for audio in reader.pieces(_BLOCK_SAMPLES):
             loudest = audio.abs().amax(dim=0)
             peak = max(peak, float(loudest.max()))
-            heard = (loudest > _QUIET).nonzero()
-            if len(heard):
-                length = position + int(heard[-1]) + 1
+            audible = (loudest > _QUIET).nonzero()
+            if len(audible):
+                length = position + int(audible[-1]) + 1
             position += audio.shape[1]
     return peak, length, position
 

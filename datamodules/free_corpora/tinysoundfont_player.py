@@ -1,8 +1,8 @@
-"""Plays a MIDI file: `python -m datamodules.free_corpora.tinysoundfont_player MIDI SOUNDFONT OUT.wav RATE GAIN_DB`.
+"""Play a MIDI file: `python -m datamodules.free_corpora.tinysoundfont_player MIDI SOUNDFONT OUT.wav RATE GAIN_DB`.
 
-A process of its own, as fluidsynth is one, so that a soundfont which makes the synthesizer crash ends one piece only.
-TinySoundFont reads sf2 and sf3 (Vorbis) fonts; it has no reverb and no chorus. Its own sequencer is not used: it rounds
-every step up to a whole sample, so that a song slows down, and passes over events whose time it just missed.
+It is a process of its own, so that a crash of the synthesizer ends one track only. TinySoundFont reads sf2 and sf3
+(Vorbis) fonts and has no reverb and no chorus. Its own sequencer is not used: it rounds every step up to a whole
+sample, which slows a song down, and it skips events whose time it just missed.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ from datamodules.free_corpora.midi import ChannelEvent, Song, read_song
 
 _DRUM_CHANNEL = 9
 _MAX_VOICES = 512
-# As long as what rings on after the last event is above this, and no longer than so many seconds.
+# After the last event, audio is kept until it is below this, or for at most so many seconds.
 _QUIET = 2.0**-15
 _LONGEST_TAIL_SECONDS = 20.0
 _BLOCK_SAMPLES = 24000
 
 
 def play(song: Song, soundfont: Path, rate: int, gain_db: float) -> Iterator[np.ndarray]:
-    """Blocks `[samples, 2]` float32 at `rate` Hz, not clipped; every event at its sample, and the tail.
+    """Play every event at its sample, and the tail.
 
-    Raises RecipeError: not a soundfont.
+    Yields:
+        Blocks `[samples, 2]`, float32 at `rate` Hz, not clipped.
+
+    Raises:
+        RecipeError: The file is no soundfont.
     """
     synth = _Synth(soundfont, rate, gain_db)
     position = 0
@@ -53,12 +57,12 @@ class _Synth:
     """TinySoundFont, driven by channel events."""
 
     def __init__(self, soundfont: Path, rate: int, gain_db: float) -> None:
-        # For playing aloud the package wants another one that needs a compiler; nothing is played aloud here.
+        # An optional dependency.
         import tinysoundfont
 
         self._synth = tinysoundfont.Synth(gain=gain_db, samplerate=rate)
         try:
-            # Bytes, because it takes names as text only, and a name on a POSIX disk need not be UTF-8.
+            # Bytes, because sfload takes file names as text, and a file name may be no UTF-8.
             self._synth.sfload(soundfont.read_bytes(), max_voices=_MAX_VOICES)
         except OSError as error:
             raise RecipeError(f"the soundfont cannot be read: {error.strerror}") from error
@@ -68,13 +72,13 @@ class _Synth:
             self._program(channel, 0)
 
     def blocks(self, samples: int) -> Iterator[np.ndarray]:
-        """The next samples."""
+        """Render the next samples."""
         for start in range(0, samples, _BLOCK_SAMPLES):
             buffer = self._synth.generate_simple(min(_BLOCK_SAMPLES, samples - start))
             yield np.frombuffer(buffer, dtype=np.float32).reshape(-1, 2)
 
     def send(self, event: ChannelEvent) -> None:
-        """From now on. Pressure on keys has no meaning to this synthesizer."""
+        """Apply an event; this synthesizer ignores pressure on keys."""
         channel, data = event.channel, event.data
         if event.kind == 0x90 and data[1]:
             self._synth.noteon(channel, *data)
@@ -90,12 +94,12 @@ class _Synth:
     def _program(self, channel: int, program: int) -> None:
         try:
             self._synth.program_change(channel, program, channel == _DRUM_CHANNEL)
-        except RuntimeError:  # the font has no such instrument; the channel keeps the one it has
+        except RuntimeError:  # the font has no such instrument; the channel keeps its own
             return
 
 
 def main(midi: str, soundfont: str, target: str, rate: str, gain_db: str) -> int:
-    """Writes a WAV file of 32-bit floats; returns the exit code."""
+    """Write a WAV file of 32-bit floats; return the exit code."""
     try:
         song = read_song(Path(midi).read_bytes())
         with soundfile.SoundFile(target, "w", int(rate), 2, "FLOAT", format="WAV") as file:

@@ -1,4 +1,4 @@
-"""The corpora whose layout is known, by the name that `spectrostream data scan --corpus` takes."""
+"""The corpora whose layout is known, by their names for `spectrostream data scan --corpus`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a corpus' layout tells: its tracks, where they lie, and what its own tables say of them. No audio is opened."""
+"""The result of a layout: the tracks of a corpus, their files, and what its own tables say. No audio is opened."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from spectrostream.errors import UserError
 
 
 class LayoutError(UserError):
-    """A folder that is not laid out as its corpus is; the message says what is missing and what to type."""
+    """A folder that does not have the layout of its corpus; the message says what is missing and what to type."""
 
 
 @dataclass(frozen=True)
 class Entry:
     """A track before its files are opened.
 
-    name: path below the corpus' folder with forward slashes, as `manifest.table_name` writes it; unique.
-    parts: files below the folder, written alike, whose sum is the track; () where `name` is the file itself.
-    split: train, validation, test or "" where the corpus does not say.
-    group: what must not be divided between training and test (album, song of which this is a rendition, ...); "" alone.
-    artist, genre: "" where unknown.
+    Unknown values are "".
+
+    Attributes:
+        name: Unique path below the corpus' folder with forward slashes, as `manifest.table_name` writes it.
+        parts: Paths of the files whose sum is the track; () if `name` is the file itself.
+        split: train, validation or test.
+        group: Tracks of one group (an album, renditions of one song, ...) must be on one side of a split.
     """
 
     name: str
@@ -35,11 +37,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Found:
-    """The tracks of a corpus by name, and the files that are none and why."""
+    """The tracks of a corpus by name, and the files that are no tracks, with reasons."""
 
     entries: tuple[Entry, ...]
     skipped: tuple[SkippedFile, ...] = ()
 
 
-# From the corpus' folder to its tracks; LayoutError where the folder is not such a corpus.
 Layout = Callable[[Path], Found]
+"""Folder of a corpus -> its tracks; raises LayoutError if the folder is not such a corpus."""

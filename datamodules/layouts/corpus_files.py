@@ -1,9 +1,9 @@
-"""The audio below a corpus' folder while a layout sorts it into tracks, their parts, and what is passed over."""
+"""The audio files of a corpus, which a layout sorts into tracks, their parts, and skipped files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -14,11 +14,12 @@ from datamodules.layouts.contract import Entry, Found, LayoutError
 
 @dataclass(frozen=True)
 class Shape:
-    """How a corpus is known from others, for the error where it is not.
+    """The look of a corpus, for error messages.
 
-    corpus: its name for people.
-    looked_for: the files that it must have, for people.
-    pattern: one of them as a glob below the corpus' folder, to notice when the folder above was given.
+    Attributes:
+        corpus: Its name.
+        looked_for: The files that it must have, in words.
+        pattern: A glob of one of them below the corpus' folder, which also finds a corpus one folder deeper.
     """
 
     corpus: str
@@ -26,7 +27,7 @@ class Shape:
     pattern: str
 
     def refusal(self, root: Path, detail: str = "") -> LayoutError:
-        """The error of a folder that is none of this corpus; `detail` is a sentence."""
+        """Return the error for a folder that is not this corpus; `detail` is a sentence."""
         lines = [f"{str(root)!r} is not laid out as {self.corpus}: looked for {self.looked_for}."]
         lines += [detail] if detail else []
         for inner in matching(root, f"*/{self.pattern}")[:1]:
@@ -36,14 +37,16 @@ class Shape:
 
 
 class CorpusFiles:
-    """Audio files below `root` by their names in a table, and those that were passed over.
+    """Audio files below `root`, by their names as `manifest.table_name` writes them.
 
-    A layout takes the files that it knows; `found` reports the rest. Only what was seen below `root` can be taken, so
-    whatever a corpus' tables say, no entry leads out of it. Folders directly in it may be links to another disk.
+    A layout takes the files that it knows; `found` reports the rest. Only files that were found below `root` can be
+    taken, so no table of a corpus can name a file elsewhere. Folders directly in `root` may be links to another disk.
+
+    Raises:
+        LayoutError: `root` is no folder.
     """
 
     def __init__(self, root: Path, shape: Shape) -> None:
-        """Raises LayoutError: `root` is no folder."""
         require_folder(root)
         walked = audio_below(root, inside_only=True)
         self.root = root
@@ -55,33 +58,57 @@ class CorpusFiles:
         self._left = {table_name(path.relative_to(root)): path for path in walked.paths}
 
     def __iter__(self) -> Iterator[str]:
-        """Names of the files that are not taken yet; they may be taken meanwhile."""
+        """Iterate over the files that are not taken yet; the loop may take them."""
         return iter(sorted(self._left))
 
     def take(self, name: str) -> Path:
-        """Takes a file that is not taken yet."""
+        """Take a file; return its path."""
         self._taken.add(name)
         return self._left.pop(name)
 
     def pass_over(self, name: str, reason: str) -> None:
-        """Takes a file that will be no part of any track, and says why."""
+        """Skip a file, with the reason."""
         self.skip(self._left.pop(name), reason)
 
     def skip(self, path: Path, reason: str) -> None:
-        """Notes a path that may not even exist; the first reason for it stays."""
+        """Report a path, which need not exist, as skipped; a second reason for it is ignored."""
         self._skipped.setdefault(path, SkippedFile(path, reason))
 
-    def take_named(self, written: str, table: Path, line: int | None = None, *, below: str = "") -> str | None:
-        """Takes the file that a corpus' own table names.
+    def take_versions(
+        self, candidates: Iterable[tuple[str, str]], listed: Container[str], unlisted: str
+    ) -> dict[str, str]:
+        """Take one file of each listed track; skip all others.
 
         Args:
-            written: path below the corpus' folder, or below a folder in it.
-            table: where that is written.
-            line: in it.
-            below: our name of the folder.
+            candidates: (file, track), the best version of a track first.
+            listed: The tracks in the corpus' tables.
+            unlisted: Start of the reason for a track that is not listed.
 
         Returns:
-            Our name of the file; None, with the reason noted, where it cannot be had.
+            Track -> file.
+        """
+        taken: dict[str, str] = {}
+        for name, track in candidates:
+            if track not in listed:
+                self.pass_over(name, f"{unlisted} {track}")
+            elif track in taken:
+                self.pass_over(name, f"is {track} once more, after {taken[track]!r}")
+            else:
+                self.take(name)
+                taken[track] = name
+        return taken
+
+    def take_named(self, written: str, table: Path, line: int | None = None, *, below: str = "") -> str | None:
+        """Take the file that a table of the corpus names.
+
+        Args:
+            written: Path in the table, below the corpus' folder or the folder `below` in it.
+            table: The table.
+            line: Line of the table.
+            below: Name of a folder.
+
+        Returns:
+            Name of the file; None, after `missing`, if it cannot be taken.
         """
         name = _name_inside(written, below)
         if name is None or name not in self._left:
@@ -91,7 +118,7 @@ class CorpusFiles:
         return name
 
     def missing(self, written: str, table: Path, line: int | None = None, *, below: str = "") -> None:
-        """Notes a file that a table names and that cannot be had; arguments as above."""
+        """Report a file that a table names and that cannot be taken; the arguments are those of `take_named`."""
         where = f"line {line}: " if line else ""
         name = _name_inside(written, below)
         if name is None:
@@ -103,29 +130,32 @@ class CorpusFiles:
             self.skip(self.root / name, reason)
 
     def found(self, entries: Sequence[Entry], unknown: str) -> Found:
-        """The tracks and what was passed over, by name; `unknown` is the reason for all that was never taken.
+        """Return tracks and skipped files, by name; `unknown` is the reason for files that were never taken.
 
         Raises:
-            LayoutError: no tracks.
+            LayoutError: There are no tracks.
         """
         for name in self:
             self.pass_over(name, unknown)
         skipped = sorted((*self._skipped.values(), *self._refused), key=lambda file: (str(file.path), file.reason))
         if not entries:
-            first = f"{len(skipped)} files were passed over, the first {_shown(skipped[0])}." if skipped else ""
-            raise self._shape.refusal(self.root, first)
+            detail = ""
+            if skipped:
+                first = f"{str(skipped[0].path)!r}: {skipped[0].reason}"
+                detail = f"{len(skipped)} files were passed over, the first {first}."
+            raise self._shape.refusal(self.root, detail)
         return Found(tuple(sorted(entries, key=lambda entry: entry.name)), tuple(skipped))
 
 
 def require_folder(root: Path) -> None:
-    """LayoutError unless `root` is a folder."""
+    """Raise LayoutError unless `root` is a folder."""
     if not os.path.isdir(root):  # noqa: PTH112  Path.is_dir raises below a locked folder
         kind = "is not a folder" if os.path.lexists(root) else "does not exist"
         raise LayoutError(f"The corpus' folder {str(root)!r} {kind}; type the path of one that exists")
 
 
 def matching(root: Path, pattern: str) -> list[Path]:
-    """Sorted paths below `root` that match a glob. Raises LayoutError: a folder that vanishes or cannot be read."""
+    """Return the sorted paths below `root` that match a glob; LayoutError if a folder cannot be read."""
     try:
         return sorted(root.glob(pattern))
     except OSError as error:
@@ -136,12 +166,8 @@ def matching(root: Path, pattern: str) -> list[Path]:
 
 
 def _name_inside(written: str, below: str) -> str | None:
-    """Our name for a path below a folder; None for one that leads out of it, or to the folder itself."""
+    """Return the name of a path below a folder; None if it is the folder itself or leads out of it."""
     path = PurePosixPath(written)
     if path.is_absolute() or ".." in path.parts or not path.parts:
         return None
     return "/".join(filter(None, (below, table_name(path.as_posix()))))
-
-
-def _shown(file: SkippedFile) -> str:
-    return f"{str(file.path)!r}: {file.reason}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,13 +17,14 @@ _SHAPE = Shape(
     "fma_metadata/tracks.csv",
 )
 _AUDIO = re.compile(r"(?:^|/)(\d{3})/(\1\d{3})\.mp3$", re.ASCII)
-# Each folder holds the tracks of those before it; full has them at full length, the others 30 s from the middle.
+# Each folder has the tracks of those before it; fma_full has full lengths, the others 30 s from the middle.
 _FOLDERS = ("fma_small", "fma_medium", "fma_large", "fma_full")
 _SUBSETS = ("small", "medium", "large")
 _COLUMNS = ("track_id", "set.split", "set.subset", "artist.id", "artist.name", "track.genre_top")
 
 
 class _Track(NamedTuple):
+    number: int
     line: int
     split: str
     subset: int
@@ -33,29 +34,24 @@ class _Track(NamedTuple):
 
 
 def fma(root: Path) -> Found:
-    """The clips of fma_small to fma_large, or the full songs of fma_full, with the official split.
+    """Find the 30 s tracks of fma_small to fma_large, or the full songs of fma_full, with the official split.
 
-    `tracks.csv` (fma_metadata.zip) lies in `root`, in fma_metadata/ below it, or beside it. Where several folders hold
-    a track, its longest version counts. Files that the table names and nobody has are reported for the subsets of which
-    a file is there.
+    `tracks.csv` (fma_metadata.zip) is in `root`, in fma_metadata/ below it, or beside it. If several folders have a
+    track, the longest version is used. Missing files are reported for the subsets that have at least one file.
 
-    split: as ("set", "split"). group: the artist's number, whom the official split does not divide either. artist and
-    genre: ("artist", "name") and ("track", "genre_top"), which many of fma_large have none of.
+    The group is the artist's number, because the official split does not divide artists. Many tracks of fma_large have
+    no genre.
 
     Raises:
-        LayoutError: no tracks.csv, a broken one, no files that it knows.
+        LayoutError: No tracks.csv, a broken one, or no files that it names.
     """
     require_folder(root)
     table = _table(root)
     tracks = _tracks(table)
     files = CorpusFiles(root, _SHAPE)
-    taken: dict[int, str] = {}
-    for name in sorted(files, key=_longest_first):
-        match = _AUDIO.search(name)
-        if match:
-            _take(files, name, int(match[2]), tracks, taken)
+    taken = files.take_versions(_versions(files), tracks, "tracks.csv has no")
     _note_missing(files, table, tracks, taken)
-    entries = [_entry(name, tracks[number]) for number, name in taken.items()]
+    entries = [_entry(name, tracks[key]) for key, name in taken.items()]
     return files.found(entries, "is no <3 digits>/<6 digits>.mp3 of FMA")
 
 
@@ -76,19 +72,20 @@ def _table(root: Path) -> Path:
     return table
 
 
-def _tracks(table: Path) -> Mapping[int, _Track]:
-    """Rows by number of the track."""
-    tracks: dict[int, _Track] = {}
-    # Two rows of names, and one that names the index.
+def _tracks(table: Path) -> Mapping[str, _Track]:
+    """Read the table: "track 2" -> its row."""
+    tracks: dict[str, _Track] = {}
+    # The header has two rows of names, and one with the name of the index.
     for line, (number, split, subset, artist_id, artist, genre), _ in read_table(table, _COLUMNS, header_rows=3):
         if not (number.isascii() and number.isdecimal() and len(number) <= 6):
             raise broken(table, f"the track {number!r} is no number of up to six digits", line)
         if subset not in _SUBSETS:
             raise broken(table, f"the subset {subset!r} is none of {', '.join(_SUBSETS)}", line)
-        if int(number) in tracks:
+        key = f"track {int(number)}"
+        if key in tracks:
             raise broken(table, f"the track {number} has a line before", line)
-        place = _SUBSETS.index(subset)
-        tracks[int(number)] = _Track(line, split_name(table, line, split), place, artist_id, artist, genre)
+        place, side = _SUBSETS.index(subset), split_name(table, line, split)
+        tracks[key] = _Track(int(number), line, side, place, artist_id, artist, genre)
     return tracks
 
 
@@ -97,22 +94,18 @@ def _longest_first(name: str) -> tuple[int, str]:
     return (-folder, name)
 
 
-def _take(files: CorpusFiles, name: str, number: int, tracks: Mapping[int, _Track], taken: dict[int, str]) -> None:
-    if number not in tracks:
-        files.pass_over(name, f"tracks.csv has no track {number}")
-    elif number in taken:
-        files.pass_over(name, f"is track {number} once more, after {taken[number]!r}")
-    else:
-        files.take(name)
-        taken[number] = name
+def _versions(files: CorpusFiles) -> Iterator[tuple[str, str]]:
+    for name in sorted(files, key=_longest_first):
+        if match := _AUDIO.search(name):
+            yield name, f"track {int(match[2])}"
 
 
-def _note_missing(files: CorpusFiles, table: Path, tracks: Mapping[int, _Track], taken: Mapping[int, str]) -> None:
-    largest = max((tracks[number].subset for number in taken), default=-1)
+def _note_missing(files: CorpusFiles, table: Path, tracks: Mapping[str, _Track], taken: Mapping[str, str]) -> None:
+    largest = max((tracks[key].subset for key in taken), default=-1)
     folder = next(iter(taken.values()), "").rpartition("/")[0].rpartition("/")[0]
-    for number, track in tracks.items():
-        if number not in taken and track.subset <= largest:
-            digits = f"{number:06d}"
+    for key, track in tracks.items():
+        if key not in taken and track.subset <= largest:
+            digits = f"{track.number:06d}"
             files.missing(f"{digits[:3]}/{digits}.mp3", table, track.line, below=folder)
 
 

@@ -1,4 +1,4 @@
-"""Any folder of music: every audio file is a track. What album it belongs to its tags say, not the folder's name."""
+"""Any folder of music: every audio file is a track. Albums come from the tags, not from the folders' names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datamodules.layouts.corpus_files import require_folder
 
 
 def folder(root: Path) -> Found:
-    """Tracks by name. Raises LayoutError: no folder."""
+    """Find all audio files; LayoutError if `root` is no folder."""
     require_folder(root)
     found = audio_below(root)
     paths = sorted((path.relative_to(root) for path in found.paths), key=Path.as_posix)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ _SHAPE = Shape(
     "data/autotagging.tsv",
 )
 _AUDIO = re.compile(r"(?:^|/)(\d\d/\d+)(?:\.low)?(\.mp3)$", re.ASCII)
-# raw_30s names all audio there is, autotagging most of it, and its tags are cleaned.
+# raw_30s names all audio; autotagging names most of it, with cleaned tags.
 _TABLES = ("raw_30s.tsv", "autotagging.tsv")
 _COLUMNS = ("TRACK_ID", "ARTIST_ID", "PATH", "TAGS")
 _GENRE = "genre---"
@@ -33,28 +33,24 @@ class _Track(NamedTuple):
 
 
 def jamendo(root: Path) -> Found:
-    """All audio that the tables name; the split is number 0 of the five official ones.
+    """Find all audio that the tables name, with number 0 of the five official splits.
 
-    The tables of the repository (data/*.tsv, data/splits/split-0/autotagging-*.tsv) lie in `root`, in data/ below it,
-    or in a clone named mtg-jamendo-dataset in or beside it. Audio lies anywhere below: raw_30s/audio/00/7400.mp3,
-    audio-low/00/7400.low.mp3, ...; of a track in both qualities the better one counts.
+    The tables of the repository (data/*.tsv, data/splits/split-0/autotagging-*.tsv) are in `root`, in data/ below it,
+    or in a clone named mtg-jamendo-dataset in or beside it. The audio is anywhere below: raw_30s/audio/00/7400.mp3,
+    audio-low/00/7400.low.mp3, ... If a track has both qualities, the better one is used.
 
-    split: "" for the few tracks that are in none, and for all where the split's files are not there. group and artist:
-    the artist's id, whom the official split does not divide either. genre: the first tag genre---...
+    A few tracks are in no split, and all are if the split's files are missing. Group and artist are the artist's id,
+    because the official split does not divide artists. The genre is the first tag genre---...
 
     Raises:
-        LayoutError: no tables, a broken one, a track on two sides, no files that they know.
+        LayoutError: No tables, a broken one, a track on two sides, or no files that the tables name.
     """
     require_folder(root)
     data = _data(root)
     tracks = _tracks(data)
     splits = _splits(data / "splits" / "split-0")
     files = CorpusFiles(root, _SHAPE)
-    taken: dict[str, str] = {}
-    for name in sorted(files, key=_better_first):
-        match = _AUDIO.search(name)
-        if match:
-            _take(files, name, match[1] + match[2], tracks, taken)
+    taken = files.take_versions(_versions(files), tracks, "no table names")
     folder = next(iter(taken.values()), "").rpartition("/")[0].rpartition("/")[0]
     for path, track in tracks.items():
         if path not in taken:
@@ -64,7 +60,7 @@ def jamendo(root: Path) -> Found:
 
 
 def _data(root: Path) -> Path:
-    """The folder of the tables."""
+    """Find the folder of the tables."""
     parent = root.absolute().parent
     clones = (root / "mtg-jamendo-dataset", parent, parent / "mtg-jamendo-dataset")
     folders = (root / "data", root, *(clone / "data" for clone in clones))
@@ -79,7 +75,7 @@ def _data(root: Path) -> Path:
 
 
 def _tracks(data: Path) -> Mapping[str, _Track]:
-    """Rows by their path: "00/7400.mp3"."""
+    """Read the tables: "00/7400.mp3" -> its row."""
     tracks: dict[str, _Track] = {}
     for name in _TABLES:
         table = first_file([data / name])
@@ -95,7 +91,7 @@ def _genre(line: Line) -> str:
 
 
 def _splits(folder: Path) -> Mapping[str, str]:
-    """The side of each track by its id."""
+    """Read the split: id of a track -> its side."""
     sides: dict[str, str] = {}
     tables = {split: folder / f"autotagging-{split}.tsv" for split in SPLITS}
     for split, table in tables.items() if first_file(tables.values()) else ():
@@ -105,18 +101,11 @@ def _splits(folder: Path) -> Mapping[str, str]:
     return sides
 
 
-def _better_first(name: str) -> tuple[bool, str]:
-    return (name.endswith(".low.mp3"), name)
-
-
-def _take(files: CorpusFiles, name: str, path: str, tracks: Mapping[str, _Track], taken: dict[str, str]) -> None:
-    if path not in tracks:
-        files.pass_over(name, f"no table names {path}")
-    elif path in taken:
-        files.pass_over(name, f"is {path} once more, after {taken[path]!r}")
-    else:
-        files.take(name)
-        taken[path] = name
+def _versions(files: CorpusFiles) -> Iterator[tuple[str, str]]:
+    """The files with their paths in the tables, the better quality first."""
+    for name in sorted(files, key=lambda name: (name.endswith(".low.mp3"), name)):
+        if match := _AUDIO.search(name):
+            yield name, match[1] + match[2]
 
 
 def _entry(name: str, track: _Track, splits: Mapping[str, str]) -> Entry:

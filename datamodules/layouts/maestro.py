@@ -13,13 +13,13 @@ _COLUMNS = ("canonical_composer", "canonical_title", "split", "audio_filename")
 
 
 def maestro(root: Path) -> Found:
-    """The recordings that the newest maestro-v*.csv in `root` names.
+    """Find the recordings that the newest maestro-v*.csv in `root` names, with the official split.
 
-    split: the table's. group: composer and title, because many pieces were played by several people and the official
-    split does not divide them. artist: the composer; the table does not say who plays.
+    The group is composer and title, because the official split does not divide the performances of a work. The artist
+    is the composer; the table does not name the pianists.
 
     Raises:
-        LayoutError: no table, a broken one, none of its recordings.
+        LayoutError: No table, a broken one, or none of its recordings.
     """
     require_folder(root)
     table = first_file(reversed(matching(root, "maestro-v*.csv")))

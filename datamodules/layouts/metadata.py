@@ -1,4 +1,4 @@
-"""A corpus' own tables: CSV, TSV, JSON and YAML, with errors that name the file and the line."""
+"""Read a corpus' own tables: CSV, TSV, JSON and YAML. Errors name the file and the line."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ import yaml
 from datamodules.corpora.manifest import SPLITS
 from datamodules.layouts.contract import LayoutError
 
-# A field of more characters is a quotation mark that was never closed.
+# A longer field has a quotation mark that was never closed.
 _LONGEST_FIELD = 1 << 24
 _DEEPEST = 32
-# libyaml's parser where PyYAML was built with it: the same events, ten times as fast.
+# libyaml's parser, if PyYAML has it, gives the same events ten times as fast.
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Line(NamedTuple):
     """A record of a table.
 
-    number: of its first line in the file, from 1.
-    cells: of the columns that were asked for, in that order.
-    rest: of all columns beyond the last one of the header.
+    Attributes:
+        number: Its first line in the file, from 1.
+        cells: Values of the requested columns, in their order.
+        rest: Values beyond the last column of the header.
     """
 
     number: int
@@ -36,28 +37,28 @@ class Line(NamedTuple):
 
 
 def broken(path: Path, reason: str, line: int | None = None) -> LayoutError:
-    """The error of a table that cannot be read."""
+    """Return the error for a table that cannot be read."""
     where = f"{str(path)!r}, line {line}" if line else repr(str(path))
     return LayoutError(f"{where}: {reason}; get the file again, or type --corpus folder, which reads no tables")
 
 
 def first_file(candidates: Iterable[Path]) -> Path | None:
-    """The first that is a regular file."""
+    """Return the first regular file, or None."""
     # Path.is_file raises below a locked folder.
     return next((path for path in candidates if os.path.isfile(path)), None)  # noqa: PTH113
 
 
 def read_table(path: Path, columns: Sequence[str], *, header_rows: int = 1, tabs: bool = False) -> list[Line]:
-    """The given columns of a CSV file with quotation, or of a TSV file without.
+    """Read some columns of a CSV file with quotation, or of a TSV file without.
 
     Args:
-        path: UTF-8.
-        columns: their names; where the header has several rows, joined by dots without the empty ones: "set.split".
-        header_rows: how many.
-        tabs: TSV. Then the last column may be missing, or go on: as many fields as there are.
+        path: A UTF-8 file.
+        columns: Their names; names of a header with several rows are joined by dots, without empty ones: "set.split".
+        header_rows: Number of rows of the header.
+        tabs: True for TSV, whose last column may be missing or have more fields.
 
     Raises:
-        LayoutError: unreadable, no such column, a record of another width.
+        LayoutError: It cannot be read, lacks a column, or a record has another number of fields.
     """
     quotation: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
     line_number = 0
@@ -82,7 +83,7 @@ def read_table(path: Path, columns: Sequence[str], *, header_rows: int = 1, tabs
 
 
 def split_name(path: Path, line: int, written: str) -> str:
-    """Our name of a split that a table names; "" stays. Raises LayoutError: none of its names."""
+    """Return the manifest's name of a split in a table; "" stays. LayoutError for an unknown name."""
     split = "train" if written == "training" else written
     if split and split not in SPLITS:
         raise broken(path, f"the split {written!r} is none of {', '.join(SPLITS)}", line)
@@ -90,7 +91,7 @@ def split_name(path: Path, line: int, written: str) -> str:
 
 
 def read_json(path: Path) -> object:
-    """What a JSON file holds. Raises LayoutError: unreadable."""
+    """Read a JSON file; LayoutError if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -102,19 +103,19 @@ def read_json(path: Path) -> object:
 
 
 def yaml_scalar(path: Path, key: str) -> str:
-    """The value of a key of the mapping that a YAML file is, as it is written; "" where it has none.
+    """Read the value of a key of a YAML mapping, as text; "" if there is none.
 
-    Events are looked at one by one and nothing is built: a hostile file can be neither deep nor wide enough to hurt.
+    Events are read one by one and no objects are built, so a hostile file cannot use up the memory.
 
     Raises:
-        LayoutError: unreadable, or no mapping.
+        LayoutError: It cannot be read, or is no mapping.
     """
     try:
         nodes = _top_nodes(path)
         if not isinstance(next(nodes, None), yaml.MappingStartEvent):
             raise broken(path, "is no mapping of names to values", 1)
         scalars = (node.value if isinstance(node, yaml.ScalarEvent) else "" for node in nodes)
-        # Keys and values by turns; all of the file is read, so that a broken one is noticed.
+        # Keys and values alternate. The whole file is read, so that a broken one is noticed.
         return dict(zip(scalars, scalars, strict=False)).get(key, "")
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
@@ -126,7 +127,7 @@ def yaml_scalar(path: Path, key: str) -> str:
 
 
 def _top_nodes(path: Path) -> Iterator[yaml.Event]:
-    """The event that starts a document's root, and those of the nodes in it: a scalar, an alias, an inner start."""
+    """Yield the event of the document's root and of each node directly in it: a scalar, an alias, a start."""
     depth = 0
     for event in yaml.parse(path.read_bytes(), Loader=_YAML_LOADER):
         if isinstance(event, yaml.CollectionEndEvent):
@@ -142,7 +143,7 @@ def _top_nodes(path: Path) -> Iterator[yaml.Event]:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """The csv module's limit is one of the process."""
+    """Raise the csv module's limit, which holds for the whole process."""
     before = csv.field_size_limit(_LONGEST_FIELD)
     try:
         yield

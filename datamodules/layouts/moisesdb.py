@@ -14,13 +14,13 @@ _SHAPE = Shape("MoisesDB", "moisesdb_v0.1/<song>/data.json and <song>/<stem>/<so
 
 
 def moisesdb(root: Path) -> Found:
-    """The songs below `root` or below moisesdb_v0.1/ in it, each the sum of all sources that its data.json names.
+    """Find the songs below `root` or below moisesdb_v0.1/ in it, each the sum of the sources that its data.json names.
 
-    There is no mixture in this corpus, and no official split. A song without one of its sources is left out: the sum
-    of the others is another song. group and artist: the artist; genre: data.json's.
+    This corpus has no mixtures and no official split. A song with a missing source is skipped, because the sum of the
+    others is not the song. The group is the artist.
 
     Raises:
-        LayoutError: no songs, or a broken data.json.
+        LayoutError: No songs, or a broken data.json.
     """
     require_folder(root)
     tables = _tables(root)
@@ -33,17 +33,17 @@ def moisesdb(root: Path) -> Found:
 
 def _tables(root: Path) -> Sequence[Path]:
     found = matching(root, "*/data.json") + matching(root, "*/*/data.json")
-    # Hidden folders are passed over as they are everywhere.
+    # Hidden folders are skipped, as in every corpus.
     visible = [path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
     return [path for path in visible if first_file([path])]
 
 
 def _entry(root: Path, table: Path, files: CorpusFiles) -> Entry | None:
-    """The song; None, with the reason noted, where a source is missing."""
+    """Return the song; None, after reporting it as skipped, if a source is missing."""
     folder = table.parent
     song = _mapping(table, read_json(table), "the file")
     name = table_name(folder.relative_to(root))
-    # A source that is named twice is heard once.
+    # A source that is named twice is summed once.
     written = dict.fromkeys(_sources(table, song))
     parts = [files.take_named(source, table, below=name) for source in written]
     if not parts:
@@ -58,7 +58,7 @@ def _entry(root: Path, table: Path, files: CorpusFiles) -> Entry | None:
 
 
 def _sources(table: Path, song: Mapping[str, object]) -> Iterator[str]:
-    """Paths below the song's folder, as they are written."""
+    """Yield the sources' paths below the song's folder."""
     for stem in _mappings(table, song, "stems"):
         folder = _text(table, stem, "stemName")
         for source in _mappings(table, stem, "tracks"):
@@ -80,7 +80,7 @@ def _mapping(table: Path, value: object, what: str) -> Mapping[str, object]:
 
 def _text(table: Path, parent: Mapping[str, object], key: str) -> str:
     value = parent.get(key) or ""
-    # JSON can write half a character, which no table and no terminal takes.
+    # JSON can hold half a surrogate pair, which cannot be encoded.
     if not isinstance(value, str) or any("\ud800" <= character <= "\udfff" for character in value):
         raise broken(table, f"{key!r} is no text")
     return value

@@ -34,13 +34,13 @@ VALIDATION = frozenset(
 
 
 def musdb18hq(root: Path) -> Found:
-    """The mixtures, of 150 songs where all are there; the stems are parts of them, and no tracks.
+    """Find the mixtures, 150 in a complete corpus; the stems are no tracks.
 
-    split: test, validation (the 14 songs of the `musdb` package) or train. artist: the name before " - "; no groups,
-    because the corpus' own division has some artists on both sides.
+    The validation split is the 14 songs of the `musdb` package. The artist is the name before " - ". There are no
+    groups, because the official split has some artists on both sides.
 
     Raises:
-        LayoutError: no mixtures where they ought to lie.
+        LayoutError: No mixtures at their places.
     """
     files = CorpusFiles(root, _SHAPE)
     songs = [name for name in files if _is_of_song(name)]

@@ -16,18 +16,18 @@ _OMITTED = "omitted"
 
 
 def slakh(root: Path) -> Found:
-    """The mixtures; stems are parts of them. The redux's omitted/ is not used: its songs are in other folders again.
+    """Find the mixtures; the stems are no tracks. The redux's omitted/ is not used: it repeats songs of other folders.
 
-    split: the folder. group: UUID of metadata.yaml, the MIDI file that was played, because the first release plays some
-    several times, on both sides of its split.
+    The group is the UUID in metadata.yaml, which names the MIDI file: the first release plays some files several times,
+    on both sides of its split.
 
     Raises:
-        LayoutError: no mixtures where they ought to lie, or a broken metadata.yaml.
+        LayoutError: No mixtures at their places, or a broken metadata.yaml.
     """
     files = CorpusFiles(root, _SHAPE)
     _leave_omitted(files)
     mixtures: list[str] = []
-    # mix.flac before mix.wav.
+    # In this order mix.flac comes before mix.wav.
     for name in files:
         match = _TRACK.fullmatch(name)
         if match is None:
@@ -51,7 +51,7 @@ def _leave_omitted(files: CorpusFiles) -> None:
 
 
 def _entry(root: Path, name: str, files: CorpusFiles) -> Entry | None:
-    """The song; None, with the reason noted, where nothing says which MIDI file it is."""
+    """Return the song; None, after reporting it as skipped, if the UUID of its MIDI file is missing."""
     folder = root / name.rpartition("/")[0]
     table = first_file([folder / "metadata.yaml"])
     uuid = yaml_scalar(table, "UUID") if table else ""

@@ -1,1 +1,1 @@
-"""Transcoding a corpus once: from a manifest to FLAC files or shards."""
+"""Transcode a corpus once: from a manifest to FLAC files or shards."""

@@ -1,4 +1,4 @@
-"""What a worker does at a time: a track to a FLAC file, or some tracks to a shard. What returns is fit for the log."""
+"""The jobs of a worker: transcode a track to a FLAC file, or some tracks to shards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,16 +19,15 @@ from datamodules.shards.encodings import ENCODINGS, Encoding
 from datamodules.shards.packing import PIECE_OVERHEAD_BYTES, ShardPacker
 from spectrostream.atomic_files import copy_whole
 
-# Changes whenever the same input would give other bytes: what an older version made is then made again.
+# Raise this when the same input gives other bytes: files that an older version made are then made again.
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is made of every track.
+    """What is made of every track: shards of about `shard_bytes`, or a file of each track.
 
-    encoding: a key of `ENCODINGS`. as_shards: else a file for each track. sample_rate: Hz. channels: mono stays mono.
-    shard_bytes: about the size of a shard. piece_seconds: the longest member of a shard.
+    `encoding` is a key of `ENCODINGS`, mono stays mono, `piece_seconds` is the length of the longest member of a shard.
     """
 
     encoding: str
@@ -39,18 +39,21 @@ class Settings:
 
     @property
     def coding(self) -> Encoding:
-        """The encoding itself."""
+        """The entry of `ENCODINGS`."""
         return ENCODINGS[self.encoding]
 
 
 @dataclass(frozen=True)
 class TrackToPrepare:
-    """A row of the manifest on its way.
+    """A row of the manifest, with its new name.
 
-    name: of what becomes of it, below the output folder, as `manifest.table_name` writes names.
-    sources: its files, as names below `root`. notes: what a shard says beside the audio. content_hash: of the samples
-    in its files; "" where unknown. source_name, source_hash: what it was called when it was scanned, and the hash of
-    the samples then, however often it was prepared since.
+    Attributes:
+        name: New name below the output folder, as `manifest.table_name` writes names.
+        sources: Names of its files below `root`.
+        notes: What a shard says beside the audio.
+        content_hash: Of the samples in its files; "" if unknown.
+        source_name: Its name at the scan, however often it was prepared since.
+        source_hash: The hash of its samples at the scan.
     """
 
     name: str
@@ -68,25 +71,25 @@ class TrackToPrepare:
 
     @property
     def seconds(self) -> float:
-        """Length, as the manifest has it."""
+        """Length in the manifest."""
         return self.frames / self.sample_rate
 
     def expected_bytes(self, settings: Settings) -> int:
-        """Of what becomes of it, with all that a shard needs beside it."""
+        """Return the size of the prepared track, with all that a shard adds."""
         samples = math.ceil(self.seconds * settings.sample_rate)
         pieces = math.ceil(self.seconds / settings.piece_seconds) if settings.as_shards else 0
         size = settings.coding.expected_bytes(samples, min(self.channels, settings.channels))
         return size + pieces * (PIECE_OVERHEAD_BYTES + settings.coding.header_bytes)
 
     def source(self) -> Source:
-        """The files to read."""
+        """Return the files to read."""
         paths = tuple(file_path(self.root, name) for name in self.sources)
         return Source(paths, self.frames, self.sample_rate, self.size_bytes, self.modified_ns, self.content_hash)
 
 
 @dataclass(frozen=True)
 class Job:
-    """Some tracks, and the file that they become: `name` without its number or extension where it is a shard."""
+    """Some tracks and the file to make of them; the `name` of a shard has no number and no extension."""
 
     name: str
     tracks: tuple[TrackToPrepare, ...]
@@ -94,14 +97,14 @@ class Job:
 
     @property
     def seconds(self) -> float:
-        """Of music."""
+        """Length of all tracks."""
         return sum(track.seconds for track in self.tracks)
 
     def identity(self) -> str:
-        """Equal where the same would be made of the same files, as far as their manifest tells."""
+        """Return a hash that is equal if the manifest says that the same would be made of the same files."""
         content = {"version": _VERSION, **asdict(self)}
         for track in content["tracks"]:
-            # Size and time say what the files are; these came later, and what was made before is as good.
+            # Size and time identify the files. Logs from before these fields stay valid.
             for later in ("content_hash", "source_name", "source_hash"):
                 del track[later]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
@@ -119,119 +122,101 @@ class MadeFile:
 
 @dataclass(frozen=True)
 class Made:
-    """What became of a job.
-
-    files: finished ones. rows: columns of the new manifest or index that differ from the old one's, by the name of the
-    track; more than one row where it was divided. problems: by name, why a track was passed over.
-    """
+    """The result of a job: files, the changed columns of each file or piece by track, and reasons of skipped tracks."""
 
     files: tuple[MadeFile, ...]
     rows: tuple[tuple[str, dict[str, Any]], ...]
     problems: Mapping[str, str]
 
     def to_line(self, job: Job) -> dict[str, Any]:
-        """For the log."""
+        """Return the line of the log."""
         sources = {track.name: [track.source_name, track.source_hash] for track in job.tracks}
         return {"job": job.identity(), "name": job.name, "sources": sources, **asdict(self)}
 
     @classmethod
     def from_line(cls, line: Mapping[str, Any]) -> Made:
-        """From the log; KeyError, TypeError or ValueError if it is none of ours."""
+        """Read a line of the log; KeyError, TypeError, AttributeError or ValueError if it is of another kind."""
         files = tuple(MadeFile(**file) for file in line["files"])
         return cls(files, tuple((name, dict(row)) for name, row in line["rows"]), dict(line["problems"]))
 
 
 def do_job(job: Job, out: Path, known_problems: Mapping[str, str], note: Path) -> Made:
-    """Makes the job's file or shards below `out`, which appear whole or not at all.
+    """Make the job's file or shards below `out`, which appear whole or not at all.
 
-    known_problems: tracks that are not tried again. note: a file that names the track that is being read, so that it
-    is known which one ended the process, if one does.
+    Args:
+        job: What to make. A track that cannot be read is a problem of that track alone.
+        out: The output folder.
+        known_problems: Tracks that are skipped, with reasons.
+        note: File with the name of the track that is being read, for the case that the process crashes.
 
-    Raises OSError and ReadBackError, which concern the disk that is written to. A track that cannot be read is a
-    problem of that track.
+    Raises:
+        OSError: The disk that is written to is full or fails.
+        ReadBackError: It returns other bytes than were written.
     """
     problems = dict(known_problems)
-
-    def attempt(track: TrackToPrepare, use: Callable[[Transcoded, list[BinaryIO]], None]) -> None:
-        if track.name in problems:
-            return
-        note.write_text(track.name, encoding="utf-8")
-        try:
-            _transcoded(track, job.settings, out, use)
-        except AudioFileError as error:
-            problems[track.name] = error.reason
-        except (FileExistsError, NotADirectoryError, IsADirectoryError):
-            problems[track.name] = f"would become {track.name!r}, which is a folder's name too; rename it"
-
-    made = _make_shards(job, out, attempt) if job.settings.as_shards else _make_file(job, out, attempt)
+    make = _make_shards if job.settings.as_shards else _make_file
+    made = make(job, out, problems, _transcoded(job, out, problems, note))
     note.unlink(missing_ok=True)
     return Made(*made, problems)
 
 
-_Attempt = Callable[[TrackToPrepare, Callable[[Transcoded, list[BinaryIO]], None]], None]
-_Rows = tuple[tuple[str, dict[str, Any]], ...]
+_TranscodedTracks = Iterator[tuple[TrackToPrepare, Transcoded, list[BinaryIO]]]
+_FilesAndRows = tuple[tuple[MadeFile, ...], tuple[tuple[str, dict[str, Any]], ...]]
 
 
-def _transcoded(
-    track: TrackToPrepare, settings: Settings, folder: Path, use: Callable[[Transcoded, list[BinaryIO]], None]
-) -> None:
-    opened: list[BinaryIO] = []
-
-    def new_file() -> BinaryIO:
-        # Nameless: nothing of it is left when the process is killed.
-        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed below
-        opened.append(file)
-        return file
-
-    try:
-        transcoded, files = transcode(
-            track.source(),
-            settings.coding,
-            new_file,
-            sample_rate=settings.sample_rate,
-            channels=settings.channels,
-            longest_seconds=settings.piece_seconds if settings.as_shards else math.inf,
-        )
-        use(transcoded, files)
-    finally:
-        for file in opened:
-            file.close()
+def _transcoded(job: Job, folder: Path, problems: dict[str, str], note: Path) -> _TranscodedTracks:
+    """Yield the transcoded tracks with files of their pieces; add the problems of the others."""
+    settings = job.settings
+    for track in job.tracks:
+        if track.name in problems:
+            continue
+        note.write_text(track.name, encoding="utf-8")
+        with ExitStack() as opened:
+            try:
+                transcoded, files = transcode(
+                    track.source(),
+                    settings.coding,
+                    # Nameless, so that a killed process leaves nothing.
+                    lambda opened=opened: opened.enter_context(tempfile.TemporaryFile(dir=folder)),  # type: ignore[misc]
+                    sample_rate=settings.sample_rate,
+                    channels=settings.channels,
+                    longest_seconds=settings.piece_seconds if settings.as_shards else math.inf,
+                )
+            except AudioFileError as error:
+                problems[track.name] = error.reason
+            else:
+                yield track, transcoded, files
 
 
-def _make_file(job: Job, out: Path, attempt: _Attempt) -> tuple[tuple[MadeFile, ...], _Rows]:
-    files: list[MadeFile] = []
-    rows: list[tuple[str, dict[str, Any]]] = []
-    (track,) = job.tracks
-
-    def keep(transcoded: Transcoded, pieces: list[BinaryIO]) -> None:
+def _make_file(job: Job, out: Path, problems: dict[str, str], tracks: _TranscodedTracks) -> _FilesAndRows:
+    for track, transcoded, (file,) in tracks:
         path = file_path(table_name(out), track.name)
-        pieces[0].seek(0)
-        copy_whole(pieces[0], path)
+        file.seek(0)
+        try:
+            copy_whole(file, path)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            problems[track.name] = f"would become {track.name!r}, which is a folder's name too; rename it"
+            continue
         made = made_file(path, track.name)
-        files.append(made)
         columns = {"size_bytes": made.size_bytes, "modified_ns": made.modified_ns, "sha256": made.sha256}
-        rows.append((track.name, {**_columns(transcoded, job.settings, transcoded.lengths[0]), **columns}))
+        row = {**_columns(transcoded, job.settings, transcoded.lengths[0]), **columns}
+        return (made,), ((track.name, row),)
+    return (), ()
 
-    attempt(track, keep)
-    return tuple(files), tuple(rows)
 
-
-def _make_shards(job: Job, out: Path, attempt: _Attempt) -> tuple[tuple[MadeFile, ...], _Rows]:
+def _make_shards(job: Job, out: Path, problems: dict[str, str], tracks: _TranscodedTracks) -> _FilesAndRows:
+    del problems
     rows: list[tuple[str, dict[str, Any]]] = []
     with ShardPacker(out, job.name, job.settings.shard_bytes, job.settings.coding.extension) as packer:
-
-        def pack(track: TrackToPrepare, transcoded: Transcoded, pieces: list[BinaryIO]) -> None:
+        for track, transcoded, files in tracks:
             start = 0
-            for number, (file, samples) in enumerate(zip(pieces, transcoded.lengths, strict=True)):
+            for number, (file, samples) in enumerate(zip(files, transcoded.lengths, strict=True)):
                 columns = _columns(transcoded, job.settings, samples)
                 columns |= {"piece": number, "piece_start_seconds": start / transcoded.sample_rate}
-                shared = {key: columns[key] for key in _SAID_IN_SHARDS}
+                shared = {key: columns[key] for key in _NOTED_COLUMNS}
                 member = packer.add(track.name, number, file, {**track.notes, "name": track.name, **shared})
                 rows.append((track.name, {**columns, **member}))
                 start += samples
-
-        for track in job.tracks:
-            attempt(track, lambda transcoded, files, track=track: pack(track, transcoded, files))  # type: ignore[misc]
         shards = {name: made_file(out / name, name) for name in packer.finish()}
     for _, row in rows:
         shard = shards[row["shard"]]
@@ -239,7 +224,7 @@ def _make_shards(job: Job, out: Path, attempt: _Attempt) -> tuple[tuple[MadeFile
     return tuple(shards.values()), tuple(rows)
 
 
-_SAID_IN_SHARDS = ("sample_rate", "channels", "frames", "gain_db", "piece", "piece_start_seconds")
+_NOTED_COLUMNS = ("sample_rate", "channels", "frames", "gain_db", "piece", "piece_start_seconds")
 
 
 def _columns(transcoded: Transcoded, settings: Settings, samples: int) -> dict[str, Any]:
@@ -258,7 +243,7 @@ def _columns(transcoded: Transcoded, settings: Settings, samples: int) -> dict[s
 
 
 def made_file(path: Path, name: str) -> MadeFile:
-    """A finished file as it lies on the disk, read once more for its SHA-256."""
+    """Return size, time and SHA-256 of a finished file, which is read once more."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     status = path.stat()
@@ -266,7 +251,7 @@ def made_file(path: Path, name: str) -> MadeFile:
 
 
 def is_as_made(out: Path, made: MadeFile, *, by_hash: bool) -> bool:
-    """Whether the file is what was made: by size and time, else (as after copying the folder) by its SHA-256."""
+    """Whether a file is unchanged: by size and time, else (copies have other times) by its SHA-256."""
     path = file_path(table_name(out), made.name)
     try:
         status = path.stat()

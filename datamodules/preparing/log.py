@@ -1,8 +1,9 @@
-"""What was prepared so far, a line for each job, so that a run that was killed goes on where it stopped."""
+"""The log of a prepared folder, one line of JSON for each job, so that a killed run can resume."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,14 +18,17 @@ _LOCK = ".prepare.lock"
 
 
 class PrepareError(UserError):
-    """Music that cannot be prepared as asked; the message says what to type."""
+    """Music that cannot be prepared in this way; the message says what to type."""
 
 
 class LoggedTrack(NamedTuple):
-    """A track that was made.
+    """A track in the log.
 
-    prepared: what it is called below the folder. source_name, content_hash: as it was scanned; None and "" where an
-    older version wrote the log. seconds: of all its pieces.
+    Attributes:
+        prepared: Its name below the folder.
+        source_name: Its name at the scan; None in the log of an older version.
+        content_hash: The hash of its samples at the scan; "" if unknown.
+        seconds: Length of all its pieces.
     """
 
     prepared: str
@@ -34,17 +38,21 @@ class LoggedTrack(NamedTuple):
 
 
 class PrepareLog:
-    """The log of a folder that is prepared into; use as a context, which keeps other processes from the folder.
+    """The log of an output folder. Use it as a context, which keeps other processes out of the folder.
 
-    manifests, roots: what was prepared into it so far, as `begin` was told; resolved paths, and roots of their rows.
+    Attributes:
+        manifests: Resolved paths of the manifests that were prepared into the folder.
+        roots: Folders of their music.
 
-    Raises PrepareError: another process works in the folder, or it was prepared in another way.
+    Raises:
+        PrepareError: Another process works in the folder, or it was prepared with other settings.
     """
 
     def __init__(self, out: Path, settings: Settings) -> None:
         self._out = out
         self._settings = settings
-        self._lines: dict[str, Mapping[str, Any]] = {}
+        # Identity of a job -> its result, and the sources of its tracks.
+        self._done: dict[str, tuple[Made, Mapping[str, Any]]] = {}
         self.manifests: set[str] = set()
         self.roots: set[str] = set()
 
@@ -67,34 +75,30 @@ class PrepareLog:
         self._lock.close()
 
     def begin(self, manifests: Sequence[str], roots: Sequence[str]) -> None:
-        """To be called before jobs are added: the files and the folders they are of, as `manifests` and `roots`."""
-        # A line that was cut off by a kill must not swallow the next one.
+        """Log the manifests and the folders of the jobs that follow."""
+        # The last line may be torn.
         self._file.write(b"\n" if self._file.tell() else b"")
         self._append({"settings": asdict(self._settings), "manifests": list(manifests), "roots": list(roots)})
 
     def made(self, job: Job) -> Made | None:
-        """What became of the job when it was done before; None if it was not."""
-        line = self._lines.get(job.identity())
-        return None if line is None else _made(line)
+        """Return the logged result of the job; None if there is none."""
+        made, _ = self._done.get(job.identity(), (None, None))
+        return made
 
     def files(self) -> Iterator[MadeFile]:
-        """All that was ever made in this folder, whether it is still there or not."""
-        for line in self._lines.values():
-            made = _made(line)
-            if made is not None:
-                yield from made.files
+        """Iterate over all files that were made in this folder, also those that were removed since."""
+        for made, _ in self._done.values():
+            yield from made.files
 
     def tracks(self) -> list[LoggedTrack]:
-        """Those that were ever made in this folder; of two that were called the same, the one that was made last."""
-        tracks: dict[str, LoggedTrack] = {}
-        for line in self._lines.values():
-            tracks |= {track.prepared: track for track in _tracks(line)}
-        return list(tracks.values())
+        """Return all tracks that were made in this folder; the last one of each name."""
+        tracks = (track for made, sources in self._done.values() for track in _tracks(made, sources))
+        return list({track.prepared: track for track in tracks}.values())
 
     def add(self, job: Job, made: Made) -> None:
-        """The job is done."""
+        """Log a finished job."""
         line = made.to_line(job)
-        self._lines[line["job"]] = line
+        self._done[line["job"]] = made, line["sources"]
         self._append(line)
 
     def _append(self, line: Mapping[str, Any]) -> None:
@@ -109,16 +113,15 @@ class PrepareLog:
         for text in content.splitlines():
             try:
                 line = json.loads(text)
-            except ValueError:  # cut off by a kill
+                if "settings" in line:
+                    self._require_same(line["settings"])
+                    self.manifests |= _texts(line.get("manifests"))
+                    self.roots |= _texts(line.get("roots"))
+                else:
+                    sources = line.get("sources")
+                    self._done[line["job"]] = Made.from_line(line), sources if isinstance(sources, dict) else {}
+            except (ValueError, KeyError, TypeError, AttributeError):  # torn, or of another kind
                 continue
-            if not isinstance(line, dict):
-                continue
-            if "settings" in line:
-                self._require_same(line["settings"])
-                self.manifests |= _texts(line.get("manifests"))
-                self.roots |= _texts(line.get("roots"))
-            elif isinstance(line.get("job"), str):
-                self._lines[line["job"]] = line
 
     def _require_same(self, before: Mapping[str, Any]) -> None:
         now = asdict(self._settings)
@@ -132,26 +135,14 @@ def _texts(values: object) -> set[str]:
     return {value for value in values if isinstance(value, str)} if isinstance(values, list) else set()
 
 
-def _made(line: Mapping[str, Any]) -> Made | None:
-    try:
-        return Made.from_line(line)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-
-
-def _tracks(line: Mapping[str, Any]) -> list[LoggedTrack]:
-    made = _made(line)
-    if made is None:
-        return []
-    sources = line.get("sources")
-    known = sources if isinstance(sources, dict) else {}
-    seconds: dict[str, float] = {}
+def _tracks(made: Made, sources: Mapping[str, Any]) -> list[LoggedTrack]:
+    seconds: Counter[str] = Counter()
     try:
         for name, row in made.rows:
-            seconds[name] = seconds.get(name, 0.0) + row["duration_seconds"]
-        return [LoggedTrack(name, *_source(known.get(name)), total) for name, total in seconds.items()]
-    except (KeyError, TypeError):  # none of ours
+            seconds[name] += row["duration_seconds"]
+    except (KeyError, TypeError):  # a line of another kind
         return []
+    return [LoggedTrack(name, *_source(sources.get(name)), total) for name, total in seconds.items()]
 
 
 def _source(value: object) -> tuple[str | None, str]:

@@ -1,4 +1,4 @@
-"""Which track becomes which file or goes into which shard: a function of the manifest alone."""
+"""Plan the file or the shard of each track, as a function of the manifest alone."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from datamodules.preparing.jobs import Job, Settings, TrackToPrepare
 from datamodules.scanning.measuring import VERSION
 from datamodules.shards.packing import END_BYTES
 
-# A name on a POSIX disk may have 255 bytes; what is longer than this is cut, with a hash in place of the rest.
+# A POSIX file name may have 255 bytes. Longer names are cut, and end in a hash.
 _LONGEST_NAME_BYTES = 200
 _LONGEST_SHARD_WORD = 40
 _PLACES = 2**32
 _PARTS = 64
-# Escaped dots, slashes and zero bytes, which `manifest.table_name` never writes.
+# Escaped dots, slashes and zero bytes. `manifest.table_name` never writes them.
 _LEADING_OUT = re.compile(r"\\x(?:00|2e|2f)")
 _NOTES = ("corpus", "split", "group", "artist", "genre")
 
 
 def prepared_names(table: pandas.DataFrame, settings: Settings) -> pandas.Series:
-    """What each row becomes: `CORPUS/NAME` with the new extension at its end, unique.
+    """Return the unique new name of each row: `CORPUS/NAME` with the new extension at its end.
 
-    A second folder that was scanned as the same corpus is called `CORPUS-2`, and so on.
+    A second folder with the same corpus' name becomes `CORPUS-2`, and so on.
     """
     extension = settings.coding.extension
     folders = _folders(table)
     taken: set[str] = set()
     names = []
     for corpus, root, name in zip(table["corpus"], table["root"], table["name"], strict=True):
-        proposed = f"{folders[corpus, root]}/{_shortened(_relative(name))}"
+        proposed = f"{folders[corpus, root]}/{_safe_path(name)}"
         while not proposed.endswith(extension) or proposed in taken:
             proposed += extension
         taken.add(proposed)
@@ -47,7 +47,7 @@ def prepared_names(table: pandas.DataFrame, settings: Settings) -> pandas.Series
 
 
 def jobs_of(table: pandas.DataFrame, names: pandas.Series, settings: Settings) -> list[Job]:
-    """The usable rows as jobs: each a track, or the tracks of a shard."""
+    """Return a job for each usable row, or for each shard of usable rows."""
     usable = (table["problem"] == "") & (table["frames"] > 0) & (table["sample_rate"] > 0) & (table["channels"] > 0)
     usable = usable.fillna(False).astype(bool)
     table, names = table[usable], names[usable]
@@ -63,7 +63,7 @@ def jobs_of(table: pandas.DataFrame, names: pandas.Series, settings: Settings) -
 
 
 def shard_word(split: str) -> str:
-    """What the names of a split's shards begin with: ASCII, short, and another word for every split."""
+    """Return the start of the names of a split's shards: ASCII, short, and unique."""
     if split in SPLITS:
         return split
     if not split:
@@ -74,6 +74,9 @@ def shard_word(split: str) -> str:
 
 def _track(row: Mapping[Any, Any], name: str) -> TrackToPrepare:
     parts = tuple(filter(None, row["parts"].split("\n")))
+    # Prepared files keep the hash of the music that they were made from, and older versions made other hashes.
+    is_prepared = isinstance(row.get("source_name"), str) and row["source_name"] != ""
+    is_old = _whole(row["measurement_version"]) != VERSION
     return TrackToPrepare(
         name=name,
         root=row["root"],
@@ -84,29 +87,19 @@ def _track(row: Mapping[Any, Any], name: str) -> TrackToPrepare:
         size_bytes=_whole(row["size_bytes"]),
         modified_ns=_whole(row["modified_ns"]),
         notes={key: row[key] for key in _NOTES},
-        content_hash=_content_hash(row),
-        source_name=row["source_name"] if _is_prepared(row) else row["name"],
+        content_hash="" if is_prepared or is_old else row["content_hash"],
+        source_name=row["source_name"] if is_prepared else row["name"],
         source_hash=row["content_hash"],
     )
-
-
-def _is_prepared(row: Mapping[Any, Any]) -> bool:
-    return isinstance(row.get("source_name"), str) and row["source_name"] != ""
-
-
-def _content_hash(row: Mapping[Any, Any]) -> str:
-    """Of the samples in the row's files, if it is known how this version would make it."""
-    # What was prepared before keeps the hash of the music that it was made from, whatever its own samples are.
-    return "" if _is_prepared(row) or _whole(row["measurement_version"]) != VERSION else row["content_hash"]
 
 
 def _shards(
     placed: Sequence[tuple[int, TrackToPrepare]], first: int, stop: int, settings: Settings
 ) -> Iterator[tuple[int, tuple[TrackToPrepare, ...]]]:
-    """The tracks with places from `first` on and before `stop`, by place, as shards, each with its first place.
+    """Yield shards of the tracks with places in [first, stop), each with its first place.
 
-    What does not fit into one shard is halved by place, so that one more track changes its own shard and no other.
-    Shards are half full to full where tracks are small; a track that is larger by itself has shards of its own.
+    Tracks that do not fit into one shard are halved by place, so that a new track changes its own shard only. Shards of
+    small tracks are at least half full. A track that is larger than a shard has shards of its own.
     """
     if not placed:
         return
@@ -121,10 +114,10 @@ def _shards(
 
 
 def _places(table: pandas.DataFrame, names: pandas.Series) -> list[int]:
-    """Of each track among all, below 2**32: shuffled by name, so that a few shards hold more than a few albums.
+    """Return the place of each track, in [0, 2**32).
 
-    First by the part of the corpus in which its division by hash puts it: what is held out shares few shards with what
-    is trained on, whatever fraction that is.
+    The upper bits are those of the split by hash, so that training and held-out tracks share few shards. The rest is
+    shuffled by name, so that a few shards have tracks of many albums.
     """
     parts = np.floor(hash_places(table) * _PARTS).astype(int).tolist()
     digests = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
@@ -136,19 +129,17 @@ def _folders(table: pandas.DataFrame) -> dict[tuple[str, str], str]:
     folders: dict[tuple[str, str], str] = {}
     count: dict[str, int] = {}
     for corpus, root in table[["corpus", "root"]].drop_duplicates().itertuples(index=False):
-        name = _short_part(_file_safe(corpus)) or "music"
+        safe = "".join(character if character.isalnum() or character in "-_" else "_" for character in corpus)
+        name = _short_part(safe) or "music"
         count[name] = count.get(name, 0) + 1
         folders[corpus, root] = name if count[name] == 1 else f"{name}-{count[name]}"
     return folders
 
 
-def _relative(name: str) -> str:
-    """Without anything that would lead out of the output folder, as a manifest from elsewhere could hold."""
-    return "/".join(part for part in _LEADING_OUT.sub("_", name).split("/") if part not in ("", ".", ".."))
-
-
-def _shortened(name: str) -> str:
-    return "/".join(map(_short_part, name.split("/")))
+def _safe_path(name: str) -> str:
+    """Return a path that does not lead out of the output folder, with parts that a disk accepts."""
+    parts = _LEADING_OUT.sub("_", name).split("/")
+    return "/".join(_short_part(part) for part in parts if part not in ("", ".", ".."))
 
 
 def _short_part(part: str) -> str:
@@ -161,10 +152,6 @@ def _short_part(part: str) -> str:
 
 def _short_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
-
-
-def _file_safe(word: str) -> str:
-    return "".join(character if character.isalnum() or character in "-_" else "_" for character in word)
 
 
 def _whole(value: Any) -> int | None:

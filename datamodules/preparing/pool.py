@@ -1,4 +1,4 @@
-"""Jobs in worker processes. A file that ends its process, or never ends, is a problem of that file alone."""
+"""Run jobs in worker processes. A file that crashes its process, or hangs, is a problem of that track alone."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from datamodules.preparing.jobs import Job, Made, do_job
 from datamodules.preparing.log import PrepareError
 from datamodules.workers.processes import outcomes, worker_processes
 
-# A job may take this long and as long as its music lasts; reading takes a few hundredths of that.
+# The time for a job, besides the length of its music; reading needs a few hundredths of that.
 _PATIENCE_SECONDS = 600.0
-# How many jobs wait for each worker: enough that none is idle, few enough that a million are no burden.
+# Scheduled jobs for each worker: enough that none is idle, few enough for the memory.
 _WAITING = 2
 
 
 def run_jobs(jobs: Sequence[Job], out: Path, workers: int) -> Iterator[tuple[Job, Made]]:
-    """Does the jobs, in any order.
+    """Do the jobs, in any order.
+
+    Yields:
+        Each job and its result.
 
     Raises:
-        PrepareError: a worker ended and nobody knows why.
-        WorkersError: the workers cannot start.
-        OSError: no room, no permission, in `out`.
+        PrepareError: A worker ended for an unknown reason.
+        WorkersError: The workers cannot start.
+        OSError: No room in `out`, or no permission.
     """
     if not jobs:
         return
@@ -55,7 +58,7 @@ def _note(out: Path, job: Job) -> Path:
 
 
 def _culprit(out: Path, job: Job, error: Exception) -> str:
-    """The track that was being read when the process ended."""
+    """Return the track that the process was reading when it ended."""
     note = _note(out, job)
     with suppress(OSError):
         name = note.read_text(encoding="utf-8")

@@ -1,8 +1,7 @@
-"""A manifest's music transcoded once: to FLAC files or shards, in worker processes, resumable, with a new manifest.
+"""Transcode the music of a manifest once, to FLAC files or shards of one sample rate, in worker processes.
 
-The files are at one sample rate and loaded without resampling ever after. What stands in the output folder:
-`manifest.parquet` (FLAC files) or `index.parquet` (shards), `passed-over.csv` with the tracks that cannot be used and
-why, and `prepared.jsonl`, from which a run that was killed goes on.
+The output folder also has `manifest.parquet` (FLAC files) or `index.parquet` (shards), `passed-over.csv` with the
+tracks that cannot be used and the reasons, and `prepared.jsonl`, with which a killed run resumes.
 """
 
 from __future__ import annotations
@@ -33,17 +32,15 @@ from datamodules.preparing.table import prepared_table
 from datamodules.shards.index import INDEX_NAME, write_index
 
 PASSED_OVER_NAME = "passed-over.csv"
-# The log is a file that anybody can write: it may name nothing outside of the folder, plainly or escaped.
+# Anybody can write the log. A name in it must not lead out of the folder.
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What came out.
+    """A prepared folder: `path` is its manifest or index, `scaled` counts tracks that would have clipped.
 
-    path: of the new manifest or index. tracks: how many are in it. seconds: of music. size_bytes: of all files.
-    passed_over: how many tracks cannot be used. scaled: how many were made softer so as not to clip.
-    made, kept: how many jobs were done now, and how many before. removed: how many shards of an earlier manifest.
+    `made` and `kept` count jobs that were done now and before, `removed` counts shards of an earlier manifest.
     """
 
     path: Path
@@ -68,22 +65,23 @@ def prepare(
     manifest: Path | None = None,
     done: Callable[[Job, Made], None] = lambda job, made: None,
 ) -> Prepared:
-    """Prepares every usable track of a manifest; called again, it goes on and repairs.
+    """Prepare every usable track of a manifest; a second call resumes, and repairs damaged files.
 
     Args:
-        table: the manifest.
-        out: folder for all that is written.
-        settings: what is made of a track.
-        workers: processes.
-        verify: what was made before is compared by SHA-256, also where its size and time are as they were.
-        retry: tracks that could not be used before are tried again.
-        manifest: the file that the table was read from, if any; it is never overwritten.
-        done: told of each job that is done, or was done before.
+        table: The manifest.
+        out: The output folder.
+        settings: What is made of a track.
+        workers: Number of processes.
+        verify: Compare earlier files by SHA-256, not only by size and time.
+        retry: Try tracks again that could not be used before.
+        manifest: File of the table, if any; it is never overwritten.
+        done: Called with each job that is done, or was done before.
 
     Raises:
-        PrepareError: nothing to prepare, no room, another process at work, a folder that was prepared differently or
-            from other music; an index of shards, unknown splits, music or a manifest that could be overwritten.
-        OSError: the folder cannot be written to.
+        PrepareError: There is nothing to prepare, no room, or another process at work; the folder was prepared
+            differently or from other music; the table is an index of shards or has unknown splits; music or the
+            manifest could be overwritten.
+        OSError: The folder cannot be written to.
     """
     require_no_index(table, manifest)
     table = typed(table.reset_index(drop=True))
@@ -116,7 +114,7 @@ def _all_done(
     workers: int,
     done: Callable[[Job, Made], None],
 ) -> list[Made]:
-    """What became of each job, in their order; those that are not among `before` are done now."""
+    """Return the result of each job, in their order; do the jobs that are not in `before`."""
     finished = dict(before)
     open_jobs = [job for job in jobs if job.name not in finished]
     _require_room(open_jobs, out)
@@ -150,7 +148,7 @@ def _require_room(jobs: Sequence[Job], out: Path) -> None:
 
 
 def _passed_over(table: pandas.DataFrame, names: pandas.Series, results: Sequence[Made]) -> pandas.DataFrame:
-    """The rows that cannot be used, each with its reason."""
+    """Return the rows that cannot be used, with reasons."""
     problems = {name: reason for result in results for name, reason in result.problems.items()}
     table = table.assign(problem=table["problem"].mask(names.isin(list(problems)), names.map(problems)))
     return table[table["problem"] != ""]
@@ -164,9 +162,9 @@ def _rows(results: Sequence[Made], out: Path) -> list[tuple[str, dict[str, Any]]
 
 
 def _remove_stale_shards(out: Path, logged: Iterable[MadeFile], named: set[str]) -> int:
-    """Removes the shards that the log knows and the new index does not name: their music is in others, or in none.
+    """Remove the logged shards that the new index does not name, and count them.
 
-    Returns how many were removed. A tar file with another content than was made is somebody else's, and stays.
+    A tar file that is not as the log says belongs to somebody else and stays.
     """
     stale = [file for file in logged if _SHARD_NAME.fullmatch(file.name) and file.name not in named]
     removed = {out / file.name for file in stale if is_as_made(out, file, by_hash=False)}

@@ -1,4 +1,4 @@
-"""What is refused before anything is written: music that would be overwritten, tables that cannot be prepared."""
+"""Checks before anything is written: no music may be overwritten, and the table must be one that can be prepared."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from datamodules.corpora.manifest import SPLITS, ManifestError, empty_manifest, 
 from datamodules.preparing.log import LoggedTrack, PrepareError, PrepareLog
 
 _MOST_NAMED = 5
-# Less than this is lost where a length is rounded to whole samples of another rate.
+# Rounding a length to whole samples of another rate changes it by less than this.
 _SAME_LENGTH_SECONDS = 1e-3
-# An index calls the pieces of a track so.
+# The end of a piece's name in an index.
 _PIECE = r"#\d+$"
 
 
 def require_no_index(table: pandas.DataFrame, manifest: Path | None) -> None:
-    """PrepareError where the table is an index of shards; its rows name pieces in tar files, not files."""
+    """Raise PrepareError if the table is an index of shards, whose rows are no files."""
     if "shard" in table:
         raise PrepareError(
             f"{_called(manifest)} is an index of shards, prepared already; give the manifest it was made from, or "
@@ -27,7 +27,7 @@ def require_no_index(table: pandas.DataFrame, manifest: Path | None) -> None:
 
 
 def require_known_splits(table: pandas.DataFrame, manifest: Path | None) -> None:
-    """PrepareError where the column `split` has another word than those of the corpora; empty is none."""
+    """Raise PrepareError if the column `split` has an unknown name; "" is allowed."""
     unknown = sorted(set(table["split"].unique()) - {*SPLITS, ""})
     if unknown:
         named = ", ".join(map(repr, unknown[:_MOST_NAMED])) + (", ..." if len(unknown) > _MOST_NAMED else "")
@@ -38,11 +38,11 @@ def require_known_splits(table: pandas.DataFrame, manifest: Path | None) -> None
 
 
 def require_apart(table: pandas.DataFrame, out: Path) -> None:
-    """PrepareError where `out` is, lies in, or holds a folder of the music, whose files it could replace."""
+    """Raise PrepareError if `out` is, is in, or holds a folder of the music, because it could replace files there."""
     place = resolved(out)
     for root in table["root"].unique():
         folder = file_path(root, "")
-        if "\0" in str(folder):  # No folder can be called so; its tracks are passed over later.
+        if "\0" in str(folder):  # No folder has such a name; its tracks are skipped later.
             continue
         relation = _relation(place, resolved(folder))
         if relation:
@@ -53,7 +53,7 @@ def require_apart(table: pandas.DataFrame, out: Path) -> None:
 
 
 def require_other_file(manifest: Path | None, written: tuple[Path, ...]) -> None:
-    """PrepareError where the manifest is a file that would be written."""
+    """Raise PrepareError if the manifest is a file that would be written."""
     if manifest is not None and resolved(manifest) in map(resolved, written):
         raise PrepareError(
             f"The manifest {str(manifest)!r} would be overwritten, for the new one has this name in --out "
@@ -92,7 +92,7 @@ def require_same_music(
 
 
 def _tracks(table: pandas.DataFrame, prepared: pandas.Series) -> pandas.DataFrame:
-    """The usable tracks of a manifest, once each, whatever their pieces. `name` is what the source was called."""
+    """Return the usable tracks of a manifest, whole and once each; `name` is the name at the scan."""
     pieces = pandas.DataFrame(
         {
             "prepared": prepared,
@@ -108,7 +108,7 @@ def _tracks(table: pandas.DataFrame, prepared: pandas.Series) -> pandas.DataFram
 
 
 def _tracks_before(written: Path, log: PrepareLog, now: pandas.DataFrame) -> pandas.DataFrame:
-    """What the folder's manifest names; what was made so far where it has none, or an empty one."""
+    """Return the tracks of the folder's manifest; those of the log if there is none, or an empty one."""
     try:
         table = read_manifest(written)
     except ManifestError:
@@ -117,19 +117,17 @@ def _tracks_before(written: Path, log: PrepareLog, now: pandas.DataFrame) -> pan
     if len(finished):
         return finished
     logged = pandas.DataFrame(log.tracks(), columns=LoggedTrack._fields)
-    # Older logs know only what became of a track: its source is called like the one that would become the same.
+    # Logs of older versions lack the source's name: it is that of the track that has the same new name now.
     like_now = logged["prepared"].map(dict(zip(now["prepared"], now["name"], strict=True)))
     names = logged["source_name"].fillna(like_now).fillna(logged["prepared"])
     return logged.assign(name=names, label=logged["prepared"])
 
 
 def _have_a_track_in_common(before: pandas.DataFrame, now: pandas.DataFrame, roots: set[str]) -> bool:
-    """By the samples, or by the name in the same folder.
+    """Compare the tracks by their samples, or by their names in the same folder (`roots` are the folders before).
 
-    Other folders have a `01.flac` too: there, where the samples are not known of both, half of the fewer tracks must be
-    called the same and be as long.
-
-    roots: folders of the music before, as far as they are known.
+    Names in other folders say little, many have a `01.flac`. There, tracks without known samples must be as long too,
+    and at least half of the tracks of the smaller side must have such a partner.
     """
     if set(before["content_hash"]) & set(now["content_hash"]) - {""}:
         return True
@@ -151,8 +149,8 @@ def _relation(place: Path, folder: Path) -> str:
 
 
 def resolved(path: Path) -> Path:
-    """Absolute and without links."""
-    # Unlike Path.resolve, this raises nothing for links that go in a circle.
+    """Return the absolute path without links."""
+    # Unlike Path.resolve, this raises nothing for circular links.
     return Path(os.path.realpath(path))
 
 

@@ -1,4 +1,4 @@
-"""The manifest of what was prepared: the old one's columns, true of the new files."""
+"""The manifest of the prepared files: the columns of the old one, with the values of the new files."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def prepared_table(
     out: Path,
     settings: Settings,
 ) -> pandas.DataFrame:
-    """A row for each file or piece.
+    """Return the new manifest, with a row for each file or piece.
 
     Args:
-        table: the old manifest.
-        names: what each of its rows became.
-        rows: by these names, the columns that changed.
-        out: the folder of the files; shards are found by whoever opens their index, wherever it lies.
-        settings: what was made.
+        table: The old manifest.
+        names: The new name of each of its rows.
+        rows: New names, and the columns that changed.
+        out: The folder of the files. Rows of shards have no folder, so that shards can be moved with their index.
+        settings: What was made.
     """
     new = pandas.DataFrame([{"prepared": name, **row} for name, row in rows])
     before = table.assign(prepared=names).set_index("prepared").loc[new["prepared"]].reset_index()
@@ -39,8 +39,7 @@ def prepared_table(
     result["loudness_lufs"] = before["loudness_lufs"] + result["gain_db"]
     if settings.as_shards:
         result["size_bytes"], result["modified_ns"] = result["member_bytes"], None
-    # `group` stays as it was: the pieces of a track have one `source_name`, by which splits keep them together. The
-    # hash stays too: what the music is does not change with its encoding.
+    # Splits keep the pieces of a track together by `source_name`. The hash stays that of the scanned music.
     result["duplicate_of"] = _renamed(before["duplicate_of"], table, names)
     return typed(result.drop(columns="prepared"))
 

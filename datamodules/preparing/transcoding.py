@@ -1,6 +1,6 @@
-"""One track from the files of a corpus to prepared pieces: parts summed, resampled, scaled if it would clip, read back.
+"""Transcode one track to pieces: sum its parts, resample, scale if it would clip, read back and compare.
 
-Memory is bounded by a block of 10 s, whatever the track's length.
+The memory is that of a block of 10 s, for tracks of any length.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from torch import Tensor
 
@@ -26,15 +26,12 @@ _SCAN_AGAIN = "run `spectrostream data scan` again"
 
 
 class ReadBackError(UserError):
-    """What was written is not what is read: a disk that cannot be trusted."""
+    """The disk returned other bytes than were written."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The files whose sum is a track, and what its manifest says of them; None or "" where it says nothing.
-
-    size_bytes: of all together. modified_ns: of the youngest. content_hash: of their samples, as a scan makes it.
-    """
+    """The files whose sum is a track, and their columns in the manifest; None or "" if the manifest lacks one."""
 
     paths: tuple[Path, ...]
     frames: int | None = None
@@ -46,10 +43,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Transcoded:
-    """What became of a track.
+    """A transcoded track.
 
-    channels: 1 where all its files are mono. lengths: samples of each piece. peak: largest sample as it was written.
-    gain_db: by how much the track was scaled, 0 or less.
+    Attributes:
+        channels: 1 if all its files are mono.
+        lengths: Samples of each piece.
+        peak: Largest written sample.
+        gain_db: Gain of the whole track, 0 or less.
     """
 
     sample_rate: int
@@ -59,36 +59,26 @@ class Transcoded:
     gain_db: float
 
 
-class Mix:
-    """The sum of audio files, which begin together, as float32 `[channels, samples]` at one rate; use as a context.
+@dataclass(frozen=True)
+class _Mix:
+    """The sum of a track's files: mono if all are, as long as the longest, in blocks `[channels, samples]`."""
 
-    channels: 1 where all files are mono, else as asked; a mono file among others is repeated.
-    samples: of the longest file; shorter ones end in silence.
+    channels: int
+    samples: int
+    blocks: Iterator[Tensor]
 
-    Raises AudioFileError as `AudioReader` does, and where the file is another than its manifest knows.
-    """
 
-    def __init__(self, source: Source, *, sample_rate: int, channels: int) -> None:
-        self._open = ExitStack()
-        with ExitStack() as opened:
-            self._readers = [
-                opened.enter_context(AudioReader(path, sample_rate=sample_rate, channels=channels))
-                for path in source.paths
-            ]
-            _require_unchanged(source, self._readers)
-            self._open = opened.pop_all()
-        self.channels = max(reader.info.channels for reader in self._readers)
-        self.samples = max(reader.samples for reader in self._readers)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-
-    def blocks(self, samples: int) -> Iterator[Tensor]:
-        """Blocks `[channels, samples]`, the last one shorter; once."""
-        return summed(self._readers, samples)
+@contextmanager
+def _mixed(source: Source, sample_rate: int, channels: int) -> Iterator[_Mix]:
+    """Open the sum of the files; AudioFileError if one is unreadable or has another header than its manifest."""
+    with ExitStack() as stack:
+        readers = [
+            stack.enter_context(AudioReader(path, sample_rate=sample_rate, channels=channels)) for path in source.paths
+        ]
+        _require_unchanged(source, readers)
+        mixed_channels = max(reader.info.channels for reader in readers)
+        samples = max(reader.samples for reader in readers)
+        yield _Mix(mixed_channels, samples, summed(readers, _BLOCK_SECONDS * sample_rate))
 
 
 def transcode(
@@ -100,42 +90,42 @@ def transcode(
     channels: int,
     longest_seconds: float = math.inf,
 ) -> tuple[Transcoded, list[BinaryIO]]:
-    """The track in one or more pieces of about equal length, each in a file of its own.
+    """Write the track as one or more pieces of about equal length, each to its own file.
 
-    What is read is what was scanned: a file of another size or time of change is compared by the hash of its samples,
-    if its manifest has one, so that a copy without its times or with other tags is as good.
+    A file with another size or time of change than in the manifest is used if the hash of its samples is the same. So
+    copies with other times or tags can be used.
 
-    Integers cannot hold what lies beyond full scale (decoded Vorbis, resampled square waves): such a track is written
-    again, scaled down to it as a whole.
+    Integers cannot hold samples beyond full scale (decoded Vorbis, resampled square waves). A track with such samples
+    is written a second time, scaled down as a whole.
 
     Args:
-        source: the files.
-        encoding: of the pieces.
-        new_file: opens an empty file for a piece, for writing and reading; closing it is up to the caller.
-        sample_rate: of the pieces, in Hz.
-        channels: of the pieces; mono stays mono, any other number is an error.
-        longest_seconds: of a piece.
+        source: The files.
+        encoding: Of the pieces.
+        new_file: Opens an empty file for writing and reading; the caller closes it.
+        sample_rate: Of the pieces, in Hz.
+        channels: Of the pieces; mono stays mono, other numbers are errors.
+        longest_seconds: Of a piece.
 
     Raises:
-        AudioFileError: a file that cannot be used, or is another than was scanned, or changes meanwhile.
-        ReadBackError: what was written reads differently.
-        OSError: no room.
+        AudioFileError: A file cannot be used, changed since its scan, or changes meanwhile.
+        ReadBackError: A piece reads differently from what was written.
+        OSError: No room.
     """
     states = _states(source)
     _require_as_scanned(source, states)
-    with Mix(source, sample_rate=sample_rate, channels=channels) as mix:
+    with _mixed(source, sample_rate, channels) as mix:
         lengths = even_lengths(mix.samples, longest_seconds * sample_rate)
         files = [new_file() for _ in lengths]
         layout = _Layout(encoding, sample_rate, mix.channels, lengths)
-        peak, digests = _write(mix, layout, files, gain=1.0)
+        peak, digests = _write(mix.blocks, layout, files, gain=1.0)
     gain = 1.0
     if encoding.bits and peak > 1:
         gain = 1 / peak
         for file in files:
             file.seek(0)
             file.truncate()
-        with Mix(source, sample_rate=sample_rate, channels=channels) as mix:
-            peak, digests = _write(mix, layout, files, gain)
+        with _mixed(source, sample_rate, channels) as mix:
+            peak, digests = _write(mix.blocks, layout, files, gain)
     for file, digest in zip(files, digests, strict=True):
         if samples_digest(file, encoding) != digest:
             raise ReadBackError(f"{str(source.paths[0])!r}: what was written reads differently; is the disk failing?")
@@ -145,7 +135,7 @@ def transcode(
 
 
 def even_lengths(samples: int, longest: float) -> tuple[int, ...]:
-    """`samples` in the fewest pieces of at most `longest`, as equal as whole numbers can be."""
+    """Divide `samples` into the fewest pieces of at most `longest`; their lengths differ by at most 1."""
     pieces = max(1, math.ceil(samples / longest))
     edges = [samples * piece // pieces for piece in range(pieces + 1)]
     return tuple(stop - start for start, stop in itertools.pairwise(edges))
@@ -159,18 +149,20 @@ class _Layout:
     lengths: tuple[int, ...]
 
 
-def _write(mix: Mix, layout: _Layout, files: Sequence[BinaryIO], gain: float) -> tuple[float, list[str]]:
-    """Largest sample, and each piece's digest."""
+def _write(
+    blocks: Iterator[Tensor], layout: _Layout, files: Sequence[BinaryIO], gain: float
+) -> tuple[float, list[str]]:
+    """Write the pieces; return the largest sample, and the digest of each piece."""
     peak = 0.0
     digests: list[str] = []
-    stretches = _stretches(mix.blocks(_BLOCK_SECONDS * layout.sample_rate), layout.lengths)
+    cut = _cut(blocks, layout.lengths)
     for file, length in zip(files, layout.lengths, strict=True):
         writer = PieceWriter(
             file, layout.encoding, sample_rate=layout.sample_rate, channels=layout.channels, samples=length
         )
         written = 0
         while written < length:
-            audio = next(stretches) * gain if gain != 1 else next(stretches)
+            audio = next(cut) * gain if gain != 1 else next(cut)
             peak = max(peak, float(audio.abs().max()))
             writer.write(audio)
             written += audio.shape[1]
@@ -178,8 +170,8 @@ def _write(mix: Mix, layout: _Layout, files: Sequence[BinaryIO], gain: float) ->
     return peak, digests
 
 
-def _stretches(blocks: Iterator[Tensor], lengths: Sequence[int]) -> Iterator[Tensor]:
-    """The blocks, cut where a piece ends."""
+def _cut(blocks: Iterator[Tensor], lengths: Sequence[int]) -> Iterator[Tensor]:
+    """Yield the blocks, cut at the ends of the pieces."""
     room, rest = lengths[0], iter(lengths[1:])
     for block in blocks:
         while block.shape[1]:
@@ -191,7 +183,7 @@ def _stretches(blocks: Iterator[Tensor], lengths: Sequence[int]) -> Iterator[Ten
 
 
 def _require_unchanged(source: Source, readers: Sequence[AudioReader]) -> None:
-    if len(readers) > 1:  # of parts, the manifest's numbers are those of the sum
+    if len(readers) > 1:  # the manifest has the numbers of the sum of the parts
         return
     info = readers[0].info
     known = (source.frames or info.frames, source.sample_rate or info.sample_rate)
@@ -204,7 +196,7 @@ def _require_unchanged(source: Source, readers: Sequence[AudioReader]) -> None:
 
 
 def _states(source: Source) -> list[tuple[int, int]]:
-    """Size in bytes and time of change in nanoseconds of each file."""
+    """Return size in bytes and time of change in nanoseconds of each file."""
     states = []
     for path in source.paths:
         try:
@@ -223,7 +215,7 @@ def _require_as_scanned(source: Source, states: Sequence[tuple[int, int]]) -> No
     if source.content_hash:
         if content_hash(source.paths) == source.content_hash:
             return
-    elif same_size:  # nothing was measured that could be untrue now; `Mix` compares the header
+    elif same_size:  # the samples were never measured; `_mixed` compares the header
         return
     difference = "other samples in as many bytes" if same_size else f"{source.size_bytes} bytes, now {size}"
     reason = f"{_changed(source)} since it was scanned ({difference}); {_SCAN_AGAIN}"

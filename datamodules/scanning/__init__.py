@@ -1,1 +1,1 @@
-"""Measuring a corpus once: from a folder to a manifest."""
+"""Measure a corpus once: from a folder to a manifest."""

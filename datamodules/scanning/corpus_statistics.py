@@ -1,21 +1,19 @@
-"""What is in a corpus: hours and tracks by what is known of them, quantiles of what was measured, findings."""
+"""The statistics of a corpus: hours and tracks by their columns, quantiles of the measurements, findings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas
 
 from datamodules.corpora.manifest import read_manifest
+from datamodules.corpora.row_filter import fulfilled
 from datamodules.scanning.duplicates import count_duplicates, mark_duplicates
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_MONO_DB = -60.0
-_CLIPPED = 1e-4
-_SILENT = 0.5
-# section: (column, from its values to the section's unit)
+# Section -> (column, factor from its unit to the section's).
 _MEASURED: Mapping[str, tuple[str, float]] = {
     "loudness (LUFS)": ("loudness_lufs", 1),
     "peak (dBFS)": ("peak_dbfs", 1),
@@ -23,37 +21,36 @@ _MEASURED: Mapping[str, tuple[str, float]] = {
     "side to mid (dB)": ("side_to_mid_db", 1),
     "duration (minutes)": ("duration_seconds", 1 / 60),
 }
-_FINDINGS: Mapping[str, Callable[[pandas.DataFrame], pandas.Series]] = {
-    f"mono in two channels (side below {_MONO_DB:g} dB)": lambda table: (
-        (table["channels"] == 2) & (table["side_to_mid_db"] < _MONO_DB)
-    ),
-    f"clipped (more than {_CLIPPED:.2%} of the samples)": lambda table: table["clipped_share"] > _CLIPPED,
-    f"silent (more than {_SILENT:.0%} of the time)": lambda table: table["silent_share"] > _SILENT,
-    "not measured (headers only)": lambda table: table["content_hash"] == "",
+# Finding -> condition on the columns.
+_FINDINGS: Mapping[str, str] = {
+    "mono in two channels (side below -60 dB)": "channels == 2 and side_to_mid_db < -60",
+    "clipped (more than 0.01% of the samples)": "clipped_share > 1e-4",
+    "silent (more than 50% of the time)": "silent_share > 0.5",
+    "not measured (headers only)": "content_hash == ''",
 }
 _Row = tuple[str, str, int, float, float]
 COLUMNS = ("section", "item", "tracks", "hours", "value")
 
 
 def read_manifests(paths: Sequence[Path]) -> pandas.DataFrame:
-    """Several manifests as one; a track that stands in two of them counts once, copies are marked across all.
+    """Read manifests as one; a track in two of them counts once, duplicates are marked across all.
 
     Raises:
-        ManifestError: one that is missing or broken.
+        ManifestError: One is missing or broken.
     """
     table = pandas.concat([read_manifest(path) for path in paths], ignore_index=True)
     return mark_duplicates(table.drop_duplicates(["root", "name", "parts"]))
 
 
 def usable(table: pandas.DataFrame) -> pandas.DataFrame:
-    """The rows without a problem."""
+    """Return the rows without a problem."""
     return table[table["problem"] == ""]
 
 
 def corpus_statistics(table: pandas.DataFrame) -> pandas.DataFrame:
-    """Rows of section, item, tracks, hours and, for a quantile, its value in the unit that the section names.
+    """Return rows of section, item, tracks, hours and, for a quantile, its value in the section's unit.
 
-    Quantiles are weighted by duration: half of the hours lie below the item "50 %", not half of the tracks.
+    Quantiles are weighted by duration: half of the hours, not of the tracks, are below the item "50 %".
     """
     good = usable(table)
     rows = [
@@ -72,7 +69,7 @@ def corpus_statistics(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def weighted_quantiles(values: np.ndarray, weights: np.ndarray, quantiles: Sequence[float]) -> np.ndarray:
-    """The smallest values up to which so much of the weight lies; -inf is a value as any other."""
+    """Return the smallest values up to which these shares of the weight are; -inf is allowed as a value."""
     order = np.argsort(values)
     reached = np.cumsum(weights[order])
     places = np.searchsorted(reached, np.asarray(quantiles) * reached[-1])
@@ -89,7 +86,7 @@ def _hours(table: pandas.DataFrame) -> float:
 
 
 def _grouped(section: str, labels: pandas.Series, table: pandas.DataFrame) -> list[_Row]:
-    """A row for each label, most hours first."""
+    """Return a row for each label, most hours first."""
     groups = table.loc[labels.index, "duration_seconds"].groupby(labels)
     rows = [(section, str(label), len(part), float(part.sum() / 3600), np.nan) for label, part in groups]
     return sorted(rows, key=lambda row: -row[3])
@@ -106,8 +103,8 @@ def _quantiles(good: pandas.DataFrame) -> Iterator[_Row]:
 
 
 def _findings(good: pandas.DataFrame) -> Iterator[_Row]:
-    for item, has_it in _FINDINGS.items():
-        found = good[has_it(good).fillna(False).astype(bool)]
+    for item, condition in _FINDINGS.items():
+        found = good[fulfilled(good, condition, item)]
         yield "finding", item, len(found), _hours(found), np.nan
     duplicates = count_duplicates(good)
     copies = good[good["duplicate_of"] != ""]
@@ -116,7 +113,7 @@ def _findings(good: pandas.DataFrame) -> Iterator[_Row]:
 
 
 def _problems(table: pandas.DataFrame) -> list[_Row]:
-    """A row for each kind of problem, most files first; numbers and names that differ make no other kind."""
+    """Return a row for each kind of problem, most files first; numbers and names in it make no difference."""
     bad = table["problem"][table["problem"] != ""]
     kinds = bad.str.replace(r"'[^']*'|\"[^\"]*\"", "...", regex=True).str.replace(r"\b\d[\d.]*", "N", regex=True)
     return [("problem", str(kind), int(count), np.nan, np.nan) for kind, count in kinds.value_counts().items()]

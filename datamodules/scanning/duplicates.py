@@ -1,4 +1,4 @@
-"""Tracks with the same content: which they are, and whether they stand on both sides of a split."""
+"""Find tracks with the same content, and those that are on both sides of a split."""
 
 from __future__ import annotations
 
@@ -11,21 +11,17 @@ from datamodules.corpora.manifest import source_names
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Counts of tracks.
-
-    copies: tracks with the content of another one that comes first.
-    across_splits: tracks whose content stands in another split too; a model that is trained on one is tested on it.
-    """
+    """Numbers of tracks that have the content of an earlier track, and of tracks whose content is in two splits."""
 
     copies: int
     across_splits: int
 
 
 def mark_duplicates(table: pandas.DataFrame) -> pandas.DataFrame:
-    """The manifest with `duplicate_of` filled: corpus/name of the first track with the same content, by both names.
+    """Fill the column `duplicate_of`: corpus/name of the first track, by corpus and name, with the same content.
 
-    Without a content hash (headers only, a bad file) nothing is known and nothing said. The pieces of one track, which
-    all have its hash, are no copies of each other.
+    Rows without a content hash (headers only, a bad file) have no duplicates. The pieces of a track, which all have its
+    hash, are no duplicates of each other.
     """
     table = table.reset_index(drop=True)
     hashed = table[table["content_hash"] != ""].sort_values(["corpus", "name"], kind="stable")
@@ -37,7 +33,7 @@ def mark_duplicates(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def count_duplicates(table: pandas.DataFrame) -> Duplicates:
-    """Of one manifest or of several, one below the other; a track in pieces counts once."""
+    """Count the duplicates in the rows of one or more manifests; a track in pieces counts once."""
     hashed = mark_duplicates(table[table["content_hash"] != ""])
     tracks = _tracks(hashed)
     divided = hashed[hashed["split"] != ""]
@@ -47,7 +43,7 @@ def count_duplicates(table: pandas.DataFrame) -> Duplicates:
 
 
 def _tracks(table: pandas.DataFrame) -> pandas.Series:
-    """Equal where rows are of one track, whose name they have as `source_name`; without that column, none are."""
+    """Return a value for each row, equal for pieces of one track; only rows with a `source_name` are pieces."""
     if "source_name" not in table:
         return table.index.to_series()
     return table["corpus"] + "/" + source_names(table)

@@ -1,4 +1,4 @@
-"""What an earlier manifest of the same folder is still good for: measurements, and what somebody wrote into it."""
+"""What a new scan takes from an earlier manifest of the same folder: measurements, and what a user wrote into it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from datamodules.scanning.measuring import Measurement
 from datamodules.scanning.pool import BROUGHT_DOWN, TOOK_LONGER, UNMEASURED, UNREADABLE
 
 _MEASURED = tuple(field.name for field in fields(Measurement))
-# What people fill in by hand where the corpus and the files' tags say nothing.
+# Columns that users fill in if the corpus and the tags leave them empty.
 _BY_HAND = ("split", "group", "artist", "album", "genre")
-# Reasons that lie in a disk, in rights or in too little memory, as the pool and `open_audio` word them (of a part,
-# after its name): the same file may well be read another time. Where memory ends, a process is told so, or ended from
-# outside, by SIGKILL (9) or SIGTERM (15).
+# Problems of the disk, of permissions or of memory, as the pool and `open_audio` write them (for a part, after its
+# name): the next scan may be able to read the file. Too little memory ends a process by SIGKILL (9) or SIGTERM (15).
 _PASSING_REASONS = (
     *("cannot be opened", UNREADABLE, TOOK_LONGER),
     *(f"{BROUGHT_DOWN}-9)", f"{BROUGHT_DOWN}-15)", f"{UNMEASURED}MemoryError"),
@@ -26,10 +25,10 @@ _PASSING = re.compile(rf"(?:^|': )(?:{'|'.join(map(re.escape, _PASSING_REASONS))
 
 
 def known_rows(earlier: pandas.DataFrame | None, *, headers_only: bool = False) -> dict[TrackKey, Finished]:
-    """The good rows, whose files need not be measured again while they are the same.
+    """Return the usable rows, whose files need not be measured again while they do not change.
 
-    headers_only: also those with a problem in the file itself, of which its header may know nothing, as of NaN among
-    the samples. Whoever decodes the file sees whether it is still there.
+    With `headers_only` also the rows with a problem in the file itself: NaN among the samples, for example, is not
+    visible in a header.
     """
     if earlier is None:
         return {}
@@ -44,19 +43,15 @@ def _finished(rows: pandas.DataFrame) -> dict[TrackKey, Finished]:
     plain = rows.astype(object).where(rows.notna(), None)
     keys = map(TrackKey, plain["root"], plain["name"], plain["parts"])
     measurements = (Measurement(*values) for values in plain[list(_MEASURED)].itertuples(index=False, name=None))
-    outcomes = (
-        Finished(size, modified, None if problem else measurement, problem)
-        for size, modified, problem, measurement in zip(
-            plain["size_bytes"], plain["modified_ns"], plain["problem"], measurements, strict=True
-        )
-    )
-    return dict(zip(keys, outcomes, strict=True))
+    columns = (plain["size_bytes"], plain["modified_ns"], plain["problem"], measurements)
+    return {
+        key: Finished(size, modified, None if problem else measurement, problem)
+        for key, size, modified, problem, measurement in zip(keys, *columns, strict=True)
+    }
 
 
 def with_additions(table: pandas.DataFrame, earlier: pandas.DataFrame | None) -> pandas.DataFrame:
-    """The new manifest with what somebody added to the earlier one, by track: columns of their own, and a split, a
-    group and so on where the new one has none.
-    """
+    """Add what a user wrote into the earlier manifest: own columns, and a split, group, ... that is new."""
     if earlier is None:
         return table
     key = list(TrackKey._fields)

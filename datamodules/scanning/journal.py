@@ -1,4 +1,4 @@
-"""What a scan has finished so far, on disk: one line of JSON for each track, so that a killed scan goes on."""
+"""The finished tracks of a scan, on disk, one line of JSON for each, so that a killed scan can resume."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datamodules.scanning.measuring import VERSION, Measurement
 
 
 class TrackKey(NamedTuple):
-    """Which files a track is made of, as `manifest.table_name` writes them."""
+    """The files of a track, as `manifest.table_name` writes them."""
 
     root: str
     name: str
@@ -21,9 +21,9 @@ class TrackKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The outcome of one track; the size and the time of change are those from before it was read.
+    """The outcome of one track: a measurement, or the problem because of which the track cannot be used.
 
-    problem: why it cannot be used, then there is no measurement; else empty.
+    The size and the time of change are from before the track was read.
     """
 
     size_bytes: int | None
@@ -33,30 +33,27 @@ class Finished:
 
     @property
     def is_whole(self) -> bool:
-        """Whether more than headers was read, as far as the file allows."""
+        """Whether more than the header was read, or nothing more can be read."""
         return self.measurement is None or bool(self.measurement.content_hash)
 
     @property
     def is_current(self) -> bool:
-        """Whether the same would be measured today, as far as the version of the code tells."""
+        """Whether this version of the code measures the same."""
         return self.measurement is None or self.measurement.measurement_version == VERSION
 
     def is_about(self, size_bytes: int, modified_ns: int) -> bool:
-        """Whether the files have not changed since."""
+        """Whether the files still have the same size and time of change."""
         return (self.size_bytes, self.modified_ns) == (size_bytes, modified_ns)
 
 
 class ScanJournal:
-    """Finished tracks, appended one by one; what is added outlives this process. Use as a context.
-
-    path: made if it is not there; its folder must be.
-    """
+    """A file to which finished tracks are appended, in an existing folder. Use it as a context."""
 
     def __init__(self, path: Path) -> None:
-        # Unbuffered: a killed process must not take finished minutes with it.
+        # Unbuffered, so that a killed process loses no finished track.
         self._file = path.open("ab", buffering=0)
-        if _ends_within_a_line(path):
-            self._file.write(b"\n")
+        # The last line may be torn.
+        self._file.write(b"\n" if self._file.tell() else b"")
 
     def __enter__(self) -> Self:
         return self
@@ -65,13 +62,13 @@ class ScanJournal:
         self._file.close()
 
     def add(self, key: TrackKey, finished: Finished) -> None:
-        """One more track."""
+        """Append a track."""
         line = json.dumps(key._asdict() | asdict(finished))
         self._file.write(line.encode() + b"\n")
 
 
 def read_journal(path: Path) -> dict[TrackKey, Finished]:
-    """What a journal says; nothing if there is none. A line that is torn or means something else is passed over."""
+    """Read the tracks of a journal, if there is one; lines that are torn or of another kind are ignored."""
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
@@ -80,24 +77,11 @@ def read_journal(path: Path) -> dict[TrackKey, Finished]:
     return dict(entry for entry in entries if entry)
 
 
-def _ends_within_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        if not file.seek(0, 2):
-            return False
-        file.seek(-1, 2)
-        return file.read(1) != b"\n"
-
-
 def _entry(line: bytes) -> tuple[TrackKey, Finished] | None:
     try:
         row: Mapping[str, Any] = json.loads(line)
-        measurement = row["measurement"]
-        key = TrackKey(row["root"], row["name"], row["parts"])
-        return key, Finished(
-            row["size_bytes"],
-            row["modified_ns"],
-            None if measurement is None else Measurement(**measurement),
-            row["problem"],
-        )
+        measurement = None if row["measurement"] is None else Measurement(**row["measurement"])
+        finished = Finished(row["size_bytes"], row["modified_ns"], measurement, row["problem"])
+        return TrackKey(row["root"], row["name"], row["parts"]), finished
     except (ValueError, KeyError, TypeError):
         return None

@@ -1,7 +1,6 @@
-"""What is measured of a track in one pass through its file, in bounded memory: the measured columns of a manifest.
+"""Measure a track in one pass through its file, in bounded memory: the measured columns of a manifest.
 
-Samples are decoded at the file's own rate and never resampled. Any number of channels is measured, also those that a
-training refuses later.
+Samples are decoded at the file's own rate. Any number of channels is measured, also those that a training refuses.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from datamodules.audio.loudness import BlockEnergies, LoudnessMeter
 from datamodules.audio.opening import AudioFileError, AudioInfo
 from datamodules.scanning.signal_statistics import AverageSpectrum, ClippedRuns, StereoEnergies
 
-# Samples of all channels together that are held at once: small enough for a processor's cache.
-_PIECE_SAMPLES = 2**17
-# Changes whenever the same file would give other numbers: what an older version measured is then measured again.
+# Samples of all channels together in a block, small enough for a processor's cache.
+_BLOCK_SAMPLES = 2**17
+# Raise this when the same file gives other numbers: files that an older version measured are then measured again.
 VERSION = 2
 _SILENCE_DBFS = -60.0
 _BANDWIDTH_FLOOR_DB = -90.0
@@ -32,10 +31,10 @@ _HASH_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The columns of `manifest.COLUMNS` that a file tells, which says what each is; None is an empty cell.
+    """The columns of `manifest.COLUMNS` that come from the file; None is an empty cell.
 
-    A track of several parts has their sum's values, and `container` and `subtype` of the first. All from
-    `loudness_lufs` on is empty where only the header was read.
+    A track of several parts has the values of their sum, and `container` and `subtype` of the first. If only the header
+    was read, the columns from `loudness_lufs` on are empty.
     """
 
     sample_rate: int
@@ -57,7 +56,7 @@ class Measurement:
     measurement_version: int | None = VERSION
 
     def with_header(self, header: Measurement) -> Measurement:
-        """The same measurement of the same file, whose header was read again since."""
+        """Return this measurement with the columns of a header that was read again."""
         return replace(self, **{name: getattr(header, name) for name in _OF_HEADERS})
 
 
@@ -68,59 +67,58 @@ _OF_HEADERS = (
 
 
 def measure(paths: Sequence[Path]) -> Measurement:
-    """Measures one track, which is the sum of its parts.
+    """Measure one track, the sum of its parts.
 
-    Shorter parts are summed as if silence followed, mono ones are repeated in each channel.
+    Shorter parts are padded with silence, mono ones are repeated in each channel.
 
     Raises:
-        AudioFileError: a part is unreadable, cut short, empty, of a rate below 4000 Hz, has samples that are NaN,
+        AudioFileError: A part is unreadable, cut short, empty, of a rate below 4000 Hz, has samples that are NaN,
             infinite or beyond 2**31, or does not fit the first one in rate or channels; the message names the part.
     """
-    with _opened(paths) as (whole, pieces):
+    with _opened(paths) as (whole, blocks):
         meters = _Meters(whole)
-        for audio in pieces:
+        for audio in blocks:
             meters.add(audio)
     return meters.result()
 
 
 def content_hash(paths: Sequence[Path]) -> str:
-    """What `measure` gives as such, and nothing else, in less time; raises as it does."""
-    with _opened(paths) as (whole, pieces):
+    """Compute the `content_hash` of `measure` alone, in less time; raises as `measure` does."""
+    with _opened(paths) as (whole, blocks):
         digest = _SampleHash(whole)
-        for audio in pieces:
+        for audio in blocks:
             digest.add(audio)
     return digest.hexdigest()
 
 
 def measure_header(paths: Sequence[Path]) -> Measurement:
-    """What the headers say; the last sample of each part is decoded, which shows most files that were cut short.
+    """Read the headers; decoding the last sample of each part finds most files that were cut short.
 
     Raises:
-        AudioFileError: as `measure` does, for what can be seen so.
+        AudioFileError: As `measure` does, for faults that are visible here.
     """
-    whole = _sum_of([verify_ends(path) for path in paths])
-    return _header(whole)
+    return _header(_sum_of([verify_ends(path) for path in paths]))
 
 
 @contextmanager
 def _opened(paths: Sequence[Path]) -> Iterator[tuple[AudioInfo, Iterator[np.ndarray]]]:
-    """The header of the sum of files, and the sum in pieces `[channels, frames]`."""
+    """Open the sum of files; give its header and its blocks `[channels, frames]`."""
     with ExitStack() as stack:
         readers = [stack.enter_context(AudioReader(path, sample_rate=None, channels=None)) for path in paths]
         whole = _sum_of([reader.info for reader in readers])
-        pieces = summed(readers, max(_PIECE_SAMPLES // whole.channels, 1))
-        yield whole, (audio.numpy() for audio in pieces)
+        blocks = summed(readers, max(_BLOCK_SAMPLES // whole.channels, 1))
+        yield whole, (audio.numpy() for audio in blocks)
 
 
 class _SampleHash:
-    """Of the samples, rate and channels, fed with pieces `[channels, frames]`."""
+    """Hash of rate, channels and samples, which come in blocks `[channels, frames]`."""
 
     def __init__(self, info: AudioInfo) -> None:
-        # The same numbers mean other music at another rate or with other channels.
+        # The same samples are other music at another rate or with other channels.
         self._hash = blake2b(f"{info.sample_rate} {info.channels}\n".encode(), digest_size=_HASH_BYTES)
 
     def add(self, audio: np.ndarray) -> None:
-        # Frame by frame. Adding zero makes -0, which only floating-point files have, the 0 of all others.
+        # Frame by frame. Adding zero turns -0, which only floating-point files have, into 0.
         self._hash.update(np.add(audio.T, np.float32(0), order="C").astype("<f4", copy=False).data)
 
     def hexdigest(self) -> str:
@@ -128,7 +126,7 @@ class _SampleHash:
 
 
 class _Meters:
-    """Everything that is measured, fed with pieces `[channels, frames]`."""
+    """All measurements of samples, which come in blocks `[channels, frames]`."""
 
     def __init__(self, info: AudioInfo) -> None:
         self._info = info
@@ -149,15 +147,15 @@ class _Meters:
             self._stereo.add(audio)
 
     def result(self) -> Measurement:
-        header = _header(self._info)
         loudness = self._loudness.integrated()
         peak = self._clipping.peak
+        powers = self._blocks.sums() / self._blocks.lengths()
         return replace(
-            header,
+            _header(self._info),
             loudness_lufs=loudness if math.isfinite(loudness) else None,
             peak_dbfs=20 * math.log10(peak) if peak else None,
             clipped_share=self._clipping.share(),
-            silent_share=_silent_share(self._blocks),
+            silent_share=float(np.mean(powers < 10 ** (_SILENCE_DBFS / 10))),
             side_to_mid_db=self._stereo.side_to_mid_db() if self._stereo else None,
             bandwidth_hz=self._spectrum.bandwidth_hz(_BANDWIDTH_FLOOR_DB),
             content_hash=self._hash.hexdigest(),
@@ -169,7 +167,7 @@ def _header(info: AudioInfo) -> Measurement:
 
 
 def _sum_of(infos: Sequence[AudioInfo]) -> AudioInfo:
-    """Header of the sum; AudioFileError naming the part that does not fit."""
+    """Return the header of the sum; AudioFileError names a part that does not fit."""
     first = infos[0]
     channels = max(info.channels for info in infos)
     for info in infos:
@@ -181,8 +179,3 @@ def _sum_of(infos: Sequence[AudioInfo]) -> AudioInfo:
             )
     frames = max(info.frames for info in infos)
     return replace(first, channels=channels, frames=frames)
-
-
-def _silent_share(blocks: BlockEnergies) -> float:
-    powers = blocks.sums() / blocks.lengths()
-    return float(np.mean(powers < 10 ** (_SILENCE_DBFS / 10)))

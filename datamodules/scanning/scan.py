@@ -1,4 +1,4 @@
-"""A corpus' folder becomes a manifest: tracks found by the layout, measured in processes, what is known used again."""
+"""Make the manifest of a corpus: the layout finds the tracks, worker processes measure those that are not yet known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 import pandas
 from pandas.api.types import pandas_dtype
 
-from datamodules.audio.find_files import SkippedFile
 from datamodules.corpora.manifest import COLUMNS, file_path, table_name, typed
 from datamodules.layouts import LAYOUTS, Entry, Found, Layout, LayoutError
 from datamodules.scanning.duplicates import mark_duplicates
@@ -27,10 +26,10 @@ _MEASURED = tuple(field.name for field in fields(Measurement))
 _STAT_THREADS = 16  # on a network disk each call waits for the server
 
 _OF_ENTRIES = ("name", "split", "group", "artist", "genre")
-# What a file's tags tell where the corpus does not.
+# Columns that a file's tags fill if the corpus does not.
 _FROM_TAGS = {"group": "album", "artist": "artist", "genre": "genre"}
 _OF_FILES = ("size_bytes", "modified_ns", "problem")
-# It becomes a folder's name when the music is prepared.
+# The name becomes a folder's name when the music is prepared.
 _NAME = re.compile(r"\w[\w.-]{0,63}")
 
 
@@ -40,7 +39,7 @@ class ScanError(UserError):
 
 @dataclass(frozen=True)
 class ScanProgress:
-    """How much is done: `known` tracks need not be measured, `done` of `waiting` are; so many bytes of their files."""
+    """Progress of a scan: `known` tracks need no measurement, `done` of `waiting` are measured; their files' bytes."""
 
     known: int
     done: int
@@ -53,7 +52,7 @@ ProgressReport = Callable[[ScanProgress], None]
 
 
 def layout_named(name: str) -> Layout:
-    """The layout of a known corpus; LayoutError with all names for another one."""
+    """Return the layout of a known corpus; LayoutError lists all names."""
     if name not in LAYOUTS:
         known = ", ".join(sorted(LAYOUTS))
         raise LayoutError(
@@ -63,7 +62,7 @@ def layout_named(name: str) -> Layout:
 
 
 def require_name(name: str, layout: str) -> None:
-    """ScanError unless a corpus of this layout may be called so."""
+    """Raise ScanError unless a corpus of this layout may have the name."""
     if not _NAME.fullmatch(name):
         raise ScanError(
             f"A corpus cannot be called {name!r}; allowed are up to 64 letters, digits, _ - and dots, beginning with a "
@@ -88,31 +87,28 @@ def scan(
     known: pandas.DataFrame | None = None,
     progress: ProgressReport = lambda progress: None,
 ) -> pandas.DataFrame:
-    """The manifest of the music below `root`, a row for every track and for every file that cannot be used, by name.
+    """Make the manifest of the music below `root`: a row for each track and each file that cannot be used, by name.
 
-    A script that calls this needs `if __name__ == "__main__":`, because processes are started.
+    A script that calls this needs `if __name__ == "__main__":`, because it starts processes.
 
     Args:
-        root: the corpus' folder.
-        corpus: name of its layout, see `datamodules.layouts`.
-        journal: file that keeps what is finished until the manifest is written; remove it then. If it is there, the
-            scan goes on where it stopped.
-        name: of the corpus, in the manifest's column of that name; None leaves it as it is in `known`, or takes the
-            layout's.
-        workers: processes that measure.
-        timeout_seconds: for one track, see `pool.measured`.
-        headers_only: loudness, bandwidth, hash and so on stay empty, unless `known` has them of the same file.
-        known: an earlier manifest; what has the same size and time of change there is not measured again, except
-            files that could not be used, and what another version measured. With `headers_only` the former stay
-            unusable, unless they could not be reached, and of the latter only the headers are read again. What was
-            added to it is kept.
-        progress: called now and then, from this thread.
+        root: The corpus' folder.
+        corpus: Name of its layout, see `datamodules.layouts`.
+        journal: File for the finished tracks. An existing one resumes the scan. Remove it when the manifest is written.
+        name: For the column `corpus`; None keeps the name in `known`, or takes the layout's.
+        workers: Number of processes that measure.
+        timeout_seconds: For one track, see `pool.measured`.
+        headers_only: Leave loudness, bandwidth, hash and so on empty, unless `known` has them for the same file.
+        known: An earlier manifest. Files with the same size and time of change are not measured again, except unusable
+            files and those that another version measured. With `headers_only`, unusable files stay so unless they could
+            not be reached, and only headers are read again. Cells and columns that a user added are kept.
+        progress: Called after each batch, in this thread.
 
     Raises:
-        LayoutError: no such corpus, or a folder that is not laid out like it.
-        ScanError: `root` is not a folder, nothing that could be music is in it, the name is none.
-        WorkersError: the processes that measure cannot start.
-        OSError: the journal cannot be written.
+        LayoutError: There is no such corpus, or the folder does not have its layout.
+        ScanError: `root` is no folder or has no music, or the name is not allowed.
+        WorkersError: The processes cannot start.
+        OSError: The journal cannot be written.
     """
     root = _require_folder(root)
     layout = layout_named(corpus)
@@ -141,18 +137,14 @@ def scan(
 
 
 def _name_before(known: pandas.DataFrame | None) -> str | None:
-    """What somebody called the corpus in an earlier manifest; None where it was called like a layout."""
+    """Return the corpus' name in an earlier manifest; None if it is the name of a layout."""
     names = [] if known is None else known["corpus"].unique().tolist()
     return names[0] if len(names) == 1 and names[0] not in LAYOUTS else None
 
 
 @dataclass(frozen=True, slots=True)
 class _Track:
-    """An entry and its files, as they were before they are read.
-
-    identity: equal for names that are the same files on disk.
-    problem: why the files are not there, else empty.
-    """
+    """An entry and the state of its files before they are read; `identity` is equal for names of the same files."""
 
     entry: Entry
     key: TrackKey
@@ -180,7 +172,7 @@ def _tracked(root: Path, entry: Entry) -> _Track:
 def _remembered(
     tracks: Iterable[_Track], earlier: Mapping[TrackKey, Finished], headers_only: bool
 ) -> dict[object, Finished]:
-    """What need not be measured, by the tracks' identity: done before and not changed since, or not there."""
+    """Return the tracks that need no measurement, by identity: measured before and not changed, or missing."""
     done = {}
     for track in tracks:
         finished = earlier.get(track.key)
@@ -199,7 +191,7 @@ def _remembered(
 def _counted(
     outcomes: Iterable[list[tuple[Job, Outcome]]], jobs: Sequence[Job], tracks: int, report: ProgressReport
 ) -> Iterator[list[tuple[Job, Outcome]]]:
-    """The same, while it is told how much of it is done."""
+    """Yield the same, and report how much is done."""
     progress = ScanProgress(tracks - len(jobs), 0, len(jobs), 0, sum(job.size_bytes for job in jobs))
     report(progress)
     for batch in outcomes:
@@ -212,27 +204,28 @@ def _counted(
 def _finished(track: _Track, outcome: Outcome, earlier: Finished | None) -> Finished:
     if isinstance(outcome, Measurement):
         return Finished(track.size_bytes, track.modified_ns, _completed(track, outcome, earlier))
-    # A reason may quote a name that is no text.
-    problem = outcome.encode("utf-8", "backslashreplace").decode()
-    return Finished(track.size_bytes, track.modified_ns, None, problem)
+    return Finished(track.size_bytes, track.modified_ns, None, _printable(outcome))
 
 
 def _completed(track: _Track, outcome: Measurement, earlier: Finished | None) -> Measurement:
-    """Where only the header was read, with what was measured of the same file before, be it by another version."""
+    """Complete a header with an earlier measurement of the same file, also one of another version."""
     before = earlier.measurement if earlier and earlier.is_about(track.size_bytes, track.modified_ns) else None
     return before.with_header(outcome) if before and before.content_hash and not outcome.content_hash else outcome
 
 
 def _skipped_rows(root: Path, found: Found) -> list[tuple[Entry, Finished]]:
     names = {entry.name for entry in found.entries}
-    rows = (_skipped_row(root, file) for file in found.skipped)
-    return [row for row in rows if row[0].name not in names]
+    rows = []
+    for file in found.skipped:
+        name = table_name(file.path.relative_to(root) if file.path.is_relative_to(root) else file.path)
+        if name not in names:
+            rows.append((Entry(name), Finished(None, None, None, _printable(file.reason))))
+    return rows
 
 
-def _skipped_row(root: Path, file: SkippedFile) -> tuple[Entry, Finished]:
-    path = file.path.relative_to(root) if file.path.is_relative_to(root) else file.path
-    problem = file.reason.encode("utf-8", "backslashreplace").decode()
-    return Entry(table_name(path)), Finished(None, None, None, problem)
+def _printable(reason: str) -> str:
+    # A reason may quote a file name that is no UTF-8.
+    return reason.encode("utf-8", "backslashreplace").decode()
 
 
 def _table(corpus: str, root: Path, rows: Sequence[tuple[Entry, Finished]]) -> pandas.DataFrame:
@@ -252,7 +245,7 @@ def _table(corpus: str, root: Path, rows: Sequence[tuple[Entry, Finished]]) -> p
 
 
 def _column(name: str, values: list[object]) -> pandas.Series:
-    # Of its type from the start: a missing value among them would make nanoseconds floats, and wrong.
+    # With its type from the start: with a missing value, nanoseconds would become floats and lose digits.
     return pandas.Series(values, dtype=pandas_dtype(COLUMNS[name][0]))
 
 

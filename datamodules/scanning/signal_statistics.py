@@ -1,6 +1,6 @@
-"""Statistics of a signal that comes in pieces `[channels, samples]`: spectrum, clipping, stereo energies.
+"""Statistics of a signal that comes in blocks `[channels, samples]`: spectrum, clipping, stereo energies.
 
-However the signal is cut, the result is the same.
+The lengths of the blocks do not change the result.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from scipy.fft import rfft
 from scipy.signal import get_window
 
 _WINDOW = 4096
-# Square waves and chip music have flat tops too: only those near full scale are what a converter or a limiter cuts off.
+# Square waves and chip music have flat tops too; a converter or a limiter clips near full scale only.
 _LOWEST_CLIPPED_PEAK = 10 ** (-3 / 20)
 _SHORTEST_RUN = 3
 
@@ -20,10 +20,7 @@ _SHORTEST_RUN = 3
 class AverageSpectrum:
     """Mean power spectrum over time and channels, Hann windows of 4096 samples that overlap by half.
 
-    A sine of amplitude 1 in all channels reads 0 dB in its bin. In these units the rounding to 16 bits is a floor of
-    about -130 dB in each bin.
-
-    sample_rate: in Hz.
+    A sine of amplitude 1 in all channels has 0 dB in its bin. Rounding to 16 bits has about -130 dB in each bin.
     """
 
     def __init__(self, sample_rate: int, channels: int) -> None:
@@ -34,7 +31,7 @@ class AverageSpectrum:
         self._windows = 0
 
     def add(self, audio: np.ndarray) -> None:
-        """The next piece, float32 `[channels, samples]`."""
+        """Add a block, float32 `[channels, samples]`."""
         self._held = np.concatenate((self._held, audio), axis=1)
         whole = (self._held.shape[1] - _WINDOW) // (_WINDOW // 2) + 1
         if whole > 0:
@@ -42,9 +39,9 @@ class AverageSpectrum:
             self._held = self._held[:, whole * (_WINDOW // 2) :].copy()
 
     def levels_db(self) -> np.ndarray:
-        """The spectrum in dB re a full-scale sine, float64 `[2049]`; -inf for bins without any energy.
+        """Return the spectrum in dB re a full-scale sine, float64 `[2049]`; -inf for bins without energy.
 
-        What follows the last whole window does not count, unless there is no other.
+        Samples after the last whole window are ignored, unless there is no whole window.
         """
         if not self._windows:
             self._held = np.pad(self._held, ((0, 0), (0, _WINDOW - self._held.shape[1])))
@@ -54,7 +51,7 @@ class AverageSpectrum:
             return 10 * np.log10(self._power / self._windows * amplitude_scale**2)
 
     def bandwidth_hz(self, floor_db: float) -> float | None:
-        """The highest frequency above the floor; None if there is none."""
+        """Return the highest frequency above the floor; None if there is none."""
         above = np.flatnonzero(self.levels_db() > floor_db)
         return float(above[-1] * self._rate / _WINDOW) if len(above) else None
 
@@ -68,9 +65,9 @@ class AverageSpectrum:
 
 
 class ClippedRuns:
-    """How many samples lie in runs of three or more at the same extreme of their channel, if that is above -3 dBFS.
+    """Share of samples in runs of three or more at the extreme of their channel, if that is above -3 dBFS.
 
-    The extreme is the channel's own: what was clipped and then made softer is found too.
+    Each channel has its own extreme, so music that was clipped and then made softer is found too.
     """
 
     def __init__(self, channels: int) -> None:
@@ -84,7 +81,7 @@ class ClippedRuns:
         return max(runs.extreme for runs in (*self._tops, *self._bottoms))
 
     def add(self, audio: np.ndarray) -> None:
-        """The next piece, float32 `[channels, samples]`."""
+        """Add a block, float32 `[channels, samples]`."""
         if not audio.shape[1]:
             return
         self._samples += audio.size
@@ -93,13 +90,13 @@ class ClippedRuns:
             bottom.add(-channel, -float(channel.min()))
 
     def share(self) -> float:
-        """Of all samples."""
+        """Return the share of all samples."""
         clipped = sum(runs.clipped() for runs in (*self._tops, *self._bottoms))
         return clipped / max(self._samples, 1)
 
 
 class _TopRuns:
-    """Runs at the highest value of one channel."""
+    """Runs at the highest sample of one channel."""
 
     def __init__(self) -> None:
         self.extreme = -math.inf
@@ -126,7 +123,7 @@ class _TopRuns:
         self._counted += int(lengths[lengths >= _SHORTEST_RUN].sum())
 
     def clipped(self) -> int:
-        """Samples in runs, the open one included."""
+        """Return the number of samples in runs, with the open run."""
         return self._counted + (self._open if self._open >= _SHORTEST_RUN else 0)
 
     def _close(self) -> None:
@@ -141,13 +138,13 @@ class StereoEnergies:
         self._side = 0.0
 
     def add(self, audio: np.ndarray) -> None:
-        """The next piece `[2, samples]`."""
+        """Add a block `[2, samples]`."""
         left, right = audio.astype(np.float64)
         self._mid += float(np.square(left + right).sum())
         self._side += float(np.square(left - right).sum())
 
     def side_to_mid_db(self) -> float | None:
-        """Side over mid: -inf for mono in both channels, inf for opposite ones, None for silence."""
+        """Return side over mid: -inf for mono in both channels, inf for opposite channels, None for silence."""
         if not self._side:
             return -math.inf if self._mid else None
         return 10 * math.log10(self._side / self._mid) if self._mid else math.inf

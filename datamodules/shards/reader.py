@@ -15,7 +15,7 @@ from torch import Tensor
 from datamodules.audio.opening import AudioFileError
 from datamodules.audio.resampling import PartResampler
 from datamodules.corpora.corpus import Corpus
-from datamodules.corpora.spans import Spans, evenly_spread
+from datamodules.corpora.time_ranges import TimeRanges, evenly_spread
 from datamodules.shards.encodings import ENCODINGS
 from datamodules.shards.index import shards_of
 from datamodules.shards.members import Member, read_member
@@ -104,7 +104,7 @@ class ShardReader(Reader):
             return frozenset({track_index})
         return frozenset(np.flatnonzero(self.shard_of_track == shard).tolist())
 
-    def in_few_shards(self, spans: Spans, count: int) -> Spans:
+    def in_few_shards(self, spans: TimeRanges, count: int) -> TimeRanges:
         """The spans that lie in at most `count` shards, evenly chosen from all that hold some."""
         shard_of_span = self.shard_of_track[spans.tracks]
         shards = np.unique(shard_of_span)

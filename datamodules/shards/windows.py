@@ -23,7 +23,7 @@ from functools import cached_property
 
 import numpy as np
 
-from datamodules.corpora.spans import Spans, hashed_number
+from datamodules.corpora.time_ranges import TimeRanges, hashed_number
 from datamodules.crops import Crop, RandomCrops, span_mass
 
 Window = tuple[int, ...]
@@ -68,7 +68,7 @@ class WindowedCrops:
 
     def __init__(
         self,
-        spans: Spans,
+        spans: TimeRanges,
         shard_of_track: np.ndarray,
         *,
         batch_size: int,

@@ -1,5 +1,7 @@
-"""The coded file `.sps`: whole files in one call. `bitstream_format` documents the bytes, `bitstream_writer` and
-`bitstream_reader` handle streams of unknown length, `entropy_coding` makes them smaller.
+"""Read and write whole coded files `.sps` in one call.
+
+The module `format` documents the bytes. `writer` and `reader` handle streams of unknown length; `entropy_coding` makes
+them smaller.
 """
 
 from __future__ import annotations
@@ -47,11 +49,17 @@ def write_bitstream(
     chunk_frames: int = CHUNK_FRAMES,
     tables: FrequencyTables | None = None,
 ) -> None:
-    """Write codes, int64 `[levels, frames]`, to a path or to a binary stream.
+    """Write a whole file.
 
-    chunk_frames, tables: as in `BitstreamWriter`; `FrequencyTables.fit(codes, bits)` makes tables that fit best.
-    A path gets the complete file or stays as it was. BitstreamError if the codes do not fit the header; nothing is then
-    written.
+    Args:
+        target: A path, or a binary stream that is open for writing. If writing fails, a path keeps its old content.
+        header: Describes the codes.
+        codes: int64 `[levels, frames]`.
+        chunk_frames: Frames of a chunk, 1..250.
+        tables: Turns entropy coding on; `FrequencyTables.fit(codes, bits)` makes the best tables for these codes.
+
+    Raises:
+        BitstreamError: The codes do not fit the header (nothing is written), or the path cannot be written.
     """
     check_codes(header, codes)
     if codes.shape[1] != header.frames:
@@ -65,11 +73,19 @@ def write_bitstream(
 
 
 def read_bitstream(source: Path | str | BinaryIO, *, conceal: bool = False) -> tuple[Header, Tensor]:
-    """Read a header and its codes, int64 `[levels, frames]`; BitstreamError at the first byte that is wrong or missing.
+    """Read a whole file.
 
-    conceal: lost frames have the code -1 in every level (see `BitstreamReader`). The end record must be there, because
-    it alone knows the number of samples; read a truncated stream with `BitstreamReader`.
-    A file must end after the end record; a stream is left there.
+    Only the end record contains the number of samples, so it must be there; `BitstreamReader` reads a truncated stream.
+
+    Args:
+        source: A path, which must end after the end record, or a binary stream. A stream is read up to that record.
+        conceal: Continue after damage; lost frames have the code -1 in every level (see `BitstreamReader`).
+
+    Returns:
+        The header, and codes int64 `[levels, frames]`.
+
+    Raises:
+        BitstreamError: A byte is wrong or missing; the message says which.
     """
     with BitstreamReader(source, conceal=conceal) as reader:
         chunks = list(reader.indices())
@@ -80,9 +96,13 @@ def read_bitstream(source: Path | str | BinaryIO, *, conceal: bool = False) -> t
 
 
 def read_header(source: Path | str | BinaryIO) -> Header:
-    """Header of one complete file, from its first and last bytes alone; BitstreamError if it is not one.
+    """Read the header of a complete file; only the first and last bytes are read.
 
-    A stream must be seekable, hold nothing after the end record, and is left there.
+    Args:
+        source: A path, or a seekable binary stream that ends after the end record.
+
+    Raises:
+        BitstreamError: This is no complete coded file.
     """
     with BitstreamReader(source) as reader:
         end = reader.seek_end_record()
@@ -92,16 +112,28 @@ def read_header(source: Path | str | BinaryIO) -> Header:
 def repack(
     source: Path | str | BinaryIO, target: Path | str | BinaryIO, *, levels: int, conceal: bool = False
 ) -> Header:
-    """Keep the first `levels` levels, chunk by chunk, without decoding audio: from 16 to 8 or 4 kbps.
+    """Copy the first levels of a coded file, for instance from 16 to 8 or 4 kbps. No audio is decoded.
 
-    Chunks and frequency tables are kept. source and target may be pipes or the same path. conceal: chunks that are
-    damaged in the source are missing in the target, which is then read with `conceal=True` too.
-    BitstreamError if the source has fewer levels, is truncated, or is wrong anywhere.
+    The chunks keep their lengths, and the levels their frequency tables.
+
+    Args:
+        source: A path or a binary stream, which may be a pipe.
+        target: The same; the source's own path is allowed.
+        levels: How many levels are copied.
+        conceal: Leave damaged chunks out; reading the target then needs `conceal=True` too.
+
+    Returns:
+        The header of the target.
+
+    Raises:
+        BitstreamError: The source has fewer levels, is truncated, or is wrong anywhere.
     """
     with BitstreamReader(source, conceal=conceal) as reader:
-        have = reader.header.levels
-        if not 1 <= levels <= have:
-            raise BitstreamError(f"levels = {levels} cannot be kept; the source has {have}, so allowed: 1..{have}")
+        present = reader.header.levels
+        if not 1 <= levels <= present:
+            raise BitstreamError(
+                f"levels = {levels} cannot be kept; the source has {present}, so allowed: 1..{present}"
+            )
         kept = StreamHeader(**{**vars(reader.header), "levels": levels})
         tables = reader.tables.first(levels) if reader.tables else None
         with BitstreamWriter(target, kept, tables=tables) as writer:
@@ -114,11 +146,12 @@ def repack(
 
 
 class CodedSize(NamedTuple):
-    """Bits of the same codes, without headers and checksums, which do not depend on the coding.
+    """The size of the same codes with and without entropy coding, in bits, without headers and checksums.
 
-    packed: without entropy coding.
-    coded: with it, the coder's states included; a chunk that would grow stays packed.
-    tables: the frequency tables.
+    Attributes:
+        packed: Without entropy coding.
+        coded: With entropy coding and the coder's states. A chunk that would become larger stays packed.
+        tables: Of the frequency tables.
     """
 
     packed: int
@@ -127,16 +160,23 @@ class CodedSize(NamedTuple):
 
     @property
     def saved(self) -> int:
-        """Bits that the file becomes smaller by; negative if the tables cost more than they save."""
+        """Bits that entropy coding saves; negative if the tables cost more than they save."""
         return self.packed - self.coded - self.tables
 
 
 def coded_size(
     codes: Tensor, bits_per_index: int, tables: FrequencyTables, *, chunk_frames: int = CHUNK_FRAMES
 ) -> CodedSize:
-    """Bits with and without entropy coding of codes int64 `[levels, frames]`, counted by coding them.
+    """Code codes with and without entropy coding, and count the bits.
 
-    Lost frames (-1) take no bits. BitstreamError if codes and tables do not fit each other.
+    Args:
+        codes: int64 `[levels, frames]`; lost frames (-1) have no bits.
+        bits_per_index: log2 of the codebook size.
+        tables: The frequency tables.
+        chunk_frames: Frames of a chunk.
+
+    Raises:
+        BitstreamError: Codes and tables do not fit each other.
     """
     header = StreamHeader(bytes(8), 1, 1, len(codes), bits_per_index)
     is_lost = check_codes(header, codes)

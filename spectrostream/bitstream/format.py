@@ -1,21 +1,23 @@
 """The bytes of a coded file `.sps`: a header, chunks, an end record. All numbers are little-endian.
 
-    header   magic "SPS1", format version u16, header length u16 (all of it, its checksum included)
+    header   magic "SPS1", format version u16, header length u16 (of the whole header with its checksum)
              configuration hash 8 bytes, sample rate u32, channels u16, levels u16, bits per index u8,
              flags u8 (1: frequency tables follow), CRC-32 u32 of everything before it
-    tables   only with the flag; `entropy_coding.FrequencyTables.to_bytes`, then its CRC-32 u32
+    tables   only with the flag: `entropy_coding.FrequencyTables.to_bytes`, then its CRC-32 u32
     chunk    marker A5 "P" (packed) or A5 "R" (entropy-coded: `entropy_coding`), first frame u32, frames u32 (1..250),
              payload bytes u32, CRC-32 u32 of these; payload; CRC-32 u32 of the whole chunk before it
     end      marker A5 "E", frames u32, samples u64, CRC-32 u32 of these
 
-Nothing needs to be known before it is written, so a stream can be written to a pipe; without the end record it is
-truncated. Packed indices are frame-major (all levels of frame 0, then of frame 1), least significant bit first, and end
-on a whole byte. So a chunk needs no other one, and levels are dropped by repacking each frame's prefix. A chunk says
-where it belongs and its first 18 bytes have a checksum of their own, so the next one is found after damage.
+A writer needs to know nothing in advance, so it can write to a pipe. A stream without an end record is truncated.
 
-A later writer of the same version may lengthen the header: a reader checks all of it and ignores what it does not know.
-A reader trusts nothing: counts are checked against the limits below, memory grows only with bytes really read, and no
-chunk, however coded, stands for more than `MAX_EXPANSION` times its bytes.
+Packed indices are frame-major (all levels of frame 0, then of frame 1), least significant bit first, and end on a whole
+byte. So each chunk can be decoded alone, and `repack` drops levels by keeping the first part of each frame. A chunk
+contains its position, and its first 18 bytes have a checksum of their own. So a reader finds the next chunk after
+damage.
+
+A later writer of the same version may lengthen the header: a reader checks all of it and ignores unknown fields.
+A reader trusts no number in a file. It checks counts against the limits below, and its memory grows only with the bytes
+read. No chunk holds more than `MAX_EXPANSION` times its bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from spectrostream.errors import UserError
 
 MAGIC = b"SPS1"
 VERSION = 1
-CHUNK_FRAMES = 250  # 10 s at 25 tokens/s; also the most that a chunk may hold
+CHUNK_FRAMES = 250  # 10 s at 25 tokens/s; also the maximum of a chunk
 MAX_FRAMES = 2**32 - 1
 MAX_SAMPLES = 2**63 - 1
 MAX_EXPANSION = 16
@@ -45,14 +47,14 @@ _END = struct.Struct("<2sIQ")
 CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = OPENING.size + _FIELDS.size + CHECKSUM.size
 MAX_HEADER_BYTES = 4096
-RECORD_BYTES = _CHUNK.size + CHECKSUM.size  # what opens a chunk, or is the end record
+RECORD_BYTES = _CHUNK.size + CHECKSUM.size  # of a chunk's opening, and of the end record
 CHUNK_OVERHEAD = RECORD_BYTES + CHECKSUM.size
 
 MARKER = b"\xa5"
 _PACKED, _CODED, _ENDED = MARKER + b"P", MARKER + b"R", MARKER + b"E"
 _HAS_TABLES = 1
 
-# name: (what the message begins with, lowest, highest); the limits keep the largest payload at 512 KB
+# name: (start of the message, lowest, highest); the limits keep the largest payload at 512 KB
 _NUMBERS = {
     "sample_rate": ("byte 16", 1, 1_000_000),
     "channels": ("byte 20", 1, 1024),
@@ -68,13 +70,17 @@ class BitstreamError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class StreamHeader:
-    """What the start of a coded stream says; a stream that is still being made is described by it.
+    """The header of a coded stream, which is also known while the stream is still being written.
 
-    configuration_hash: 8 bytes that identify the codec's configuration; the reader must hold the same codec.
-    sample_rate: Hz.
-    channels: audio channels.
-    levels: quantizer levels kept.
-    bits_per_index: 10 for codebooks of 1024 entries.
+    Attributes:
+        configuration_hash: 8 bytes that identify the codec's configuration; the decoder must be the same codec.
+        sample_rate: In Hz.
+        channels: Audio channels.
+        levels: Quantizer levels in the stream.
+        bits_per_index: 10 for codebooks of 1024 entries.
+
+    Raises:
+        BitstreamError: A value is out of range.
     """
 
     configuration_hash: bytes
@@ -100,11 +106,11 @@ class StreamHeader:
         return self.levels * self.bits_per_index
 
     def payload_bytes(self, frames: int) -> int:
-        """Bytes that the packed indices of so many frames occupy in one chunk."""
+        """Return the number of bytes of a chunk's packed indices."""
         return -(-frames * self.bits_per_frame // 8)
 
     def opening_bytes(self, *, has_tables: bool) -> bytes:
-        """The header as it is written."""
+        """Return the header as it is written."""
         fields = _FIELDS.pack(
             self.configuration_hash,
             self.sample_rate,
@@ -118,11 +124,12 @@ class StreamHeader:
 
 @dataclass(frozen=True)
 class Header(StreamHeader):
-    """What a complete coded file says of itself.
+    """The header of a complete coded file, with its length.
 
-    samples: length of the audio, per channel. Whoever decodes must check it against `frames`: the file cannot know how
-        many samples a frame holds.
-    frames: tokens per level.
+    Attributes:
+        samples: Length of the audio, per channel. The format does not know how many samples a frame has, so the decoder
+            must check `samples` against `frames`.
+        frames: Tokens per level.
     """
 
     samples: int
@@ -134,14 +141,21 @@ class Header(StreamHeader):
 
     @property
     def file_bytes(self) -> int:
-        """Size of the file that `write_bitstream` makes without entropy coding and with chunks of `CHUNK_FRAMES`."""
+        """Bytes of the file that `write_bitstream` makes without entropy coding, with chunks of `CHUNK_FRAMES`."""
         whole, rest = divmod(self.frames, CHUNK_FRAMES)
         size = HEADER_BYTES + whole * (CHUNK_OVERHEAD + self.payload_bytes(CHUNK_FRAMES)) + RECORD_BYTES
         return size + (CHUNK_OVERHEAD + self.payload_bytes(rest) if rest else 0)
 
 
 class ChunkOpening(NamedTuple):
-    """What precedes a payload: is it entropy-coded, which frame is its first, how many frames, how many bytes."""
+    """The record before a payload.
+
+    Attributes:
+        is_coded: True for an entropy-coded payload, False for a packed one.
+        position: The chunk's first frame.
+        frames: Frames in the chunk.
+        payload_bytes: Bytes of the payload.
+    """
 
     is_coded: bool
     position: int
@@ -149,29 +163,38 @@ class ChunkOpening(NamedTuple):
     payload_bytes: int
 
     def to_bytes(self) -> bytes:
-        """As it is written."""
+        """Return the record as it is written."""
         marker = _CODED if self.is_coded else _PACKED
         return with_checksum(_CHUNK.pack(marker, self.position, self.frames, self.payload_bytes))
 
 
 class End(NamedTuple):
-    """The end record: the frames before it and the audio's length in samples per channel."""
+    """The end record.
+
+    Attributes:
+        position: Frames before it.
+        samples: Length of the audio, per channel.
+    """
 
     position: int
     samples: int
 
     def to_bytes(self) -> bytes:
-        """As it is written."""
+        """Return the record as it is written."""
         return with_checksum(_END.pack(_ENDED, self.position, self.samples))
 
 
 def with_checksum(content: bytes) -> bytes:
-    """`content`, then its CRC-32."""
+    """Return `content` with its CRC-32 appended."""
     return content + CHECKSUM.pack(zlib.crc32(content))
 
 
 def parse_header_opening(opening: bytes) -> int:
-    """The header's length, from its first 8 bytes."""
+    """Return the header's length, from its first 8 bytes.
+
+    Raises:
+        BitstreamError: This is no header of this format version.
+    """
     magic, version, length = OPENING.unpack(opening)
     if magic != MAGIC:
         raise BitstreamError(f"byte 0: magic is {magic!r}; expected {MAGIC!r}: not a SpectroStream file")
@@ -183,7 +206,14 @@ def parse_header_opening(opening: bytes) -> int:
 
 
 def parse_header_fields(fields: bytes) -> tuple[StreamHeader, bool]:
-    """The header, and whether frequency tables follow; `fields` begin at byte 8."""
+    """Parse the header from byte 8 on.
+
+    Returns:
+        The header, and whether frequency tables follow.
+
+    Raises:
+        BitstreamError: A value is out of range.
+    """
     *numbers, flags = _FIELDS.unpack_from(fields)
     header = StreamHeader(*numbers)
     if flags > _HAS_TABLES:
@@ -194,7 +224,11 @@ def parse_header_fields(fields: bytes) -> tuple[StreamHeader, bool]:
 
 
 def check_table_size(header: StreamHeader) -> None:
-    """Entropy coding is for what music codecs use; BitstreamError for tables that no reader should have to hold."""
+    """Check that the tables stay small in a reader's memory.
+
+    Raises:
+        BitstreamError: There are more than `MAX_TABLE_ENTRIES`.
+    """
     entries = header.levels << header.bits_per_index
     if entries > MAX_TABLE_ENTRIES:
         raise BitstreamError(
@@ -204,7 +238,17 @@ def check_table_size(header: StreamHeader) -> None:
 
 
 def parse_record(content: bytes, offset: int, header: StreamHeader, *, has_tables: bool) -> ChunkOpening | End:
-    """A chunk's opening or the end record from `RECORD_BYTES` that stood at `offset`; BitstreamError if neither."""
+    """Parse a chunk's opening or the end record.
+
+    Args:
+        content: `RECORD_BYTES` bytes.
+        offset: Their position in the stream, for messages.
+        header: The stream's header.
+        has_tables: Whether the stream has frequency tables.
+
+    Raises:
+        BitstreamError: The content is neither of the two, is damaged, or is out of range.
+    """
     marker = content[:2]
     if marker not in (_PACKED, _CODED, _ENDED):
         raise BitstreamError(
@@ -223,7 +267,17 @@ def parse_record(content: bytes, offset: int, header: StreamHeader, *, has_table
 
 
 def check_checksum(content: bytes, stored: bytes, offset: int, what: str) -> None:
-    """BitstreamError if `stored`, found at `offset`, is not the checksum of `content`."""
+    """Compare the CRC-32 of `content` with `stored`.
+
+    Args:
+        content: The bytes that the checksum protects.
+        stored: The 4 bytes of the stored checksum.
+        offset: Where `stored` is in the stream, for messages.
+        what: What the checksum protects, for messages.
+
+    Raises:
+        BitstreamError: The checksums differ.
+    """
     (found,) = CHECKSUM.unpack(stored)
     expected = zlib.crc32(content)
     if found != expected:
@@ -233,7 +287,7 @@ def check_checksum(content: bytes, stored: bytes, offset: int, what: str) -> Non
 
 
 def smallest_coded_payload(packed_bytes: int) -> int:
-    """The fewest bytes of an entropy-coded payload that is `packed_bytes` long when packed."""
+    """Return the minimum size of an entropy-coded payload that has `packed_bytes` bytes when packed."""
     return -(-packed_bytes // MAX_EXPANSION)
 
 
@@ -256,7 +310,7 @@ def _check_opening(opening: ChunkOpening, offset: int, header: StreamHeader, has
 
 
 def pack_indices(indices: NDArray[np.int32], bits: int) -> bytes:
-    """Indices of any shape to bytes: bit b of index n is bit (n * bits + b) of the payload."""
+    """Pack indices of any shape: bit b of index n is bit (n * bits + b) of the payload."""
     planes = indices.reshape(-1, 1).astype("<u2").view(np.uint8)  # low byte, high byte
     return np.packbits(
         np.unpackbits(planes, axis=1, count=bits, bitorder="little"), axis=None, bitorder="little"
@@ -264,7 +318,7 @@ def pack_indices(indices: NDArray[np.int32], bits: int) -> bytes:
 
 
 def unpack_indices(payload: bytes, frames: int, levels: int, bits: int) -> NDArray[np.int32]:
-    """The indices `[frames, levels]` of a packed payload."""
+    """Return the indices `[frames, levels]` of a packed payload."""
     count = frames * levels
     planes = np.unpackbits(np.frombuffer(payload, np.uint8), count=count * bits, bitorder="little")
     padded = np.packbits(planes.reshape(count, bits), axis=1, bitorder="little")  # one or two bytes per index

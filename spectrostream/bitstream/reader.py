@@ -1,4 +1,4 @@
-"""Reading a coded stream chunk by chunk, from a path or a pipe, and finding the next chunk after damage."""
+"""Read a coded stream chunk by chunk, from a path or a pipe, and find the next chunk after damage."""
 
 from __future__ import annotations
 
@@ -37,7 +37,13 @@ from spectrostream.errors import UserError
 
 
 class Loss(NamedTuple):
-    """Frames that damage took: from which on, how many (0 if none, or if nobody can know), and what was wrong first."""
+    """Frames that are lost.
+
+    Attributes:
+        position: The first lost frame.
+        frames: How many are lost; 0 if none is, or if the number cannot be known.
+        reason: The first error.
+    """
 
     position: int
     frames: int
@@ -45,33 +51,38 @@ class Loss(NamedTuple):
 
 
 class BitstreamReader:
-    """Iterates over the chunks of a coded stream: int64 `[levels, frames]`, 1..250 frames each, once.
+    """A reader that yields each chunk of a coded stream once, as codes int64 `[levels, frames]` of 1..250 frames.
 
         with BitstreamReader(sys.stdin.buffer) as reader:
             for codes in reader:
                 ...
             print(reader.complete_header().samples)
 
-    source: a path, which must end after the end record, or a binary stream, which is left right after it. Never more
-        than one chunk (at most 512 KB of payload) is held.
-    conceal: go on after damage. Lost frames are then yielded as codes of -1 in every level ("no levels": they
-        contribute nothing to the decoder's input), so that every frame keeps its place, and `lost` lists them:
-        - a damaged payload costs the frames of its chunk; they are yielded at once;
-        - after a damaged opening the next intact one is searched; the frames between are yielded when it is found. If
-          bytes were added or are missing inside a chunk, the next chunk may be lost too;
-        - chunks that repeat frames already yielded are passed over;
-        - data that end before the end record end the iteration; `end` then stays None.
-        The header and the frequency tables cannot be concealed, nor a loss that is larger than `MAX_EXPANSION` times
-        what the bytes read could have held: that is an error, so that no small file yields a large number of frames.
+    Only one chunk (at most 512 KB of payload) is in memory at a time.
 
-    The attributes:
-    header: what the start of the stream says.
-    tables: frequency tables of an entropy-coded stream, else None.
-    frames: yielded so far.
-    lost: losses so far, in order; neighbours are joined.
-    end: the end record, once it was read.
+    With `conceal`, reading continues after damage. Lost frames have the code -1 in every level, which means "no level":
+    they add nothing to the decoder's input. So every later frame keeps its position. `lost` lists the losses.
+    - A damaged payload loses the frames of its chunk; they are yielded at once.
+    - After a damaged opening the reader searches the next intact one, and then yields the frames between. If bytes were
+      inserted or removed inside a chunk, the next chunk may be lost too.
+    - Chunks that repeat frames are skipped.
+    - If the data end before the end record, the iteration ends and `end` stays None.
+    A damaged header and damaged frequency tables are still errors. So is a loss of more than `MAX_EXPANSION` times the
+    frames that fit into the bytes read: a small file must not yield a huge number of frames.
 
-    BitstreamError names the first byte that is wrong or missing.
+    Args:
+        source: A path, which must end after the end record, or a binary stream, which is read up to that record.
+        conceal: Continue after damage.
+
+    Attributes:
+        header: The stream's header.
+        tables: Frequency tables of an entropy-coded stream, else None.
+        frames: Frames yielded until now.
+        lost: Losses until now, in order; neighbours are joined.
+        end: The end record, once it is read.
+
+    Raises:
+        BitstreamError: A byte is wrong or missing; the message says which. Iterating raises it too.
     """
 
     def __init__(self, source: Path | str | BinaryIO, *, conceal: bool = False) -> None:
@@ -83,7 +94,7 @@ class BitstreamReader:
         self._lost_frames = 0
         self.end: End | None = None
         self._is_exhausted = False
-        self._reason = ""  # of a loss whose number of frames is not known yet
+        self._reason = ""  # the first error of the loss whose frames are not counted yet
         try:
             self.header, has_tables = _read_header(self._source)
             self.tables = _read_tables(self._source, self.header) if has_tables else None
@@ -100,7 +111,7 @@ class BitstreamReader:
         self.close()
 
     def close(self) -> None:
-        """Close a file that was opened here."""
+        """Close the file if this reader opened it."""
         if self._path:
             self._source.stream.close()
 
@@ -109,12 +120,12 @@ class BitstreamReader:
             yield torch.from_numpy(np.ascontiguousarray(indices.T, np.int64))
 
     def indices(self) -> Iterator[NDArray[np.int32]]:
-        """The same chunks as int32 arrays `[frames, levels]`, as they lie in the file."""
+        """Yield the same chunks as int32 arrays `[frames, levels]`, the order of the file."""
         while not self._is_exhausted:
             record = self._next_record()
             if record is None:
                 self._is_exhausted = True
-                self._note(0)
+                self._add_loss(0)
                 return
             yield from self._fill_gap(record)
             if isinstance(record, End):
@@ -123,14 +134,22 @@ class BitstreamReader:
                 yield from self._chunk(record)
 
     def complete_header(self) -> Header:
-        """Header with samples and frames; BitstreamError unless the end record was read."""
+        """Return the header with samples and frames.
+
+        Raises:
+            BitstreamError: The end record was not read.
+        """
         if self.end is None:
             state = "is truncated: its end record is missing" if self._is_exhausted else "was not read to its end"
             raise BitstreamError(f"byte {self._source.offset}: the stream {state}; samples are not known")
         return Header(**vars(self.header), samples=self.end.samples, frames=self.end.position)
 
     def seek_end_record(self) -> End:
-        """The end record from the last bytes of a seekable source that holds one stream; do not iterate afterwards."""
+        """Read the end record from the last bytes of a seekable source; do not iterate afterwards.
+
+        Raises:
+            BitstreamError: The source is not seekable, or has no end record at its end.
+        """
         stream = self._source.stream
         if not stream.seekable():
             raise BitstreamError("the source cannot be searched for its end; iterate over the BitstreamReader instead")
@@ -149,7 +168,7 @@ class BitstreamReader:
         return record
 
     def _next_record(self) -> ChunkOpening | End | None:
-        """None when the data end, which only concealment allows."""
+        """Return the next record, or None if the data end; only concealment allows that."""
         start = self._source.offset
         content = b""
         try:
@@ -157,7 +176,7 @@ class BitstreamReader:
             record = self._parse(content, start)
             self._refuse_if_out_of_place(record, start)
         except BitstreamError as error:
-            self._damaged(error)
+            self._conceal_or_raise(error)
             return self._search(content)
         return record
 
@@ -165,7 +184,7 @@ class BitstreamReader:
         return parse_record(content, offset, self.header, has_tables=self.tables is not None)
 
     def _search(self, window: bytes) -> ChunkOpening | End | None:
-        """The next intact record in its place after the window's first byte; never reads beyond its end."""
+        """Find the next intact record at a later frame, after the window's first byte; read nothing beyond it."""
         while True:
             found = window.find(MARKER, 1)
             window = window[found:] if found > 0 else b""
@@ -192,9 +211,9 @@ class BitstreamReader:
 
     def _fill_gap(self, record: ChunkOpening | End) -> Iterator[NDArray[np.int32]]:
         missing = record.position - self.frames
-        # Bytes that took no frames with them, between two chunks, are told as a loss of 0 frames.
+        # Damage between two chunks loses no frames; it is listed as a loss of 0 frames.
         if missing or self._reason:
-            yield from self._lose(missing)
+            yield from self._lost_chunks(missing)
 
     def _chunk(self, opening: ChunkOpening) -> Iterator[NDArray[np.int32]]:
         start = self._source.offset
@@ -202,17 +221,17 @@ class BitstreamReader:
             payload = self._source.take(opening.payload_bytes, "indices")
             checksum = self._source.take(CHECKSUM.size, "chunk checksum")
             check_checksum(opening.to_bytes() + payload, checksum, start + len(payload), "chunk")
-            indices = self._decoded(opening, payload, start)
+            indices = self._decode_payload(opening, payload, start)
         except _TruncatedError as error:
-            self._damaged(error)
+            self._conceal_or_raise(error)
         except BitstreamError as error:
-            self._damaged(error)
-            yield from self._lose(opening.frames)
+            self._conceal_or_raise(error)
+            yield from self._lost_chunks(opening.frames)
         else:
             self.frames += opening.frames
             yield indices
 
-    def _decoded(self, opening: ChunkOpening, payload: bytes, offset: int) -> NDArray[np.int32]:
+    def _decode_payload(self, opening: ChunkOpening, payload: bytes, offset: int) -> NDArray[np.int32]:
         if not opening.is_coded or self.tables is None:
             return unpack_indices(payload, opening.frames, self.header.levels, self.header.bits_per_index)
         try:
@@ -220,13 +239,14 @@ class BitstreamReader:
         except ValueError as error:
             raise BitstreamError(f"byte {offset}: the entropy-coded indices are wrong: {error}") from error
 
-    def _damaged(self, error: BitstreamError) -> None:
+    def _conceal_or_raise(self, error: BitstreamError) -> None:
         if not self._conceal:
             raise error
         self._reason = self._reason or str(error)
 
-    def _lose(self, frames: int) -> Iterator[NDArray[np.int32]]:
-        self._note(frames)
+    def _lost_chunks(self, frames: int) -> Iterator[NDArray[np.int32]]:
+        """List the loss and yield its frames as -1."""
+        self._add_loss(frames)
         self._lost_frames += frames
         most = MAX_EXPANSION * 8 * self._source.offset // self.header.bits_per_frame
         if self._lost_frames > most:
@@ -235,11 +255,11 @@ class BitstreamReader:
                 f"{most} are concealed in so few bytes"
             )
         for first in range(0, frames, CHUNK_FRAMES):
-            part = min(CHUNK_FRAMES, frames - first)
-            self.frames += part
-            yield np.full((part, self.header.levels), -1, np.int32)
+            count = min(CHUNK_FRAMES, frames - first)
+            self.frames += count
+            yield np.full((count, self.header.levels), -1, np.int32)
 
-    def _note(self, frames: int) -> None:
+    def _add_loss(self, frames: int) -> None:
         reason = self._reason or f"byte {self._source.offset}: the frames were not written"
         self._reason = ""
         if self.lost and self.lost[-1].position + self.lost[-1].frames == self.frames:
@@ -249,7 +269,7 @@ class BitstreamReader:
             self.lost.append(Loss(self.frames, frames, reason))
 
     def _finish(self, end: End) -> None:
-        # A file must end here; in a damaged one whatever follows is part of the damage.
+        # A file must end here. In a damaged one, what follows is part of the damage.
         if self._path and not self._conceal and self._source.stream.read(1):
             raise BitstreamError(
                 f"byte {self._source.offset}: expected the end of the file after {end.position} frames"
@@ -259,32 +279,32 @@ class BitstreamReader:
 
 
 class _TruncatedError(BitstreamError):
-    """Fewer bytes than were announced."""
+    """The data end too early."""
 
 
 class _ByteSource:
-    """Takes exact numbers of bytes from a stream and knows how far it came."""
+    """A stream with exact reads and a count of the bytes read."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
         self.offset = 0
 
     def read(self, size: int) -> bytes:
-        """The next `size` bytes, a number the caller has bounded, or fewer at the end of the data."""
+        """Return the next `size` bytes, or fewer at the end of the data. The caller limits `size`."""
         content = bytearray()
-        # An unbuffered stream may hand over less than asked for before its end.
+        # An unbuffered stream may return less than requested before its end.
         while len(content) < size:
-            part = self.stream.read(size - len(content))
-            if part is None:
+            received = self.stream.read(size - len(content))
+            if received is None:
                 raise UserError("the source does not block and is empty for the moment; give a stream that blocks")
-            if not part:
+            if not received:
                 break
-            content += part
+            content += received
         self.offset += len(content)
         return bytes(content)
 
     def take(self, size: int, what: str) -> bytes:
-        """The next `size` bytes; BitstreamError if there are fewer."""
+        """Return the next `size` bytes; raise BitstreamError if there are fewer."""
         start = self.offset
         content = self.read(size)
         if len(content) < size:

@@ -1,4 +1,4 @@
-"""Writing a coded stream frame by frame, to a path or a pipe, without knowing its length."""
+"""Write a coded stream frame by frame, to a path or a pipe. Its length need not be known."""
 
 from __future__ import annotations
 
@@ -32,18 +32,27 @@ LOST = -1
 
 
 class BitstreamWriter:
-    """Writes the header at once, a chunk whenever it is full, and the end record when it is closed.
+    """A writer of one coded stream: the header at once, each full chunk, and the end record on `close`.
 
         with BitstreamWriter(path, header, chunk_frames=25) as writer:
             writer.write(codes)  # as often as there are codes
             writer.close(samples=samples)
 
-    target: a path, or a binary stream that is open for writing and stays open. A path gets the complete file or stays
-        as it was: the file is written beside it and renamed by `close`. A stream is flushed after every chunk; if the
-        block is left by an exception it has no end record, and readers say that it is truncated.
-    header: of a `Header` only what a `StreamHeader` has is used; the end record holds what was really written.
-    chunk_frames: 1..250. A chunk costs 22 bytes, so 1 is for the shortest delay and 250 (10 s) for files.
-    tables: entropy coding with these tables, where it makes a chunk smaller.
+    A file is written beside its path; `close` renames it. Without `close`, the path keeps its old content. A stream is
+    flushed after every chunk. If an exception leaves the `with` block, the stream has no end record and is truncated.
+
+    Args:
+        target: A path, or a binary stream that is open for writing and stays open.
+        header: Describes the codes. If it is a `Header`, its samples and frames are ignored: the end record contains
+            the real numbers.
+        chunk_frames: 1..250. A chunk costs 22 bytes: 1 has the shortest delay, 250 (10 s) suits files.
+        tables: Turns entropy coding on, for the chunks that it makes smaller.
+
+    Attributes:
+        frames: Frames that were given to `write`.
+
+    Raises:
+        BitstreamError: An argument is wrong, or the path cannot be written.
     """
 
     def __init__(
@@ -59,17 +68,20 @@ class BitstreamWriter:
         if tables is not None:
             check_tables(header, tables)
         self.header = header
-        self.frames = 0  # received so far
+        self.frames = 0
         self._chunk_frames = chunk_frames
         self._tables = tables
-        self._pending: list[NDArray[np.int32]] = []  # [frames, levels], fewer than a chunk of them between calls
+        self._pending: list[NDArray[np.int32]] = []  # [frames, levels]; less than a chunk between calls
         self._pending_frames = 0
         self._is_closed = False
         self._output = _FileOutput(Path(target)) if isinstance(target, (str, Path)) else _StreamOutput(target)
+        self._write_header()
+
+    def _write_header(self) -> None:
         try:
-            self._output.put(header.opening_bytes(has_tables=tables is not None))
-            if tables is not None:
-                self._output.put(with_checksum(tables.to_bytes()))
+            self._output.put(self.header.opening_bytes(has_tables=self._tables is not None))
+            if self._tables is not None:
+                self._output.put(with_checksum(self._tables.to_bytes()))
         except BaseException:
             self._output.discard()
             raise
@@ -88,10 +100,15 @@ class BitstreamWriter:
             raise BitstreamError("the stream was not closed; call close(samples=...) with the audio's length")
 
     def write(self, codes: Tensor) -> None:
-        """Add codes, int64 `[levels, frames]`, of any number of frames.
+        """Add frames.
 
-        A frame whose codes are all -1 is lost: it takes no bytes, and reading it needs `conceal=True`. BitstreamError
-        if the codes do not fit the header; nothing of them is then written.
+        A frame whose codes are all -1 is lost. It has no bytes, and reading the stream needs `conceal=True`.
+
+        Args:
+            codes: int64 `[levels, frames]`, any number of frames.
+
+        Raises:
+            BitstreamError: The codes do not fit the header; then none of them is written.
         """
         self._refuse_if_closed()
         is_lost = check_codes(self.header, codes)
@@ -102,23 +119,27 @@ class BitstreamWriter:
             self._add(indices)
             return
         borders = np.flatnonzero(np.diff(is_lost)) + 1
-        for run in np.split(np.arange(len(indices)), borders):
-            if is_lost[run[0]]:
+        for frames in np.split(np.arange(len(indices)), borders):
+            if is_lost[frames[0]]:
                 self.flush()
-                self.frames += len(run)
+                self.frames += len(frames)
             else:
-                self._add(indices[run])
+                self._add(indices[frames])
 
     def flush(self) -> None:
-        """Write the frames that wait for their chunk to fill as a shorter chunk."""
+        """Write the frames of the unfinished chunk now, as a shorter chunk."""
         self._refuse_if_closed()
         if self._pending:
-            waiting = np.concatenate(self._pending)
+            indices = np.concatenate(self._pending)
             self._pending, self._pending_frames = [], 0
-            self._write_chunk(waiting, self.frames - len(waiting))
+            self._write_chunk(indices, self.frames - len(indices))
 
     def close(self, samples: int) -> None:
-        """Write what waits and the end record. samples: length of the audio, per channel."""
+        """Write the unfinished chunk and the end record, and complete the file.
+
+        Args:
+            samples: Length of the audio, per channel.
+        """
         self._refuse_if_closed()
         if not 0 <= samples <= MAX_SAMPLES:
             raise BitstreamError(f"samples is {samples}; expected 0..{MAX_SAMPLES}")
@@ -133,11 +154,11 @@ class BitstreamWriter:
 
     def _add(self, indices: NDArray[np.int32]) -> None:
         while len(indices):
-            part = indices[: self._chunk_frames - self._pending_frames]
-            indices = indices[len(part) :]
-            self._pending.append(part)
-            self._pending_frames += len(part)
-            self.frames += len(part)
+            fitting = indices[: self._chunk_frames - self._pending_frames]
+            indices = indices[len(fitting) :]
+            self._pending.append(fitting)
+            self._pending_frames += len(fitting)
+            self.frames += len(fitting)
             if self._pending_frames == self._chunk_frames:
                 self.flush()
 
@@ -150,18 +171,38 @@ class BitstreamWriter:
 def chunk_payload(
     indices: NDArray[np.int32], header: StreamHeader, tables: FrequencyTables | None
 ) -> tuple[bool, bytes]:
-    """Is it entropy-coded, and the payload of one chunk's indices `[frames, levels]`."""
+    """Code the indices of one chunk in the smaller of both ways.
+
+    Args:
+        indices: `[frames, levels]`.
+        header: The stream's header.
+        tables: None for a stream without entropy coding.
+
+    Returns:
+        Whether the payload is entropy-coded, and the payload.
+    """
     packed_bytes = header.payload_bytes(len(indices))
     if tables is not None:
         coded = tables.encode(indices)
-        # A payload too small for its frames looks like an attack to a reader.
+        # A reader refuses a payload that is too small for its frames.
         if smallest_coded_payload(packed_bytes) <= len(coded) < packed_bytes:
             return True, coded
     return False, pack_indices(indices, header.bits_per_index)
 
 
 def check_codes(header: StreamHeader, codes: Tensor) -> NDArray[np.bool_]:
-    """Which frames are lost, bool `[frames]`; BitstreamError for codes that do not fit the header."""
+    """Check that codes fit the header.
+
+    Args:
+        header: The stream's header.
+        codes: int64 `[levels, frames]`.
+
+    Returns:
+        Bool `[frames]`: which frames are lost.
+
+    Raises:
+        BitstreamError: The codes have another type, shape or range.
+    """
     if codes.dtype != torch.int64 or codes.ndim != 2 or len(codes) != header.levels:
         raise BitstreamError(
             f"codes are {codes.dtype} {list(codes.shape)}; the header expects torch.int64 [{header.levels}, frames]"
@@ -180,7 +221,11 @@ def check_codes(header: StreamHeader, codes: Tensor) -> NDArray[np.bool_]:
 
 
 def check_tables(header: StreamHeader, tables: FrequencyTables) -> None:
-    """BitstreamError for frequency tables that do not fit the header."""
+    """Check that frequency tables fit the header.
+
+    Raises:
+        BitstreamError: They are for other levels or codebooks, or too large.
+    """
     given = (tables.levels, tables.bits_per_index)
     if given != (header.levels, header.bits_per_index):
         raise BitstreamError(
@@ -191,7 +236,7 @@ def check_tables(header: StreamHeader, tables: FrequencyTables) -> None:
 
 
 class _StreamOutput:
-    """Somebody else's stream; every record goes out at once, for a listener may wait for it."""
+    """The caller's stream. Every record is sent at once, because a listener may wait for it."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
@@ -199,7 +244,7 @@ class _StreamOutput:
     def put(self, content: bytes) -> None:
         remaining = memoryview(content)
         while remaining:
-            # An unbuffered stream may take less than it was given.
+            # An unbuffered stream may write only a part.
             taken = self.stream.write(remaining)
             if taken is None:
                 raise UserError("the target does not block and is full for the moment; give a stream that blocks")
@@ -207,14 +252,14 @@ class _StreamOutput:
         self.stream.flush()
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing: everything is sent already."""
 
     def discard(self) -> None:
-        """What was sent cannot be taken back."""
+        """Do nothing: sent bytes cannot be taken back."""
 
 
 class _FileOutput:
-    """A file beside the target that takes its name when it is complete."""
+    """A file beside the target; it is renamed to the target when it is complete."""
 
     def __init__(self, target: Path) -> None:
         self.target = target

@@ -1,1 +1,1 @@
-"""A trained codec, laid out for speed on a CPU."""
+"""A trained codec, rearranged for speed on a CPU."""

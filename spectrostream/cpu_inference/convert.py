@@ -1,4 +1,4 @@
-"""A trained codec made fast: the same weights in another order, for encoding and decoding only."""
+"""Make a trained codec fast: the same weights in another layout, for encoding and decoding only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torc
 
 
 class TrainedCodec(Protocol):
-    """What is asked of the module that is made fast; `spectrostream.codec.SpectroStream` is one."""
+    """What `for_inference` needs of a codec; `spectrostream.codec.SpectroStream` has it."""
 
     encoder: Encoder
     decoder: Decoder
@@ -30,7 +30,7 @@ class TrainedCodec(Protocol):
 
     @property
     def frontend(self) -> FrontEnd:
-        """Its layout."""
+        """The front-end."""
 
     @property
     def channels(self) -> int:
@@ -50,10 +50,17 @@ C = TypeVar("C", bound=TrainedCodec)
 
 
 class LibraryStack(nn.Module):
-    """An encoder or decoder with the library's own convolutions, in any precision; float32 in and out.
+    """An encoder or decoder with the library's own convolutions in any precision. Input and output are float32.
 
-    example: an input; on a CPU the convolutions that are wrong in `dtype` for such inputs run in float32.
-    float32_layers: how many those are.
+    On a CPU, some convolutions are wrong in some precisions; those run in float32.
+
+    Args:
+        stack: The trained encoder or decoder; it is copied.
+        dtype: The precision of the convolutions.
+        example: An input, which shows the convolutions that are wrong.
+
+    Attributes:
+        float32_layers: Number of convolutions that run in float32 because they are wrong in `dtype`.
     """
 
     def __init__(self, stack: Encoder | Decoder, dtype: torch.dtype, example: Tensor) -> None:
@@ -68,14 +75,14 @@ class LibraryStack(nn.Module):
         if example.device.type == "cpu":
             wrong = run_wrong_convolutions_in_float32(self, lambda: self(example), dtype=dtype, gradients=False)
         self.float32_layers = len(wrong)
-        stay = {self.get_submodule(name) for name, _ in wrong}
+        in_float32 = {self.get_submodule(name) for name, _ in wrong}
         for layer in self.stack.modules():
-            if isinstance(layer, Convolution | TransposedConvolution) and layer not in stay:
+            if isinstance(layer, Convolution | TransposedConvolution) and layer not in in_float32:
                 layer.to(dtype)
         self.dtype = dtype
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        """As the stack's."""
+        """See `Encoder.forward` and `Decoder.forward`."""
         x = x.to(self.dtype)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -84,7 +91,7 @@ class LibraryStack(nn.Module):
 
 
 def for_inference(codec: C, *, precision: str = "float32", compile: bool = False) -> C:
-    """See `SpectroStream.for_inference`."""
+    """Make a fast copy of a codec; see `SpectroStream.for_inference`."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision = {precision!r} is not known; allowed: {', '.join(PRECISIONS)}")
     is_spectral = codec.frontend.layout.bins > 1
@@ -94,14 +101,7 @@ def for_inference(codec: C, *, precision: str = "float32", compile: bool = False
         return _with_stacks(codec, FastEncoder(codec.encoder, INT8), FastDecoder(codec.decoder, INT8))
     if precision == "float32" and not compile and on_cpu and is_spectral:
         return _with_stacks(codec, FastEncoder(codec.encoder), FastDecoder(codec.decoder))
-    dtype = PRECISIONS[precision]
-    with torch.no_grad():
-        # Two tokens of silence; what counts is the shape.
-        silence = codec.quantizer.codebooks.new_zeros(1, codec.channels, 2 * SAMPLES_PER_TOKEN)
-        features = codec.frontend.analysis(silence)
-        embeddings = codec.encoder(features)
-    encoder = LibraryStack(codec.encoder, dtype, features)
-    decoder = LibraryStack(codec.decoder, dtype, embeddings)
+    encoder, decoder = _library_stacks(codec, PRECISIONS[precision])
     if compile:
         encoder.compile(dynamic=True)
         decoder.compile(dynamic=True)
@@ -124,8 +124,17 @@ def _require_int8(codec: TrainedCodec, *, on_cpu: bool, is_spectral: bool, compi
         )
 
 
+def _library_stacks(codec: TrainedCodec, dtype: torch.dtype) -> tuple[LibraryStack, LibraryStack]:
+    with torch.no_grad():
+        # Two tokens of silence are enough, because only the shape matters.
+        silence = codec.quantizer.codebooks.new_zeros(1, codec.channels, 2 * SAMPLES_PER_TOKEN)
+        features = codec.frontend.analysis(silence)
+        embeddings = codec.encoder(features)
+    return LibraryStack(codec.encoder, dtype, features), LibraryStack(codec.decoder, dtype, embeddings)
+
+
 def _with_stacks(codec: C, encoder: nn.Module, decoder: nn.Module) -> C:
-    """A copy with other stacks, and without copies of what only learning needs."""
+    """Copy the codec with other stacks and without what only learning needs."""
     left_out = (codec.encoder, codec.decoder, codec.quantizer.learning)
     fast = copy.deepcopy(codec, {id(module): nn.Identity() for module in left_out})
     fast.add_module("encoder", encoder)

@@ -1,9 +1,12 @@
 """Layers for inference on a CPU: the codec's convolutions as matrix products on frames that stay in the cache.
 
-Tensors are `[T, rows, F, C]`, contiguous: time outermost, `rows` the examples' channel groups, the features innermost.
-A convolution with frequency stride s is one without stride on bins taken s at a time (C * s features), a transposed one
-gives s bins at a time; both are a view of the same memory. What is left are dense causal convolutions. They are done by
-Winograd's algorithm along time where a token has four frames, and as a product of gathered windows where it has fewer.
+Tensors are `[T, rows, F, C]`, contiguous: time is outermost, a row is a channel group of an example, the features are
+innermost.
+
+A convolution with frequency stride s equals one without stride if s bins are taken as one of s * C features. A
+transposed convolution gives s bins at once. Both are views of the same memory. So all that is left are dense causal
+convolutions. Where a token has four frames, they are computed by Winograd's algorithm along time. Where it has fewer,
+they are products of gathered windows.
 """
 
 from __future__ import annotations
@@ -22,16 +25,24 @@ from spectrostream.streaming import StreamState
 
 
 def elu_into(x: Tensor, out: Tensor, negative: Tensor) -> None:
-    """Writes ELU(x) = max(x, exp(min(x, 0)) - 1): the same function, at half the time of the library's expm1.
+    """Write ELU(x) = max(x, exp(min(x, 0)) - 1) in half the time of the library's function, which uses expm1.
 
-    negative: memory of x's shape.
+    Args:
+        x: Any shape.
+        out: Where the result is written.
+        negative: Memory of x's shape for an intermediate result.
     """
     torch.clamp(x, max=0, out=negative)
     torch.maximum(x, negative.exp_().sub_(1), out=out)
 
 
 class MatrixProduct(nn.Module):
-    """`x @ weight + bias` for x `[..., K]`, weight given as `[K, N]`."""
+    """`x @ weight + bias`.
+
+    Args:
+        weight: `[K, N]`.
+        bias: `[N]`.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -42,7 +53,7 @@ class MatrixProduct(nn.Module):
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor, state: StreamState, role: str) -> Tensor:
-        """`[..., K]` to `[..., N]` in the scratch memory of that role."""
+        """Compute `[..., N]` from `[..., K]`; `role` names the scratch memory of the result."""
         outputs = self.bias.shape[0]
         y = state.scratch(role, (*x.shape[:-1], outputs), x)
         rows, result = x.reshape(-1, x.shape[-1]), y.view(-1, outputs)
@@ -53,17 +64,22 @@ class MatrixProduct(nn.Module):
         return y
 
 
-# A product of few rows is a walk through the weights. Written as weight @ x.T, the library does not first copy them to
-# another order: half the time for a streaming step's largest layers (9216 x 1024, 12 rows: 6 ms against 15).
+# A product of few rows mostly reads weights. For weight @ x.T, the library does not first copy them to another order.
+# This halves the time of a streaming step's largest layers (9216 x 1024, 12 rows: 6 ms against 15).
 _FEW_ROWS = 64
 
 
 class DenseConvolution(nn.Module, ABC):
-    """A causal convolution of windows of gathered bins; the ELU before it included. Subclasses say how it is computed.
+    """A causal convolution of windows of gathered bins, with the ELU before it. Subclasses differ in how they compute.
 
-    kernel: `[kt, kf, C, C']`, oldest frame and lowest bin first. below, above: zero bins around each row; those above
-    are the next row's below. gathered: bins that make one position. time_stride: of the windows. past: earlier frames
-    seen.
+    Args:
+        kernel: `[kt, kf, C, C']`, oldest frame and lowest bin first.
+        below: Zero bins below each row.
+        above: Zero bins above each row; they are also the zeros below the next row.
+        gathered: Bins that make one position.
+        time_stride: Frames from one window to the next.
+        past: Earlier frames that a window needs.
+        activate: Whether an ELU comes first.
     """
 
     def __init__(
@@ -88,29 +104,35 @@ class DenseConvolution(nn.Module, ABC):
         self.activate = activate
 
     def forward(self, x: Tensor, state: StreamState, role: str) -> Tensor:
-        """`[T, rows, F, C]` to `[ceil(T / time_stride), rows, positions, C']`; frames after the end are zeros.
+        """Compute the convolution; frames after the end are zeros.
 
-        role: of the scratch memory that the result lies in.
+        Args:
+            x: `[T, rows, F, C]`.
+            state: The stream's memory.
+            role: Names the scratch memory of the result.
+
+        Returns:
+            `[ceil(T / time_stride), rows, positions, C']`.
         """
-        step = state.prepared(self, (x.shape, role), lambda: self._step(x, state, role))
-        return step(x)
+        compute = state.prepared(self, (x.shape, role), lambda: self._prepare(x, state, role))
+        return compute(x)
 
-    def _step(self, x: Tensor, state: StreamState, role: str) -> Callable[[Tensor], Tensor]:
-        """What is done for every piece of x's shape, on memory that is looked up once."""
+    def _prepare(self, x: Tensor, state: StreamState, role: str) -> Callable[[Tensor], Tensor]:
+        """Return the function for inputs of x's shape; its memory is looked up only once."""
         frames, rows, bins, features = x.shape
         whole = -(-frames // self.frames_multiple) * self.frames_multiple
         width, tail = self.row_layout(bins)
         buffer = state.buffer(self, self.past_frames, whole, (rows * width + tail, features), x)
-        room = buffer[self.past_frames :, : rows * width].unflatten(1, (rows, width))
-        inside, after_the_end = room[:frames, :, self.below : self.below + bins], room[frames:]
+        new_frames = buffer[self.past_frames :, : rows * width].unflatten(1, (rows, width))
+        inside, after_the_end = new_frames[:frames, :, self.below : self.below + bins], new_frames[frames:]
         negative = state.scratch("negative", tuple(x.shape), x)
         positions = rows * width // self.gathered
         dense = buffer.view(len(buffer), -1, self.gathered * features)
         products = self.products(dense, rows, positions, state, role)
-        given = -(-frames // self.time_stride)
-        kept = _moves(buffer, whole, self.past_frames)
+        output_frames = -(-frames // self.time_stride)
+        moves = _moves(buffer, whole, self.past_frames)
 
-        def step(x: Tensor) -> Tensor:
+        def compute(x: Tensor) -> Tensor:
             if self.activate:
                 elu_into(x, inside, negative)
             else:
@@ -118,29 +140,38 @@ class DenseConvolution(nn.Module, ABC):
             if whole > frames:
                 after_the_end.zero_()
             y = products()
-            for past, newest in kept:
+            for past, newest in moves:
                 past.copy_(newest)
-            return y[:given].view(given, rows, -1, self.outputs)
+            return y[:output_frames].view(output_frames, rows, -1, self.outputs)
 
-        return step
+        return compute
 
     def row_layout(self, bins: int) -> Pair:
-        """Bins that a row takes in memory, its zeros included, and bins after the last row."""
+        """Return the bins of a row in memory, with its zeros, and the bins after the last row."""
         width = -(-(bins + max(self.below, self.above)) // self.gathered) * self.gathered
-        # The last row has no next one; its windows end in zeros of their own.
+        # The last row has no next one, so it needs zeros of its own.
         return width, (self.kernel_size[1] - 1) * self.gathered
 
     @abstractmethod
     def products(self, dense: Tensor, rows: int, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
-        """From `[past + T, positions + kf - 1, C]`, as it is when called, to `[T / time_stride, positions, C']`.
+        """Prepare the products.
 
-        positions: of all rows together.
+        Args:
+            dense: The memory of the frames, `[past + T, positions + kf - 1, C]`.
+            rows: Number of rows.
+            positions: Of all rows together.
+            state: Gives the memory of intermediate results.
+            role: Names the scratch memory of the result.
+
+        Returns:
+            A function that computes `[T / time_stride, positions, C']` from the present content of `dense`.
         """
 
 
 def _moves(frames: Tensor, steps: int, count: int) -> list[tuple[Tensor, Tensor]]:
-    """Copies, to and from, that bring the `count` frames after the first `steps` to the front, in an order that is safe
-    where they overlap.
+    """Return the copies (target, source) that move `count` frames to the front, from `steps` frames later.
+
+    Their order is safe where target and source overlap.
     """
     size = max(min(steps, count), 1)
     starts = range(0, count, size)
@@ -148,7 +179,7 @@ def _moves(frames: Tensor, steps: int, count: int) -> list[tuple[Tensor, Tensor]
 
 
 class GatheredConvolution(DenseConvolution):
-    """Windows copied side by side and multiplied at once: best where weights outweigh frames."""
+    """Windows copied side by side and multiplied at once: best where there are more weights than frames."""
 
     def __init__(self, kernel: Tensor, bias: Tensor, **arguments: Any) -> None:
         super().__init__(kernel, **arguments)
@@ -174,7 +205,7 @@ class GatheredConvolution(DenseConvolution):
 
 
 class WinogradConvolution(DenseConvolution):
-    """Three taps in time, four frames at a time, with fewer products (`spectrostream.cpu_inference.winograd`)."""
+    """Three taps in time and four frames at once, with fewer products (`spectrostream.cpu_inference.winograd`)."""
 
     kernel: Tensor
     bias: Tensor
@@ -192,11 +223,11 @@ class WinogradConvolution(DenseConvolution):
         self.register_buffer("output_matrix", winograd.output_matrix().to(kernel))
 
     def products(self, dense: Tensor, rows: int, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
-        """See `DenseConvolution.products`; T a multiple of four."""
-        tiles, seen = (len(dense) - self.past_frames) // winograd.TILE, dense.shape[1]
+        """See `DenseConvolution.products`; T is a multiple of four."""
+        tiles, input_positions = (len(dense) - self.past_frames) // winograd.TILE, dense.shape[1]
         frames = [dense[tile * winograd.TILE :][: winograd.POINTS].flatten(1) for tile in range(tiles)]
         at_points = state.scratch("points", (winograd.POINTS, tiles, dense[0].numel()), dense)
-        # [points, tiles * (positions + kf - 1), C]; windows across two tiles are computed and never read
+        # [points, tiles * (positions + kf - 1), C]; windows across two tiles are computed, but not used.
         joined = at_points.view(winograd.POINTS, -1, dense.shape[2])
         taps = self.kernel_size[1]
         windows = joined.shape[1] - taps + 1
@@ -205,7 +236,7 @@ class WinogradConvolution(DenseConvolution):
         result = y.view(tiles * winograd.TILE, positions, self.outputs)
         inputs = [(one, at_points[:, tile]) for tile, one in enumerate(frames)]
         factors = [(joined[:, tap : tap + windows], self.kernel[tap]) for tap in range(taps)]
-        outputs = [(total[:, tile * seen :][:, :positions].flatten(1), y[tile]) for tile in range(tiles)]
+        outputs = [(total[:, tile * input_positions :][:, :positions].flatten(1), y[tile]) for tile in range(tiles)]
         with_bias = total[winograd.BIAS_POINT]
 
         def products() -> Tensor:
@@ -238,13 +269,12 @@ class DirectConvolution(DenseConvolution):
 
     def products(self, dense: Tensor, rows: int, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
         """See `DenseConvolution.products`."""
-        # Time and position are the two axes of one picture, its features already innermost.
-        picture = dense.permute(2, 0, 1).unsqueeze(0)
-        return lambda: F.conv2d(picture, self.kernel, self.bias)[0].permute(1, 2, 0)
+        image = dense.permute(2, 0, 1).unsqueeze(0)  # [1, C, time, position], features innermost in memory
+        return lambda: F.conv2d(image, self.kernel, self.bias)[0].permute(1, 2, 0)
 
 
 class ThinConvolution(DirectConvolution):
-    """For few outputs: every tap along frequency is an output of its own, added up afterwards. No time stride."""
+    """For few outputs: every tap along frequency has an output of its own; a sum follows. No time stride."""
 
     def _weight(self, kernel: Tensor) -> Tensor:
         # [kf * C', C, kt, 1]
@@ -252,23 +282,27 @@ class ThinConvolution(DirectConvolution):
 
     def products(self, dense: Tensor, rows: int, positions: int, state: StreamState, role: str) -> Callable[[], Tensor]:
         """See `DenseConvolution.products`."""
-        picture = dense.permute(2, 0, 1).unsqueeze(0)
-        frames, seen, taps = len(dense) - self.past_frames, dense.shape[1], self.kernel_size[1]
+        image = dense.permute(2, 0, 1).unsqueeze(0)
+        frames, input_positions, taps = len(dense) - self.past_frames, dense.shape[1], self.kernel_size[1]
         row = taps * self.outputs
-        # Output position p is the sum over taps k of column k at position p + k: a walk along the diagonal.
-        diagonal = (frames, positions, taps, self.outputs), (seen * row, row, row + self.outputs, 1)
+        # Output position p is the sum over taps k of column k at position p + k, which is a diagonal.
+        diagonal = (frames, positions, taps, self.outputs), (input_positions * row, row, row + self.outputs, 1)
 
         def products() -> Tensor:
-            columns = F.conv2d(picture, self.kernel)[0].permute(1, 2, 0).contiguous()
+            columns = F.conv2d(image, self.kernel)[0].permute(1, 2, 0).contiguous()
             return columns.as_strided(*diagonal).sum(2) + self.bias
 
         return products
 
 
 class FastConvolution(nn.Module):
-    """A `Convolution` or `TransposedConvolution` of the codec, ELU first if asked, on `[T, rows, F, C]`.
+    """A convolution of the codec on `[T, rows, F, C]`.
 
-    full_rate: the input has a whole token's frames at once, four or a multiple. kind: how it is computed.
+    Args:
+        layer: The codec's layer.
+        full_rate: Whether every input has all frames of whole tokens, a multiple of four.
+        activate: Whether an ELU comes first.
+        kind: How it is computed; by default the fastest way in float32.
     """
 
     def __init__(
@@ -284,7 +318,7 @@ class FastConvolution(nn.Module):
         self.is_transposed = isinstance(layer, TransposedConvolution)
         kernel, bias = (_transposed_kernel if self.is_transposed else _kernel)(layer)
         below, above = frequency_padding(layer.weight.shape[3], layer.stride[1])
-        # A transposed layer's output starts this many bins before its first input.
+        # Bins that are cut off below: the output of a transposed layer starts before its first input.
         self.crop = below if self.is_transposed and layer.stride[1] > 1 else 0
         if self.is_transposed:
             below = above = min(1, kernel.shape[1] - 1)
@@ -301,7 +335,7 @@ class FastConvolution(nn.Module):
         )
 
     def forward(self, x: Tensor, state: StreamState, role: str) -> Tensor:
-        """`[T, rows, F, C]` to what the layer gives, in the same order of axes."""
+        """Compute the layer's output from `[T, rows, F, C]`, with the same order of axes; see `DenseConvolution`."""
         bins = x.shape[2]
         y = self.dense(x, state, role)
         if not self.is_transposed:
@@ -317,14 +351,20 @@ _FEW = 8  # features; a matrix product needs more to fill its registers
 
 
 class ConvolutionKind(Protocol):
-    """Chooses a subclass of `DenseConvolution` for a dense kernel `[kt, kf, C, C']`."""
+    """A function that chooses how a convolution is computed."""
 
     def __call__(self, kernel: Tensor, *, full_rate: bool, is_strided: bool) -> Callable[..., DenseConvolution]:
-        """full_rate: as for `FastConvolution`; is_strided: along time or frequency."""
+        """Choose a subclass of `DenseConvolution`.
+
+        Args:
+            kernel: `[kt, kf, C, C']`, see `DenseConvolution`.
+            full_rate: As for `FastConvolution`.
+            is_strided: Whether the layer has a stride along time or frequency.
+        """
 
 
 def float32_kind(kernel: Tensor, *, full_rate: bool, is_strided: bool) -> Callable[..., DenseConvolution]:
-    """The fastest way in float32."""
+    """See `ConvolutionKind`: choose the fastest way in float32."""
     if full_rate and kernel.shape[0] == winograd.TAPS:
         return WinogradConvolution
     if not is_strided and kernel.shape[3] < _FEW:
@@ -335,17 +375,17 @@ def float32_kind(kernel: Tensor, *, full_rate: bool, is_strided: bool) -> Callab
 
 
 def _kernel(layer: Convolution | TransposedConvolution) -> tuple[Tensor, Tensor]:
-    """Weight `[C', C, kt, kf]` to `[kt, kf / s, s * C, C']`: windows of s gathered bins."""
+    """Convert the weight `[C', C, kt, kf]` to `[kt, kf / s, s * C, C']`: windows of s gathered bins."""
     weight = layer.weight.detach().permute(2, 3, 1, 0)
     gathered = layer.stride[1]
     return weight.reshape(weight.shape[0], -1, gathered * weight.shape[2], weight.shape[3]), layer.bias.detach().clone()
 
 
 def _transposed_kernel(layer: Convolution | TransposedConvolution) -> tuple[Tensor, Tensor]:
-    """Weight `[C, C', kt, kf]` to `[kt / st, kf / sf, C, st * sf * C']`: each window gives st x sf outputs.
+    """Convert the weight `[C, C', kt, kf]` to `[kt / st, kf / sf, C, st * sf * C']`: a window gives st x sf outputs.
 
-    Full output st * n + u takes input n - q with the weight's tap st * q + u, in frequency likewise; the window's
-    oldest input has the highest q.
+    Output st * n + u is the sum over q of input n - q times tap st * q + u; frequency is the same. The oldest input of
+    a window has the highest q.
     """
     time, frequency = layer.stride
     weight = layer.weight.detach().unflatten(3, (-1, frequency)).unflatten(2, (-1, time))

@@ -1,7 +1,8 @@
-"""Encoder and decoder for inference on a CPU, from trained ones: the same function, laid out for speed.
+"""Encoder and decoder for inference on a CPU, made from trained ones: the same function, rearranged for speed.
 
-Where a token has four frames or more, the stack runs depth first: few tokens through all of it, so that frames stay in
-the cache from layer to layer. Where it has fewer, weights are larger than frames, and a whole piece goes at once.
+The full-rate part, where a token has four frames or more, computes a few tokens at a time through all its layers. So
+frames stay in the cache from layer to layer. In the rest, weights are larger than frames, so it takes a whole chunk of
+tokens at a time.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from spectrostream.decoder import Decoder, DecoderBlock
 from spectrostream.encoder import Encoder, EncoderBlock, TokenProjection
 from spectrostream.streaming import Span, StreamState
 
-PIECE_TOKENS = 50  # that go through the rest at once: the gathered windows of more would be large
+CHUNK_TOKENS = 50  # tokens that the rest takes at a time; for more, the gathered windows would be large
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How the layers inside a stack compute; the outermost convolutions are float32.
+    """How the layers inside a stack compute; the outermost convolutions are always float32.
 
-    step_tokens: that go through the full-rate part at once: frames stay in the cache, calls are few.
+    Attributes:
+        kind: Chooses how convolutions are computed.
+        product: Builds the layer of a 1x1 convolution, from weight `[K, N]` and bias `[N]`.
+        step_tokens: Tokens that the full-rate part takes at a time; more need a larger cache, fewer need more calls.
     """
 
     kind: ConvolutionKind
@@ -37,11 +41,11 @@ class Arithmetic:
     step_tokens: int
 
     def convolution(self, layer: Convolution | TransposedConvolution, *, full_rate: bool) -> FastConvolution:
-        """See `FastConvolution`."""
+        """Build the layer of a convolution; see `FastConvolution`."""
         return FastConvolution(layer, full_rate=full_rate, kind=self.kind)
 
     def pointwise(self, layer: Convolution, scale: float = 1.0) -> MatrixProduct | Int8MatrixProduct:
-        """A 1x1 convolution on `[..., C]`. scale: of its input, taken into the weights."""
+        """Build the layer of a 1x1 convolution on `[..., C]`; its input is multiplied by `scale`."""
         return self.product(layer.weight.detach().flatten(1).T * scale, layer.bias.detach().clone())
 
 
@@ -61,7 +65,7 @@ class FastEncoderBlock(nn.Module):
         self.shortcut = None if block.shortcut is None else arithmetic.pointwise(block.shortcut, self.scale)
 
     def forward(self, x: Tensor, state: StreamState, role: str) -> Tensor:
-        """See `EncoderBlock.forward`."""
+        """See `EncoderBlock.forward`; `role` names the scratch memory of the result."""
         y = self.resampling(self.convolution(x, state, "first"), state, "second")
         pooled = self._pooled_sum(x, state)
         if self.shortcut is None:
@@ -95,13 +99,12 @@ class FastDecoderBlock(nn.Module):
         self.shortcut = None if block.shortcut is None else arithmetic.pointwise(block.shortcut)
 
     def forward(self, x: Tensor, state: StreamState, role: str) -> Tensor:
-        """See `DecoderBlock.forward`."""
+        """See `DecoderBlock.forward`; `role` names the scratch memory of the result."""
         y = self.convolution(self.resampling(x, state, "first"), state, "second")
         shortcut = x if self.shortcut is None else self.shortcut(x, state, "shortcut")
         time, frequency = self.stride
         out = state.scratch(role, tuple(y.shape), y)
-        spread = (2, (-1, frequency)), (0, (-1, time))
-        y, total = (z.unflatten(*spread[0]).unflatten(*spread[1]) for z in (y, out))
+        y, total = (z.unflatten(2, (-1, frequency)).unflatten(0, (-1, time)) for z in (y, out))
         torch.add(y, shortcut[:, None, :, :, None], out=total)
         return out
 
@@ -121,12 +124,17 @@ class FastProjection(nn.Module):
         return self.skip(x, state, "shortcut") + self.second(F.elu(hidden), state, "second")
 
 
-# A block's input and output lie in two memories that take turns.
+# The scratch memories of the blocks' outputs. They alternate, because a block reads its input while it writes.
 ROLES = ("even", "odd")
 
 
 class FastEncoder(nn.Module):
-    """`Encoder`, for inference."""
+    """`Encoder`, for inference.
+
+    Args:
+        encoder: The trained encoder.
+        arithmetic: How the layers compute.
+    """
 
     def __init__(self, encoder: Encoder, arithmetic: Arithmetic = FLOAT32) -> None:
         super().__init__()
@@ -140,16 +148,16 @@ class FastEncoder(nn.Module):
             for index, block in enumerate(encoder.stack)
         )
         self.projection = FastProjection(encoder.projection, arithmetic)
-        earliest, latest = encoder.input_span(0, 0)
-        self._span = earliest, latest, latest + 1
+        self._input_range = encoder.input_span(0, 0)
+        self.token_frames = self._input_range[1] + 1
 
     def forward(self, features: Tensor, state: StreamState | None = None) -> Tensor:
         """See `Encoder.forward`."""
         state = StreamState() if state is None else state
-        pieces = features.split(PIECE_TOKENS * self._span[2], dim=2)
-        return torch.cat([self._piece(piece, state) for piece in pieces], dim=-1)
+        chunks = features.split(CHUNK_TOKENS * self.token_frames, dim=2)
+        return torch.cat([self._encode_chunk(chunk, state) for chunk in chunks], dim=-1)
 
-    def _piece(self, features: Tensor, state: StreamState) -> Tensor:
+    def _encode_chunk(self, features: Tensor, state: StreamState) -> Tensor:
         # [batch, groups * C, T, F] -> [T, batch * groups, F, C]
         x = features.unflatten(1, (self.groups, -1)).flatten(0, 1).permute(2, 0, 3, 1)
         steps = x.split(self.step_frames)
@@ -161,12 +169,12 @@ class FastEncoder(nn.Module):
 
     def input_span(self, first: int, last: int) -> Span:
         """See `Encoder.input_span`."""
-        earliest, latest, frames = self._span
-        return earliest + first * frames, latest + last * frames
+        earliest, latest = self._input_range
+        return earliest + first * self.token_frames, latest + last * self.token_frames
 
     def _full_rate(self, x: Tensor, state: StreamState) -> Tensor:
         x = self._through(self.first(x, state, ROLES[1]), 0, self.full_rate_blocks, state)
-        return x.clone()  # the next step writes over it
+        return x.clone()  # the next step overwrites it
 
     def _through(self, x: Tensor, start: int, stop: int, state: StreamState) -> Tensor:
         for index in range(start, stop):
@@ -177,7 +185,12 @@ class FastEncoder(nn.Module):
 
 
 class FastDecoder(nn.Module):
-    """`Decoder`, for inference."""
+    """`Decoder`, for inference.
+
+    Args:
+        decoder: The trained decoder.
+        arithmetic: How the layers compute.
+    """
 
     def __init__(self, decoder: Decoder, arithmetic: Arithmetic = FLOAT32) -> None:
         super().__init__()
@@ -194,16 +207,16 @@ class FastDecoder(nn.Module):
             for index, block in enumerate(decoder.stack)
         )
         self.last = FastConvolution(decoder.last, full_rate=False)
-        # The same for every token, so a token's frames say it for all.
-        self._spans = [decoder.input_span(frame, frame) for frame in range(math.prod(strides))]
+        # The ranges repeat with every token, so those of one token's frames are enough.
+        self._input_ranges = [decoder.input_span(frame, frame) for frame in range(math.prod(strides))]
 
     def forward(self, embeddings: Tensor, state: StreamState | None = None) -> Tensor:
         """See `Decoder.forward`."""
         state = StreamState() if state is None else state
-        pieces = embeddings.split(PIECE_TOKENS, dim=2)
-        return torch.cat([self._piece(piece, state) for piece in pieces], dim=2)
+        chunks = embeddings.split(CHUNK_TOKENS, dim=2)
+        return torch.cat([self._decode_chunk(chunk, state) for chunk in chunks], dim=2)
 
-    def _piece(self, embeddings: Tensor, state: StreamState) -> Tensor:
+    def _decode_chunk(self, embeddings: Tensor, state: StreamState) -> Tensor:
         batch = len(embeddings)
         x = embeddings.permute(2, 0, 1)  # [tokens, batch, embedding_dim]
         if self.separates_tokens:
@@ -212,15 +225,16 @@ class FastDecoder(nn.Module):
         if self.split_index == -1 and not self.separates_tokens:
             x = x.unflatten(2, (self.groups, -1)).flatten(1, 2)
         x = self._through(x.unflatten(2, (self.token_bins, -1)), 0, self.full_rate_start, state)
-        steps = x.clone().split(self.step_frames)  # the steps write over x
+        steps = x.clone().split(self.step_frames)  # the steps overwrite x
         x = torch.cat([self._full_rate(step, state) for step in steps])
         # [T, batch * groups, F, C] -> [batch, groups * C, T, F]
         return x.permute(1, 3, 0, 2).unflatten(0, (batch, -1)).flatten(1, 2)
 
     def input_span(self, first: int, last: int) -> Span:
         """See `Decoder.input_span`."""
-        frames = len(self._spans)
-        return first // frames + self._spans[first % frames][0], last // frames + self._spans[last % frames][1]
+        frames = len(self._input_ranges)
+        earliest, latest = self._input_ranges[first % frames][0], self._input_ranges[last % frames][1]
+        return first // frames + earliest, last // frames + latest
 
     def _full_rate(self, x: Tensor, state: StreamState) -> Tensor:
         x = self._through(x, self.full_rate_start, len(self.blocks), state)
@@ -235,5 +249,5 @@ class FastDecoder(nn.Module):
 
 
 def _leading(flags: list[bool]) -> int:
-    """How many are true before the first that is not."""
+    """Return the number of true values before the first false one."""
     return flags.index(False) if False in flags else len(flags)

@@ -1,8 +1,8 @@
 """Descript Audio Codec (arXiv:2306.06546) through `transformers.DacModel`, behind the interface of our codec.
 
-DAC is a 44.1 kHz mono codec. Stereo is two passes with shared weights, as its authors run it; 48 kHz audio is resampled
-on the way in and out, and the result is cut to the input's length. All strides are even, so its output is aligned with
-its input.
+DAC is a 44.1 kHz mono codec. As its authors do, this class codes each channel alone with the same weights. It resamples
+48 kHz audio before and after, and cuts the result to the input's length. All strides are even, so the output is aligned
+with the input.
 """
 
 from __future__ import annotations
@@ -27,16 +27,20 @@ PRETRAINED_NAME = "descript/dac_44khz"
 
 
 class MissingPackageError(UserError, ImportError):
-    """DAC needs a package that is not installed; the message says how to get it."""
+    """A codec needs a package that is not installed; the message says how to install it."""
 
 
 class PretrainedWeightsError(UserError):
-    """The pretrained weights are not in the local cache; the message says how to get them."""
+    """The pretrained weights cannot be used or are not on this machine; the message says how to get them."""
 
 
 @dataclass(frozen=True)
 class DacConfig:
-    """A DAC trained from random weights; the defaults are Descript's 44.1 kHz model."""
+    """DAC's architecture; the defaults are Descript's 44.1 kHz model.
+
+    Raises:
+        ValueError: A value is not possible; the message says what is allowed.
+    """
 
     kind: str = "dac"
     """The tag that selects this codec. Allowed: dac."""
@@ -80,6 +84,10 @@ class Dac(TrainableCodec):
     """DAC for audio `[batch, channels, samples]` at 48 kHz; a `spectrostream.interface.TrainableCodec`.
 
     Codes are int64 `[batch, channels, levels, frames]`.
+
+    Args:
+        config: The architecture.
+        model: A `transformers.DacModel` with weights; by default one with random weights.
     """
 
     sample_rate = 48000
@@ -90,7 +98,6 @@ class Dac(TrainableCodec):
     model: Any  # a transformers.DacModel; transformers is imported only where it is used
 
     def __init__(self, config: DacConfig, model: nn.Module | None = None) -> None:
-        """model: a `transformers.DacModel` with weights; random weights of `config` by default."""
         super().__init__()
         self.config = config
         self.model = _random_model(config) if model is None else model
@@ -100,9 +107,14 @@ class Dac(TrainableCodec):
 
     @classmethod
     def from_pretrained(cls, name: str = PRETRAINED_NAME, *, channels: int = 2) -> Dac:
-        """Descript's weights from the local Hugging Face cache or a local folder; nothing is downloaded.
+        """Load Descript's weights. Nothing is downloaded.
 
-        Raises PretrainedWeightsError, saying what to type, if they are not there.
+        Args:
+            name: A name in the local Hugging Face cache, or a local folder.
+            channels: Audio channels of the codec.
+
+        Raises:
+            PretrainedWeightsError: The weights are not there; the message says what to type.
         """
         transformers = _import_transformers()
         try:
@@ -113,30 +125,19 @@ class Dac(TrainableCodec):
                 f"On a machine with a network type: hf download {name}\n"
                 f"or give the path of a folder that holds config.json and model.safetensors. ({error})"
             ) from error
-        inner = model.config
-        plain = {
-            "channels": channels,
-            "encoder_width": inner.encoder_hidden_size,
-            "decoder_width": inner.decoder_hidden_size,
-            "strides": inner.downsampling_ratios,
-            "levels": inner.n_codebooks,
-            "codebook_size": inner.codebook_size,
-            "codebook_dim": inner.codebook_dim,
-            "sample_rate": inner.sampling_rate,
-        }
-        config = config_of(DacConfig, plain)  # older than every key that was added here
-        model.apply_weight_norm()  # the same function, in the form that trains and is saved
+        config = _config_of(model.config, channels)
+        model.apply_weight_norm()  # the same function, in the form that is trained and saved
         return cls(config, model).eval()
 
     def deployed(self) -> Self:
-        """Makes plain weights of the normalised ones, in place: for use and timing; it is not trained any more."""
+        """Replace the normalised weights by plain ones, in place, for use and timing. Do not train it afterwards."""
         for module in self.model.modules():
             if parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight")
         return self
 
     def freeze_part(self, part: str) -> None:
-        """See `TrainableCodec`; the codebooks learn by gradients, together with the projections around them."""
+        """See `TrainableCodec`. The codebooks learn by gradients, so the projections around them are frozen too."""
         self.model.get_submodule("quantizer" if part == "codebooks" else part).requires_grad_(False)
 
     @property
@@ -146,7 +147,7 @@ class Dac(TrainableCodec):
 
     @property
     def inner_sample_rate(self) -> int:
-        """Hz inside DAC."""
+        """Sample rate inside DAC in Hz."""
         return self.config.sample_rate
 
     @property
@@ -156,50 +157,58 @@ class Dac(TrainableCodec):
 
     @property
     def codebook_parameters(self) -> int:
-        """Numbers in all codebooks; here they are among `parameters()`."""
+        """Numbers in all codebooks; these are `parameters()`."""
         return self.config.levels * self.config.codebook_size * self.config.codebook_dim
 
     @property
     def network_parameters(self) -> int:
-        """Numbers in the networks."""
+        """Numbers in the networks, without the codebooks."""
         return sum(parameter.numel() for parameter in self.parameters()) - self.codebook_parameters
 
     def kbps(self, levels: int) -> float:
-        """Rate of all channels together."""
+        """Return the rate of all channels together."""
         frame_rate = self.config.sample_rate / self.hop_length
         return self.channels * levels * math.log2(self.config.codebook_size) * frame_rate / 1000
 
     def bits(self, codes: Tensor) -> int:
-        """Bits of one example's codes `[batch, channels, levels, frames]`."""
+        """Return the bits of one example, from codes `[batch, channels, levels, frames]`."""
         return round(codes[0].numel() * math.log2(self.config.codebook_size))
 
     @torch.no_grad()
     def encode(self, audio: Tensor, *, levels: int | None = None) -> Tensor:
-        """Audio `[batch, channels, samples]` at 48 kHz to int64 codes `[batch, channels, levels, frames]`.
+        """Encode audio.
 
-        Raises ValueError for another number of channels or levels that were not trained.
+        Args:
+            audio: `[batch, channels, samples]` at 48 kHz.
+            levels: 1..`self.levels`; all by default.
+
+        Returns:
+            int64 codes `[batch, channels, levels, frames]`.
+
+        Raises:
+            ValueError: The audio has another shape, or DAC does not have these levels.
         """
         levels = self.levels if levels is None else levels
         if levels not in range(1, self.levels + 1):
             raise ValueError(
                 f"levels = {levels} is not possible: this DAC has {self.levels}; allowed: 1..{self.levels}"
             )
-        with self._evaluating():  # in training mode transformers draws the number of levels itself
+        with self._evaluating():  # in training mode, transformers draws a random number of levels
             codes = self.model.encode(self._inner_input(audio), n_quantizers=levels).audio_codes
         return codes.unflatten(0, (-1, self.channels))
 
     @torch.no_grad()
     def decode(self, codes: Tensor, *, length: int) -> Tensor:
-        """Codes `[batch, channels, levels, frames]` to audio `[batch, channels, length]` at 48 kHz."""
+        """Decode codes `[batch, channels, levels, frames]` to audio `[batch, channels, length]` at 48 kHz."""
         return self._outer_output(self.model.decode(audio_codes=codes.flatten(0, 1)).audio_values, length)
 
     def forward(self, audio: Tensor) -> Reconstruction:
-        """One training pass; the loss holds DAC's own commitment and codebook losses with its weights."""
+        """Run one training pass; the loss is the sum of DAC's commitment and codebook losses with its weights."""
         output = self.model(self._inner_input(audio))
         return Reconstruction(self._outer_output(output.audio_values, audio.shape[-1]), output.loss.mean())
 
     def _inner_input(self, audio: Tensor) -> Tensor:
-        """`[batch, channels, samples]` to `[batch * channels, 1, whole hops]` at DAC's rate."""
+        """Resample `[batch, channels, samples]` to `[batch * channels, 1, whole hops]` at DAC's rate."""
         if audio.ndim != 3 or audio.shape[1] != self.channels or audio.shape[2] == 0:
             raise ValueError(
                 f"audio has the shape {tuple(audio.shape)}; "
@@ -209,7 +218,7 @@ class Dac(TrainableCodec):
         return F.pad(resampled, (0, -resampled.shape[-1] % self.hop_length))
 
     def _outer_output(self, audio: Tensor, length: int) -> Tensor:
-        """`[batch * channels, inner samples]` to `[batch, channels, length]` at 48 kHz."""
+        """Resample `[batch * channels, inner samples]` to `[batch, channels, length]` at 48 kHz."""
         return self.resample_out(audio)[..., :length].unflatten(0, (-1, self.channels))
 
     @contextmanager
@@ -220,6 +229,22 @@ class Dac(TrainableCodec):
             yield
         finally:
             self.model.train(was_training)
+
+
+def _config_of(inner: Any, channels: int) -> DacConfig:
+    """Convert a `transformers.DacConfig` to ours."""
+    plain = {
+        "channels": channels,
+        "encoder_width": inner.encoder_hidden_size,
+        "decoder_width": inner.decoder_hidden_size,
+        "strides": inner.downsampling_ratios,
+        "levels": inner.n_codebooks,
+        "codebook_size": inner.codebook_size,
+        "codebook_dim": inner.codebook_dim,
+        "sample_rate": inner.sampling_rate,
+    }
+    # Descript's model is older than every key that was added here, so `config_of` adds their neutral values.
+    return config_of(DacConfig, plain)
 
 
 def _random_model(config: DacConfig) -> nn.Module:
@@ -243,9 +268,9 @@ def _random_model(config: DacConfig) -> nn.Module:
 
 @torch.no_grad()
 def _initialize(model: nn.Module, config: DacConfig) -> None:
-    """Descript's initialisation (standard deviation 0.02) at the released widths, the same gain per layer at others.
+    """Initialise as Descript at the released widths (standard deviation 0.02), with the same gain per layer at others.
 
-    A fixed 0.02 lets signals die out in a narrow model: a layer's gain is 0.02 times the root of its inputs.
+    A layer's gain is 0.02 times the root of its inputs. So a fixed 0.02 makes signals vanish in a narrow model.
     """
     for name, module in model.named_modules():
         if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
@@ -253,9 +278,9 @@ def _initialize(model: nn.Module, config: DacConfig) -> None:
 
 
 def _narrowing(name: str, config: DacConfig) -> float:
-    """How many times fewer inputs the layer has than in the released model."""
+    """Return the inputs of the layer in the released model, divided by its inputs here."""
     if name == "encoder.conv1" or name.endswith("out_proj"):
-        return 1.0  # a waveform's one channel; a code's few dimensions
+        return 1.0  # their inputs are a waveform's one channel and a code's few dimensions at any width
     if name.startswith("decoder.") and name != "decoder.conv1":
         return DacConfig.decoder_width / config.decoder_width
     return DacConfig.encoder_width / config.encoder_width

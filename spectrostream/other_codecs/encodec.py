@@ -1,138 +1,44 @@
 """EnCodec (arXiv:2210.13438), 48 kHz stereo, through `transformers.EncodecModel`, behind the interface of our codec.
 
-EnCodec cuts the audio into chunks of one second, each beginning 0.99 s after the one before. Each chunk is divided by
-its loudness and coded on its own; decoded chunks are cross-faded. It is here to be compared with, not to be trained.
+EnCodec cuts the audio into chunks of one second; a chunk starts every 0.99 s. Each chunk is divided by its loudness and
+coded alone; decoded chunks are cross-faded. EnCodec is here for evaluation, not for training.
 
-The networks and codebooks are those of transformers; the chunks are cut and joined here, because transformers (5.23)
-fails at most lengths whose last chunk is a single frame. Elsewhere codes and audio are equal to its own, bit for bit.
+The networks and codebooks are those of transformers. The chunks are cut and joined here, because transformers (5.23)
+fails at most lengths whose last chunk is a single frame. At other lengths, codes and audio equal its own, bit for bit.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from spectrostream.errors import UserError, require
+from spectrostream.errors import UserError
 from spectrostream.interface import Reconstruction
-from spectrostream.other_codecs.dac import MissingPackageError, PretrainedWeightsError
+from spectrostream.other_codecs.encodec_config import SAMPLE_RATE, EncodecConfig
+from spectrostream.other_codecs.encodec_weights import PRETRAINED_NAME, pretrained_model, random_model
 
-PRETRAINED_NAME = "facebook/encodec_48khz"
-SAMPLE_RATE = 48000
-SCALE_BITS = 32  # EnCodec's own files hold a chunk's scale as a 32-bit float
-_SILENCE = 1e-8  # added to every scale, so that a silent chunk can be divided by it
-
-# What distinguishes the 48 kHz model from transformers' defaults and cannot be chosen here.
-_FIXED = {"sampling_rate": SAMPLE_RATE, "norm_type": "time_group_norm", "use_causal_conv": False, "normalize": True}
-_HOW_TO_GET_THEM = (
-    f"On a machine with a network type: hf download {PRETRAINED_NAME}\n"
-    "or give the path of a folder that holds config.json and model.safetensors."
-)
+SCALE_BITS = 32  # EnCodec's own files store a chunk's scale as a 32-bit float
+_SILENCE = 1e-8  # is added to every scale, so that a silent chunk is not divided by zero
 
 
 class EvaluationOnlyError(UserError):
-    """EnCodec was asked to learn; the message says what can."""
+    """EnCodec cannot be trained; the message lists the codecs that can."""
 
 
 class UntrainedLevelsError(UserError, ValueError):
-    """A number of levels that belongs to none of the model's rates; the message lists those that do."""
-
-
-@dataclass(frozen=True)
-class EncodecConfig:
-    """EnCodec's shape; the defaults are Meta's 48 kHz stereo model (paper's section 3, `facebook/encodec_48khz`)."""
-
-    kind: str = "encodec"
-    """The tag of this codec. Allowed: encodec."""
-    channels: int = 2
-    """Audio channels of input and output. Allowed: 1 or 2."""
-    width: int = 32
-    """Features after the first convolution; each stride doubles them. Allowed: even numbers, 4 or more."""
-    strides: tuple[int, ...] = (2, 4, 5, 8)
-    """Strides of the encoder; the decoder runs them backwards. Allowed: 2 or more each."""
-    residual_layers: int = 1
-    """Residual layers in each block."""
-    lstm_layers: int = 2
-    """Layers of the LSTM between convolutions and quantizer."""
-    embedding_dim: int = 128
-    """Features of an embedding and of a codebook entry."""
-    codebook_size: int = 1024
-    """Entries of a codebook; 1024 are 10 bits per code."""
-    bandwidths: tuple[float, ...] = (3.0, 6.0, 12.0, 24.0)
-    """Nominal rates in kbps that the model was trained at, ascending; each is a number of levels."""
-    chunk_seconds: float = 1.0
-    """Seconds that are coded at once."""
-    overlap: float = 0.01
-    """Share of a chunk that the next chunk repeats."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strides", tuple(self.strides))
-        object.__setattr__(self, "bandwidths", tuple(float(kbps) for kbps in self.bandwidths))
-        size = self.codebook_size
-        self._require("channels", self.channels in (1, 2), "1 or 2")
-        self._require("width", self.width >= 4 and self.width % 2 == 0, "even numbers from 4")
-        self._require("strides", bool(self.strides) and min(self.strides) >= 2, "2 or more each")
-        self._require("strides", SAMPLE_RATE % self.hop_length == 0, f"a product that divides {SAMPLE_RATE}")
-        self._require("residual_layers", self.residual_layers >= 1, "1 or more")
-        self._require("lstm_layers", self.lstm_layers >= 1, "1 or more")
-        self._require("embedding_dim", self.embedding_dim >= 2, "2 or more")
-        self._require("codebook_size", size >= 2 and size & (size - 1) == 0, "powers of two from 2")
-        self._require_bandwidths()
-        whole = self.chunk_length > 0 and self.chunk_length % self.hop_length == 0
-        self._require("chunk_seconds", whole, f"multiples of {self.hop_length} samples")
-        self._require("overlap", 0 <= self.overlap < 1, "0 <= overlap < 1")
-
-    @property
-    def hop_length(self) -> int:
-        """Samples per frame."""
-        return math.prod(self.strides)
-
-    @property
-    def chunk_length(self) -> int:
-        """Samples coded at once."""
-        return int(self.chunk_seconds * SAMPLE_RATE)
-
-    @property
-    def chunk_stride(self) -> int:
-        """Samples from the beginning of a chunk to that of the next."""
-        return max(1, int((1.0 - self.overlap) * self.chunk_length))
-
-    @property
-    def level_kbps(self) -> float:
-        """Nominal rate of one level."""
-        return math.log2(self.codebook_size) * SAMPLE_RATE / self.hop_length / 1000
-
-    @property
-    def trained_levels(self) -> tuple[int, ...]:
-        """The number of levels of each bandwidth; only these can be encoded."""
-        return tuple(math.floor(kbps / self.level_kbps + 1e-9) for kbps in self.bandwidths)
-
-    @property
-    def levels(self) -> int:
-        """Quantizer levels of the highest bandwidth."""
-        return self.trained_levels[-1]
-
-    def _require_bandwidths(self) -> None:
-        self._require("bandwidths", len(self.bandwidths) > 0, "at least one")
-        steps = zip((0, *self.trained_levels), self.trained_levels, strict=False)
-        allowed = f"ascending, at least {self.level_kbps:g} kbps (one level) more each"
-        self._require("bandwidths", all(before < after for before, after in steps), allowed)
-
-    def _require(self, key: str, is_possible: bool, allowed: str) -> None:
-        require(is_possible, f"model.{key} = {getattr(self, key)} is not possible", allowed)
+    """The number of levels is none of the model's rates; the message lists those."""
 
 
 class EncodecCodes(NamedTuple):
     """The codes of a batch.
 
-    indices: int64 `[batch, levels, frames]`, the frames of all chunks one after another without padding.
-    scales: float32 `[batch, chunks]`, what each chunk was divided by: the root mean square of its channels' mean.
+    Attributes:
+        indices: int64 `[batch, levels, frames]`, the frames of all chunks in order, without padding.
+        scales: float32 `[batch, chunks]`, the divisor of each chunk: the root mean square of its channels' mean.
     """
 
     indices: Tensor
@@ -140,19 +46,23 @@ class EncodecCodes(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Where the codes lie."""
+        """The device of the tensors."""
         return self.indices.device
 
     @property
     def is_cuda(self) -> bool:
-        """As a tensor's; whoever times the encoder asks for it."""
+        """True on a GPU, as for a tensor; time measurements read it."""
         return self.indices.is_cuda
 
 
 class Encodec(nn.Module):
-    """EnCodec for audio `[batch, channels, samples]` at 48 kHz; completes `spectrostream.interface.AudioCodec`.
+    """EnCodec for audio `[batch, channels, samples]` at 48 kHz; a `spectrostream.interface.AudioCodec`.
 
-    Its codes are `EncodecCodes`. The frames of all chunks follow from the number of samples, which the decoder is told.
+    Its codes are `EncodecCodes`. `decode` computes the frames of each chunk from the number of samples.
+
+    Args:
+        config: The architecture.
+        model: A `transformers.EncodecModel` with weights; by default one with random weights.
     """
 
     sample_rate = SAMPLE_RATE
@@ -162,30 +72,22 @@ class Encodec(nn.Module):
     model: Any  # a transformers.EncodecModel; transformers is imported only where it is used
 
     def __init__(self, config: EncodecConfig, model: nn.Module | None = None) -> None:
-        """model: a `transformers.EncodecModel` with weights; random weights of `config` by default."""
         super().__init__()
         self.config = config
-        self.model = _random_model(config) if model is None else model
+        self.model = random_model(config) if model is None else model
 
     @classmethod
     def from_pretrained(cls, name: str | Path = PRETRAINED_NAME) -> Encodec:
-        """Meta's weights from a local folder or the local Hugging Face cache; nothing is downloaded or unpickled.
+        """Load Meta's weights, or others of the same model. Nothing is downloaded or unpickled.
 
-        Raises PretrainedWeightsError, saying what to type, if they are not there, incomplete, or of another EnCodec
-        than the 48 kHz one.
+        Args:
+            name: A local folder, or a name in the local Hugging Face cache.
+
+        Raises:
+            PretrainedWeightsError: The weights are missing, incomplete, or not those of a 48 kHz EnCodec; the message
+                says what to type.
         """
-        transformers = _import_transformers()
-        with _explaining(name):
-            inner = transformers.EncodecConfig.from_pretrained(name, local_files_only=True)
-        config = _config_of(inner, name)
-        with _explaining(name):
-            model, report = transformers.EncodecModel.from_pretrained(
-                name, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
-        if missing := sorted(report["missing_keys"]):  # transformers would leave them random
-            raise PretrainedWeightsError(
-                f"the weights {str(name)!r} lack {len(missing)} tensors, {missing[0]} among them. {_HOW_TO_GET_THEM}"
-            )
+        config, model = pretrained_model(name)
         return cls(config, model).eval()
 
     @property
@@ -205,31 +107,37 @@ class Encodec(nn.Module):
 
     @property
     def codebook_parameters(self) -> int:
-        """Numbers in all codebooks; they are buffers and not among `parameters()`."""
+        """Numbers in all codebooks; these are buffers, not `parameters()`."""
         return self.levels * self.codebook_size * self.config.embedding_dim
 
     def kbps(self, levels: int) -> float:
-        """Nominal rate of all channels together, as the model is named: 1.5 kbps per level for the released one.
+        """Return the nominal rate of all channels together: 1.5 kbps per level for the released model.
 
-        One or two per cent more are sent, as chunks overlap and have a scale each. `bits` counts that: 3.06 kbps for
-        the nominal 3, 24.27 for 24.
+        The real rate is one or two per cent higher, because chunks overlap and each has a scale. `bits` counts both:
+        3.06 kbps for the nominal 3, 24.27 for 24.
         """
         return levels * self.config.level_kbps
 
     def bits(self, codes: EncodecCodes) -> int:
-        """Bits of one example: every index of every chunk, overlaps twice, and 32 for each chunk's scale.
+        """Return the bits of one example: all indices, those of overlaps twice, and 32 for each chunk's scale.
 
-        These are the bits that EnCodec's own files spend without entropy coding, but for the header and the filling of
-        each chunk's last byte.
+        EnCodec's own files without entropy coding have the same bits, plus a header and the unused bits of each chunk's
+        last byte.
         """
         index_bits = self.codebook_size.bit_length() - 1  # a power of two
         return codes.indices[0].numel() * index_bits + codes.scales.shape[1] * SCALE_BITS
 
     @torch.no_grad()
     def encode(self, audio: Tensor, *, levels: int | None = None) -> EncodecCodes:
-        """Audio `[batch, channels, samples]` at 48 kHz to codes of `levels` (default: all) levels.
+        """Encode audio.
 
-        Raises ValueError for audio of another shape, UntrainedLevelsError for levels that are no trained rate.
+        Args:
+            audio: `[batch, channels, samples]` at 48 kHz.
+            levels: One of `config.trained_levels`; the highest by default.
+
+        Raises:
+            ValueError: The audio has another shape.
+            UntrainedLevelsError: The model has no rate with these levels.
         """
         bandwidth = self._bandwidth(self.levels if levels is None else levels)
         self._require_audio(audio)
@@ -239,9 +147,17 @@ class Encodec(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: EncodecCodes, *, length: int) -> Tensor:
-        """Codes of `length` samples to audio `[batch, channels, length]` at 48 kHz, float32.
+        """Decode codes.
 
-        Raises ValueError if `length` samples have other codes than these.
+        Args:
+            codes: What `encode` returned.
+            length: The number of samples that were encoded.
+
+        Returns:
+            float32 `[batch, channels, length]` at 48 kHz.
+
+        Raises:
+            ValueError: The codes have another shape than those of `length` samples.
         """
         frames = self.chunk_frames(length)
         self._require_codes(codes, frames, length)
@@ -250,7 +166,7 @@ class Encodec(nn.Module):
         return self._cross_fade(chunks, length)
 
     def forward(self, audio: Tensor) -> Reconstruction:
-        """Always EvaluationOnlyError: there is nothing here to train it with."""
+        """Raise EvaluationOnlyError: this codec has nothing to be trained with."""
         raise EvaluationOnlyError(
             "model.kind = encodec is for evaluation only: transformers' EnCodec has no commitment loss and no "
             "codebooks that learn. Allowed for training: model.kind = spectrostream or dac. "
@@ -258,7 +174,7 @@ class Encodec(nn.Module):
         )
 
     def chunk_frames(self, samples: int) -> list[int]:
-        """Frames of each chunk of `samples` samples."""
+        """Return the number of frames of each chunk, for audio of `samples` samples."""
         hop = self.config.hop_length
         return [-(-length // hop) for length in self._chunk_lengths(samples)]
 
@@ -271,8 +187,8 @@ class Encodec(nn.Module):
         return [audio.narrow(-1, i * self.config.chunk_stride, length) for i, length in enumerate(lengths)]
 
     def _encode_chunk(self, audio: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
-        """`[batch, channels, samples]` to indices `[batch, levels, frames]` and scales `[batch, 1]`."""
-        # A sum divided by their number, not `mean`: transformers' order of rounding, hence its codes.
+        """Encode `[batch, channels, samples]` to indices `[batch, levels, frames]` and scales `[batch, 1]`."""
+        # Not `mean`: transformers divides the sum, and another rounding would change codes.
         middle = audio.sum(1, keepdim=True) / self.channels
         scale = middle.square().mean(-1, keepdim=True).sqrt() + _SILENCE
         embeddings = self.model.encoder(audio / scale)
@@ -280,21 +196,21 @@ class Encodec(nn.Module):
         return indices.transpose(0, 1), scale.flatten(1)
 
     def _decode_chunk(self, indices: Tensor, scale: Tensor) -> Tensor:
-        """Indices `[batch, levels, frames]` and scales `[batch]` to `[batch, channels, frames * hop]`."""
+        """Decode indices `[batch, levels, frames]` and scales `[batch]` to `[batch, channels, frames * hop]`."""
         embeddings = self.model.quantizer.decode(indices.transpose(0, 1))
         return self.model.decoder(embeddings) * scale[:, None, None]
 
     def _cross_fade(self, chunks: Sequence[Tensor], length: int) -> Tensor:
-        """Overlapping chunks `[batch, channels, samples]` to `[batch, channels, length]`."""
-        # Every chunk is weighed by a triangle, 0 at its ends: y = sum_i w_i x_i / sum_i w_i. Where one chunk is alone
-        # this is the chunk; where two meet it is a linear cross-fade.
+        """Join overlapping chunks `[batch, channels, samples]` to `[batch, channels, length]`."""
+        # A triangle weights every chunk, 0 at its ends: y = sum_i w_i x_i / sum_i w_i. This is the chunk itself where
+        # there is only one, and a linear cross-fade where two overlap.
         first = chunks[0]
         position = torch.linspace(0, 1, first.shape[-1] + 2, device=first.device)[1:-1]
         triangle = 0.5 - (position - 0.5).abs()
         weights = first.new_zeros(length)
         audio = first.new_zeros(*first.shape[:-1], length)
         for start, chunk in zip(range(0, length, self.config.chunk_stride), chunks, strict=True):
-            size = min(chunk.shape[-1], length - start)  # the last frame of a chunk may reach beyond the end
+            size = min(chunk.shape[-1], length - start)  # a chunk's last frame may end after the audio
             audio[..., start : start + size] += triangle[:size] * chunk[..., :size]
             weights[start : start + size] += triangle[:size]
         return audio / weights
@@ -326,77 +242,3 @@ class Encodec(nn.Module):
                 f"{indices.shape[-1]} frames with scales {tuple(scales.shape)} are not the codes of length = {length}: "
                 f"that has {sum(frames)} frames and scales {expected}; give decode the length that was encoded"
             )
-
-
-def _random_model(config: EncodecConfig) -> nn.Module:
-    model = _import_transformers().EncodecModel(_inner_config(config))
-    for layer in model.quantizer.layers:
-        # transformers leaves codebooks at zero for weights to come: every code would be 0. This is the start that
-        # EnCodec's authors use without k-means.
-        nn.init.kaiming_uniform_(layer.codebook.embed)
-        layer.codebook.embed_avg.copy_(layer.codebook.embed)
-    return model
-
-
-def _inner_config(config: EncodecConfig) -> Any:
-    """The same as a `transformers.EncodecConfig`."""
-    return _import_transformers().EncodecConfig(
-        **_FIXED,
-        audio_channels=config.channels,
-        num_filters=config.width,
-        upsampling_ratios=list(config.strides)[::-1],
-        num_residual_layers=config.residual_layers,
-        num_lstm_layers=config.lstm_layers,
-        hidden_size=config.embedding_dim,
-        codebook_size=config.codebook_size,
-        target_bandwidths=list(config.bandwidths),
-        chunk_length_s=config.chunk_seconds,
-        overlap=config.overlap,
-    )
-
-
-@contextmanager
-def _explaining(name: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # for what is not as it should be transformers has no common type of error
-        raise PretrainedWeightsError(
-            f"the weights {str(name)!r} cannot be read from this machine. {_HOW_TO_GET_THEM} ({error})"
-        ) from error
-
-
-def _config_of(inner: Any, name: str | Path) -> EncodecConfig:
-    """A `transformers.EncodecConfig` as ours; PretrainedWeightsError if it has no equal here."""
-    refusal = f"{str(name)!r} is not the 48 kHz EnCodec; allowed: {PRETRAINED_NAME} or a folder that holds it"
-    try:
-        config = EncodecConfig(
-            channels=inner.audio_channels,
-            width=inner.num_filters,
-            strides=tuple(inner.upsampling_ratios)[::-1],
-            residual_layers=inner.num_residual_layers,
-            lstm_layers=inner.num_lstm_layers,
-            embedding_dim=inner.hidden_size,
-            codebook_size=inner.codebook_size,
-            bandwidths=tuple(inner.target_bandwidths),
-            chunk_seconds=inner.chunk_length_s,
-            overlap=inner.overlap,
-        )
-    except (TypeError, ValueError) as error:
-        raise PretrainedWeightsError(f"{refusal}. ({error})") from error
-    _require_equal(inner, _inner_config(config), refusal)
-    return config
-
-
-def _require_equal(inner: Any, expected: Any, refusal: str) -> None:
-    for key in type(expected).__annotations__:  # what EnCodec's configuration has beyond every model's
-        given, allowed = (list(v) if isinstance(v := getattr(c, key), tuple) else v for c in (inner, expected))
-        if given != allowed:
-            raise PretrainedWeightsError(f"{refusal}. ({key} = {given}, not {allowed})")
-
-
-def _import_transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingPackageError("EnCodec needs transformers; type: pip install 'spectrostream[baselines]'") from error
-    return transformers

@@ -1,1 +1,1 @@
-"""Files of weights: ours, the officially released ones, and where they are found."""
+"""Weight files: ours, the officially released ones, and where they are found."""

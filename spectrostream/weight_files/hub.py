@@ -1,4 +1,4 @@
-"""Weights from a hub, through the optional package huggingface_hub: which files a repository's name stands for."""
+"""Fetch weights from a hub, with the optional package huggingface_hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ _HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:/(?P<folder>\w[\w.-
 
 
 class HubSource:
-    """`owner/name`, or `owner/name/folder/in/it`, at a revision (branch, tag or commit; default: the main branch)."""
+    """A folder of weights in a hub's repository.
+
+    Args:
+        source: `owner/name` or `owner/name/folder/in/it`; `accepts` must be true for it.
+        revision: A branch, tag or commit; the main branch by default.
+        cache_dir: The local cache; by default that of huggingface_hub.
+        local_files_only: Use the cache only.
+    """
 
     def __init__(
         self, source: str, *, revision: str | None, cache_dir: str | Path | None, local_files_only: bool
@@ -32,19 +39,23 @@ class HubSource:
 
     @staticmethod
     def accepts(source: str) -> bool:
-        """True if `source` has the form of a hub id and not that of a file's path."""
+        """Return True if `source` has the form of a hub id and not of a file's path."""
         return _HUB_ID.fullmatch(source) is not None and not source.endswith(".safetensors")
 
     @property
     def is_official(self) -> bool:
-        """True for the repository of the official release, whose files are known."""
+        """True for the repository of the official release."""
         return self.repository == OFFICIAL_REPOSITORY
 
     def fetch(self) -> Path:
-        """The local copy, fetched if it is not there yet: our file, or the folder with the three official ones.
+        """Download the weights unless they are in the cache.
 
-        Raises WeightsError: huggingface_hub is not installed, no such repository or revision, neither kind of weights
-        in it, no access, no connection.
+        Returns:
+            Our weight file, or the folder with the three official files.
+
+        Raises:
+            WeightsError: huggingface_hub is not installed, the hub cannot be reached, the repository or revision does
+                not exist or needs a login, or it has no weights.
         """
         own = None if self.is_official else self._fetch(OWN_NAME)
         return own or self._fetch_official()
@@ -63,7 +74,12 @@ class HubSource:
         return folders.pop()
 
     def _fetch(self, name: str) -> Path | None:
-        """One file's local copy; None if there is none of that name, or none in the cache and no way to the hub."""
+        """Download a file unless it is in the cache.
+
+        Returns:
+            The local copy. None if the repository has no such file, or if the hub cannot be reached and the file is not
+            in the cache.
+        """
         hub = self._client()
         try:
             return Path(
@@ -73,7 +89,7 @@ class HubSource:
                     subfolder=self.folder or None,
                     revision=self.revision,
                     cache_dir=self.cache_dir,
-                    # The client waits half a minute for a connection: once, not for each file.
+                    # The client waits half a minute for a connection. This is done once, not for each file.
                     local_files_only=self.local_files_only or self._unreachable is not None,
                 )
             )
@@ -84,12 +100,12 @@ class HubSource:
         except hub.errors.EntryNotFoundError:
             return None
         except hub.errors.GatedRepoError as error:
-            raise self._error("access to it must be asked for on its page; then type: hf auth login") from error
+            raise self._error("you must request access on its page; then type: hf auth login") from error
         except hub.errors.RepositoryNotFoundError as error:
-            raise self._error("there is no such repository, or it is private; then type: hf auth login") from error
+            raise self._error("there is no such repository, or it is private; if so, type: hf auth login") from error
         except hub.errors.RevisionNotFoundError as error:
             raise self._error("the repository has no such branch, tag or commit") from error
-        # The client lets its HTTP library's errors through, and that library differs between its versions.
+        # The client also raises its HTTP library's errors, and different versions use different libraries.
         except Exception as error:
             raise self._error(f"{type(error).__name__}: {_first_line(error)}") from error
 

@@ -1,4 +1,4 @@
-"""The three files of the official release: read, checked against what was released, and written in the same layout."""
+"""Read, check and write the three files of the official release."""
 
 from __future__ import annotations
 
@@ -33,7 +33,14 @@ OFFICIAL_FOLDER = "resources/spectrostream"  # where the official repository kee
 
 @dataclass(frozen=True)
 class ReleasedFile:
-    """A file of the release: its size in bytes, its SHA-256 where one is known, and what its keys start with."""
+    """A file of the release.
+
+    Attributes:
+        name: The file's name.
+        size: In bytes.
+        sha256: The checksum of the content; None if it is not known.
+        prefixes: Every key starts with one of these.
+    """
 
     name: str
     size: int
@@ -61,28 +68,35 @@ OFFICIAL_NAMES = tuple(file.name for file in RELEASED)
 
 @dataclass(frozen=True)
 class ReleasedWeights:
-    """What the three files of a folder hold."""
+    """The weights of an official folder."""
 
     folder: Path
     weights: OfficialWeights
 
     def load_into(self, build: Callable[[SpectroStreamConfig], M]) -> M:
-        """See `OfficialWeights.load_into`; raises WeightsError naming the folder."""
+        """See `OfficialWeights.load_into`.
+
+        Raises:
+            WeightsError: The weights are incomplete or do not fit together; the message names the folder.
+        """
         with _naming(self.folder):
             return self.weights.load_into(build)
 
 
 def read_official(folder: Path) -> ReleasedWeights:
-    """The weights in a folder's `encoder`, `decoder` and `quantizer.safetensors`.
+    """Read `encoder.safetensors`, `decoder.safetensors` and `quantizer.safetensors` of a folder.
 
-    Widths, channels, fusion and split point follow from the shapes. Raises WeightsError naming the file that is
-    missing, damaged or foreign, and if the decoder's copy of the codebooks is not the quantizer's.
+    Widths, channels, fusion point and split point are derived from the shapes.
+
+    Raises:
+        WeightsError: A file is missing, damaged or no official one (the message names it), or decoder and quantizer
+            hold different codebooks.
     """
     params: dict[str, np.ndarray] = {}
     for file in RELEASED:
         params |= _read(folder / file.name, file)
-    ours, theirs = (params[f"params/{path}"] for path in CODEBOOK_PATHS)
-    if not np.array_equal(ours, theirs):
+    decoder_codebooks, quantizer_codebooks = (params[f"params/{path}"] for path in CODEBOOK_PATHS)
+    if not np.array_equal(decoder_codebooks, quantizer_codebooks):
         raise WeightsError(
             f"{folder} mixes two codecs: decoder.safetensors and quantizer.safetensors hold different codebooks; "
             "take all three files from one release"
@@ -116,17 +130,22 @@ def _read(path: Path, file: ReleasedFile) -> dict[str, np.ndarray]:
 
 
 def _require_keys(path: Path, file: ReleasedFile, keys: tuple[str, ...]) -> None:
-    foreign = [key for key in keys if not key.startswith(file.prefixes)]
+    unknown = [key for key in keys if not key.startswith(file.prefixes)]
     missing = [prefix for prefix in file.prefixes if not any(key.startswith(prefix) for key in keys)]
-    if foreign or missing:
-        problem = f"{min(foreign)!r} is in it" if foreign else f"nothing in it starts with {missing[0]!r}"
+    if unknown or missing:
+        problem = f"{min(unknown)!r} is in it" if unknown else f"nothing in it starts with {missing[0]!r}"
         raise WeightsError(f"{path} is not an official {file.name}: {problem}")
 
 
 def require_released(folder: Path, origin: str) -> None:
-    """Raises WeightsError naming both values unless the files have the sizes and checksums of the release.
+    """Check that the files have the sizes and checksums of the release.
 
-    origin: where the files came from, for the message.
+    Args:
+        folder: Contains the three files.
+        origin: Where the files come from, for the message.
+
+    Raises:
+        WeightsError: A file differs; the message names both values.
     """
     for file in RELEASED:
         problem = _difference(folder / file.name, file)
@@ -146,7 +165,7 @@ def _difference(path: Path, file: ReleasedFile) -> str | None:
 
 
 def warn_if_not_released(folder: Path) -> None:
-    """Logs a warning for a file of the released size with another checksum: other weights, or a damaged copy."""
+    """Log a warning for each file that has the released size and another checksum."""
     for file in RELEASED:
         path = folder / file.name
         if file.sha256 and path.stat().st_size == file.size and _sha256(path) != file.sha256:
@@ -159,15 +178,15 @@ def _sha256(path: Path) -> str:
 
 
 def write_official(folder: Path, config: SpectroStreamConfig, state: Mapping[str, Tensor]) -> None:
-    """Writes a codec's state as the release is laid out; see `spectrostream.weights.save_official`."""
+    """Write a codec's state in the layout of the release; see `spectrostream.weights.save_official`."""
     try:
         params = {f"params/{path}": value for path, value in official_params(config, state).items()}
     except ValueError as error:
         raise WeightsError(str(error)) from error
     params[f"params/{CODEBOOK_PATHS[1]}"] = params[f"params/{CODEBOOK_PATHS[0]}"]
     folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as unfinished:  # all take their names at the end
+    with ExitStack() as unfinished:  # all files are renamed at the end
         for file in RELEASED:
             target = unfinished.enter_context(whole_file(folder / file.name))
-            # Not safetensors' own `save_file`: its files can be read by their owner alone.
+            # Not safetensors' own `save_file`: only the owner can read its files.
             target.write(save({key: value for key, value in params.items() if key.startswith(file.prefixes)}))

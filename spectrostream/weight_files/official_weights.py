@@ -1,4 +1,4 @@
-"""The official parameter names and layouts onto ours and back, and the configuration that their shapes belong to."""
+"""Map official parameter names and layouts to ours and back, and derive the configuration from their shapes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from spectrostream.config_from_plain import config_of
 M = TypeVar("M", bound=nn.Module)
 
 _BOTTLENECK = 7  # index of the encoder block after the seven strided ones
-# Official module path and ours; the leaves conv/kernel and conv/bias are weight and bias.
-# {block}: 0..6; {next}: the same plus one, as decoder block 0 is the mirrored bottleneck; {kernel}: time x frequency.
+# Official module path, our module path. The official leaves conv/kernel and conv/bias are our weight and bias.
+# {block}: 0..6. {next}: {block} + 1, because the decoder's block 0 is its bottleneck. {kernel}: time x frequency.
 _RENAMED = (
     ("encoder/base_conv_first", "encoder.first"),
     ("encoder/bottleneck/conv2d_3x3", f"encoder.blocks.{_BOTTLENECK}.convolution"),
@@ -46,15 +46,19 @@ _PLACEHOLDERS = {
     "{next}": rf"(?P<next>[1-{_BOTTLENECK}])",
     "{kernel}": r"\dx\d",
 }
-# The decoder's copy and the quantizer's own; equal in the released files.
+# The decoder's copy and the quantizer's own; they are equal in the released files.
 CODEBOOK_PATHS = ("quantizer/embedding", "soundstream/quantizer/embedding")
 
 
 def official_state(params: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """Official paths and arrays (HWIO kernels) to entries of `SpectroStream.state_dict()`.
+    """Convert official parameters to entries of `SpectroStream.state_dict()`.
 
-    Paths may start with `params/`. Raises ValueError naming a path that is not the official codec's, an array that
-    cannot be what its path says, or two copies of the codebooks that differ.
+    Args:
+        params: Official path, with or without `params/` -> array; kernels are HWIO.
+
+    Raises:
+        ValueError: A path is no official one, an array has the wrong number of axes or is empty, or two copies of the
+            codebooks differ. The message names the path.
     """
     state: dict[str, Tensor] = {}
     for path, array in params.items():
@@ -72,7 +76,7 @@ def official_state(params: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
 
 
 def _our_name(path: str) -> tuple[str, int]:
-    """Entry of our state dict, and how many axes it has."""
+    """Return the entry of our state dict and its number of axes."""
     if path in CODEBOOK_PATHS:
         return "quantizer.codebooks", 3
     module, _, leaf = path.partition("/conv/")
@@ -95,10 +99,18 @@ def _our_layout(path: str, value: Tensor) -> Tensor:
 
 
 def official_params(config: SpectroStreamConfig, state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """The inverse of `official_weights`: official paths (without `params/`) and float32 arrays, kernels HWIO.
+    """Convert a codec's state to official parameters; the inverse of `official_state`.
 
-    state: a codec's `state_dict()`. The codebooks come once, as `quantizer/embedding`. Raises ValueError for a codec
-    that the official layout cannot express.
+    Args:
+        config: The codec's configuration.
+        state: The codec's `state_dict()`.
+
+    Returns:
+        Official path without `params/` -> float32 array; kernels are HWIO. The codebooks are there once, as
+        `quantizer/embedding`.
+
+    Raises:
+        ValueError: The official layout cannot express the codec.
     """
     _require_official_layout(config)
     params = {CODEBOOK_PATHS[0]: state["quantizer.codebooks"]}
@@ -147,9 +159,10 @@ def _require_official_layout(config: SpectroStreamConfig) -> None:
 
 
 def official_config(state: Mapping[str, Tensor]) -> SpectroStreamConfig:
-    """The configuration that the shapes of `official_state(...)` belong to.
+    """Derive the configuration from the shapes of `official_state(...)`.
 
-    An encoder without a decoder is enough; the missing half gets the released width and the same point.
+    The decoder may be missing. The configuration then has the released decoder width, and a split point that is the
+    encoder's fusion point.
     """
     levels, codebook_size, embedding_dim = state["quantizer.codebooks"].shape
     fusion, channels = _encoder_fusion(state)
@@ -167,12 +180,12 @@ def official_config(state: Mapping[str, Tensor]) -> SpectroStreamConfig:
             "initial_vectors": max(4096, codebook_size),
         },
     }
-    # The release is older than every key that was added here: it has their neutral values.
+    # The release is older than every key that was added here, so `config_of` adds their neutral values.
     return config_of(SpectroStreamConfig, plain)
 
 
 def _encoder_fusion(state: Mapping[str, Tensor]) -> tuple[int | str, int]:
-    """Fusion point and channels: the block whose input is a multiple of the previous output."""
+    """Return the fusion point and the channels: at that block, the input is a multiple of the previous output."""
     before = state["encoder.first.weight"].shape[0]
     for index in range(_BOTTLENECK + 1):
         width = state[f"encoder.blocks.{index}.convolution.weight"].shape[1]
@@ -183,7 +196,7 @@ def _encoder_fusion(state: Mapping[str, Tensor]) -> tuple[int | str, int]:
 
 
 def _decoder_split(state: Mapping[str, Tensor], fusion: int | str) -> int | str:
-    """Split point: the block whose output is a multiple of the next one's input."""
+    """Return the split point: the block whose output is a multiple of the next one's input."""
     if "decoder.last.weight" not in state:
         return "output" if fusion == "input" else fusion
     inputs = [_input_width(state, index) for index in range(_BOTTLENECK + 1)]
@@ -196,24 +209,30 @@ def _decoder_split(state: Mapping[str, Tensor], fusion: int | str) -> int | str:
 
 def _input_width(state: Mapping[str, Tensor], index: int) -> int:
     weight = state[f"decoder.blocks.{index}.resampling.weight"]
-    # The first block's is a plain convolution [out, in, ..], the others' transposed ones [in, out, ..].
+    # The first block has a plain convolution [out, in, ..], the others a transposed one [in, out, ..].
     return weight.shape[1 if index == 0 else 0]
 
 
 @dataclass(frozen=True)
 class OfficialWeights:
-    """The configuration that official parameters belong to, and the parameters as a codec's `state_dict()` has them.
+    """Official parameters in our form.
 
-    A half, encoder or decoder, may be missing altogether.
+    Attributes:
+        config: The configuration that fits them.
+        state: Entries of the codec's `state_dict()`. The whole encoder or decoder may be missing.
     """
 
     config: SpectroStreamConfig
     state: dict[str, Tensor]
 
     def load_into(self, build: Callable[[SpectroStreamConfig], M]) -> M:
-        """What `build` makes of the configuration, with these parameters; a missing half stays as it was built.
+        """Build a codec and load these parameters; a missing encoder or decoder keeps its initial weights.
 
-        Raises ValueError for an incomplete half and for shapes that do not fit together.
+        Args:
+            build: Makes the codec from its configuration.
+
+        Raises:
+            ValueError: The encoder or decoder is incomplete, or shapes do not fit together.
         """
         module = build(self.config)
         expected = module.state_dict()
@@ -240,7 +259,14 @@ class OfficialWeights:
 
 
 def official_weights(params: Mapping[str, np.ndarray]) -> OfficialWeights:
-    """Official paths and arrays as a configuration and our names. Raises ValueError, see `official_state`."""
+    """Convert official parameters to ours and derive the configuration.
+
+    Args:
+        params: As for `official_state`.
+
+    Raises:
+        ValueError: As `official_state` does, and if parameters are missing.
+    """
     state = official_state(params)
     try:
         return OfficialWeights(official_config(state), state)

@@ -1,4 +1,4 @@
-"""Where trained weights are: in a file or a folder, or on a hub."""
+"""Find trained weights in a file, in a folder or on a hub."""
 
 from __future__ import annotations
 
@@ -25,16 +25,23 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class LoadedWeights(Protocol):
-    """A configuration and the tensors that go with it, read but in no codec yet."""
+    """A configuration and its tensors, before they are loaded into a codec."""
 
     def load_into(self, build: Callable[[SpectroStreamConfig], M]) -> M:
-        """What `build` makes of the configuration, with these tensors; an error if they do not fit."""
+        """Build a codec from the configuration and load the tensors.
+
+        Raises:
+            WeightsError: The tensors do not fit.
+        """
 
 
 def find_weights(
     source: str | Path, *, revision: str | None, cache_dir: str | Path | None, local_files_only: bool
 ) -> LoadedWeights:
-    """The weights at a path or, where nothing has that path, at a hub; see `spectrostream.weights.load_pretrained`."""
+    """Read the weights at a path or, if nothing has this path, from a hub.
+
+    See `spectrostream.weights.load_pretrained`.
+    """
     path = Path(source).expanduser()
     if path.exists():
         if revision is not None:

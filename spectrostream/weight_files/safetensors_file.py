@@ -1,4 +1,4 @@
-"""Our weights file: safetensors with the codec's configuration and a checksum inside; nothing is unpickled."""
+"""Read and write our weight file: safetensors with the codec's configuration and a checksum. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from spectrostream.errors import WeightsError
 
 FORMAT = "spectrostream-codec"
 VERSION = "2"
-# How the codebooks learn is a matter of training checkpoints.
+# The state of codebook learning belongs to training checkpoints.
 _ONLY_FOR_TRAINING = "quantizer.learning."
-# What a configuration that makes no codec raises, and what a file without one does.
+# The errors of a missing configuration and of one that builds no codec.
 _UNUSABLE = (KeyError, TypeError, ValueError, RuntimeError)
 
 C = TypeVar("C")
@@ -30,9 +30,12 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class StoredWeights(Generic[C]):
-    """What a file holds: the configuration, and the tensors by their names in the codec's `state_dict()`.
+    """The content of a file.
 
-    path: the file, for messages.
+    Attributes:
+        path: The file, for messages.
+        config: The codec's configuration.
+        state: Name in the codec's `state_dict()` -> tensor.
     """
 
     path: Path
@@ -40,9 +43,13 @@ class StoredWeights(Generic[C]):
     state: dict[str, Tensor]
 
     def load_into(self, build: Callable[[C], M]) -> M:
-        """What `build` makes of the configuration, with these tensors.
+        """Build a codec and load the tensors.
 
-        Raises WeightsError if it makes nothing of it, or something with other tensors.
+        Args:
+            build: Makes the codec from its configuration.
+
+        Raises:
+            WeightsError: `build` fails, or the codec has other tensors.
         """
         try:
             module = build(self.config)
@@ -55,8 +62,8 @@ class StoredWeights(Generic[C]):
     def _require_fit(self, expected: Mapping[str, Tensor]) -> None:
         misfit = f"{self.path} does not fit its own configuration"
         if expected.keys() != self.state.keys():
-            odd = min(expected.keys() ^ self.state.keys())
-            raise WeightsError(f"{misfit}: {'missing' if odd in expected else 'foreign'} tensor {odd}")
+            name = min(expected.keys() ^ self.state.keys())
+            raise WeightsError(f"{misfit}: {'missing' if name in expected else 'unknown'} tensor {name}")
         for name, value in self.state.items():
             if value.shape != expected[name].shape:
                 wanted = list(expected[name].shape)
@@ -64,10 +71,14 @@ class StoredWeights(Generic[C]):
 
 
 def read_weights(path: Path, configuration: Callable[[Any], C]) -> StoredWeights[C]:
-    """The content of a file, checked against its checksum.
+    """Read a file and verify its checksum.
 
-    configuration: makes the configuration of its plain keys and values, or raises ValueError.
-    Raises WeightsError for a missing, foreign or damaged file, and for a configuration that is none.
+    Args:
+        path: The file.
+        configuration: Makes the configuration from plain keys and values, or raises ValueError.
+
+    Raises:
+        WeightsError: The file is missing, damaged or no weight file of ours, or its configuration cannot be used.
     """
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}")
@@ -86,18 +97,24 @@ def read_weights(path: Path, configuration: Callable[[Any], C]) -> StoredWeights
 
 
 def write_weights(path: Path, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """A configuration's plain keys and values, a codec's state and the SHA-256 of both; beside `path`, then renamed."""
-    # Tensors that share memory are refused by the format.
+    """Write a configuration, a codec's state and the SHA-256 of both; the file appears at `path` when it is complete.
+
+    Args:
+        path: The file.
+        config: The configuration's plain keys and values.
+        state: The codec's `state_dict()`; what only training needs is left out.
+    """
+    # The format refuses tensors that share memory.
     tensors = {name: value.clone() for name, value in _deployed(state).items()}
     text, digest = _text(config), weights_digest(config, state)
     metadata = {"format": FORMAT, "version": VERSION, "config": text, "sha256": digest.hex()}
-    # safetensors' own `save_file` makes files that their owner alone can read, whatever the umask.
+    # Not safetensors' own `save_file`: only the owner can read its files, whatever the umask.
     with whole_file(path) as file:
         file.write(save(tensors, metadata=metadata))
 
 
 def weights_digest(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> bytes:
-    """The SHA-256 that `write_weights` writes."""
+    """Return the SHA-256 that `write_weights` stores."""
     return _content_digest(_text(config), _deployed(state))
 
 
@@ -136,7 +153,7 @@ def _deployed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _content_digest(config: str, state: Mapping[str, Tensor]) -> bytes:
-    """SHA-256 over the configuration's text and each tensor's name, type, shape and bytes, sorted by name."""
+    """Hash the configuration's text and each tensor's name, type, shape and bytes, sorted by name."""
     digest = hashlib.sha256(config.encode())
     for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())

@@ -39,7 +39,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     build = add_command(commands, "build", _build, "free music from Debian's packages", examples)
     build.add_argument("recipe", choices=tuple(RECIPES), metavar="NAME", help=", ".join(RECIPES))
     build.add_argument("--out", required=True, metavar="DIR", help="a new folder, or the one to go on with")
-    build.add_argument("--only", action="append", default=[], metavar="PATTERN", help="pieces by name (default: all)")
+    build.add_argument("--only", action="append", default=[], metavar="PATTERN", help="tracks by name (default: all)")
     build.add_argument(
         "--licence", action="append", default=[], metavar="PATTERN", help="licences to take (default: the recipe's)"
     )
@@ -48,7 +48,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     build.add_argument("--source", action="append", default=[], metavar="FOLDER", help="unpacked packages")
     build.add_argument("--cache", metavar="DIR", help=f"where downloads are kept (default: {_default_cache()})")
-    build.add_argument("--jobs", type=int, default=_processors(), help="pieces at a time (default: all processors)")
+    build.add_argument("--jobs", type=int, default=_processors(), help="tracks at a time (default: all processors)")
     notes = build.add_argument_group("for music that is rendered from notes")
     notes.add_argument("--renderer", choices=NAMES, default=NAMES[0], help="default: auto, the first that is installed")
     fonts = ", ".join(f"{name} ({font.megabytes} MB)" for name, font in SOUNDFONTS.items())

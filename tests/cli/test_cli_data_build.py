@@ -78,7 +78,7 @@ def test_copies_of_packages_need_no_apt_get(machine: Path, capsys: pytest.Captur
         (["--source", "nowhere"], "error: The folder 'nowhere' holds none of the packages freedoom and"),
         (["--jobs", "0"], "error: --jobs is 0, allowed is 1 or more"),
         (["--soundfont", "lossless"], "error: apt-get does not know the package musescore-general-soundfont-lossless"),
-        (["--licence", "CC*"], "error: No piece has a licence CC*; there are: BSD-3-clause and MIT"),
+        (["--licence", "CC*"], "error: No track has a licence CC*; there are: BSD-3-clause and MIT"),
     ],
 )
 def test_mistakes_are_explained(machine: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:

@@ -19,7 +19,7 @@ from datamodules.audio.files import AudioFileError, read_audio
 from datamodules.audio.loudness import loudness_of
 from datamodules.corpora.corpus import Track
 from datamodules.corpora.folder_corpus import scan_folder
-from datamodules.corpora.spans import Span, Spans
+from datamodules.corpora.time_ranges import TimeRange, TimeRanges
 from datamodules.crop_dataset import CropDataset, HeldOutDataset, NothingReadableError
 from datamodules.crops import RandomCrops
 from datamodules.track_reader import TrackReader, read_track
@@ -39,7 +39,7 @@ def dataset_of(
     redraws: int = 8,
     normalize_lufs: float | None = None,
 ) -> CropDataset:
-    spans = Spans.of(Span(index, 0.0, track.duration_seconds) for index, track in enumerate(reader.tracks))
+    spans = TimeRanges.of(TimeRange(index, 0.0, track.duration_seconds) for index, track in enumerate(reader.tracks))
     crops = RandomCrops(
         spans,
         crop_seconds=1.28,
@@ -196,7 +196,7 @@ def test_a_held_out_crop_that_is_gone_is_replaced_by_the_next_one_and_told(
 ) -> None:
     root = tmp_path / "music"
     shutil.copytree(music_folder, root)
-    pieces = Spans.of([Span(0, 4.0, 5.28), Span(1, 4.0, 5.28), Span(1, 5.0, 6.28)])
+    pieces = TimeRanges.of([TimeRange(0, 4.0, 5.28), TimeRange(1, 4.0, 5.28), TimeRange(1, 5.0, 6.28)])
     dataset = HeldOutDataset(reader_of(root), pieces, tmp_path / "unreadable.txt")
     assert len(dataset) == 3
     expected = read_audio(root / "a.flac", start_seconds=4.0, duration_seconds=1.28)

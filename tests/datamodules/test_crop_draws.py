@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.corpora.spans import Span, Spans
+from datamodules.corpora.time_ranges import TimeRange, TimeRanges
 from datamodules.crops import Crop, CropKey, RandomCrops, StepSampler, span_mass
 
-SPANS = (Span(0, 0.0, 4.0), Span(2, 10.0, 12.0), Span(5, 0.0, 1.0), Span(7, 3.5, 4.78))
+SPANS = (TimeRange(0, 0.0, 4.0), TimeRange(2, 10.0, 12.0), TimeRange(5, 0.0, 1.0), TimeRange(7, 3.5, 4.78))
 
 
 def draws(**options: float) -> RandomCrops:
-    return RandomCrops(Spans.of(SPANS), crop_seconds=1.28, sample_rate=48000, **options)
+    return RandomCrops(TimeRanges.of(SPANS), crop_seconds=1.28, sample_rate=48000, **options)
 
 
 def batches(sampler: StepSampler, count: int) -> list[list[CropKey]]:
@@ -92,7 +92,7 @@ def test_gain_and_channel_swap_are_drawn_only_when_asked() -> None:
 
 def test_no_span_that_holds_a_crop_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"none of 4 training spans.*data\.crop_seconds"):
-        RandomCrops(Spans.of(SPANS), crop_seconds=5.0, sample_rate=48000)
+        RandomCrops(TimeRanges.of(SPANS), crop_seconds=5.0, sample_rate=48000)
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 1000))

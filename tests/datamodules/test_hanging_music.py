@@ -18,7 +18,7 @@ from music_files import noisy_tones, write_raw
 from datamodules.audio.files import AudioFileError
 from datamodules.corpora.corpus import Corpus, Tracks
 from datamodules.corpora.manifest import typed
-from datamodules.corpora.spans import Spans
+from datamodules.corpora.time_ranges import TimeRanges
 from datamodules.crop_dataset import CropDataset
 from datamodules.crops import RandomCrops
 from datamodules.track_reader import TrackReader
@@ -43,7 +43,9 @@ def _two_mounts(folder: Path) -> tuple[Corpus, list[Path]]:
 
 def _crops_of(reader: TrackReader, corpus: Corpus, failure_list: Path | None = None) -> CropDataset:
     tracks = np.arange(len(corpus.tracks))
-    crops = RandomCrops(Spans(tracks, np.zeros(len(tracks)), corpus.durations), crop_seconds=0.5, sample_rate=48000)
+    crops = RandomCrops(
+        TimeRanges(tracks, np.zeros(len(tracks)), corpus.durations), crop_seconds=0.5, sample_rate=48000
+    )
     return CropDataset(reader, crops, crop_seconds=0.5, failure_list=failure_list)
 
 

@@ -12,9 +12,9 @@ from datamodules.audio.find_files import SkippedFile
 from datamodules.corpora import manifest_corpus
 from datamodules.corpora.corpus import Corpus, EmptyCorpusError
 from datamodules.corpora.manifest import typed, write_manifest
-from datamodules.corpora.manifest_corpus import load_manifests, skip_reasons, span_weights
-from datamodules.corpora.spans import Spans
-from datamodules.corpora.splits import split_spans
+from datamodules.corpora.manifest_corpus import load_manifests, range_weights, skip_reasons
+from datamodules.corpora.splits import split_corpus
+from datamodules.corpora.time_ranges import TimeRanges
 from datamodules.crops import Draws, RandomCrops
 from datamodules.data_config import DataConfig, DataConfigError
 from datamodules.shards.windows import WindowedCrops
@@ -138,14 +138,14 @@ def config_of(**options: object) -> DataConfig:
     return DataConfig(manifests=("m.csv",), crop_seconds=1.0, **options)  # type: ignore[arg-type]
 
 
-def weights_of(corpus: Corpus, spans: Spans, config: DataConfig) -> np.ndarray | None:
-    return span_weights(corpus, spans, config, sample_rate=48000)
+def weights_of(corpus: Corpus, spans: TimeRanges, config: DataConfig) -> np.ndarray | None:
+    return range_weights(corpus, spans, config, sample_rate=48000)
 
 
 def shares(rows: list[dict[str, object]], weights: tuple[str, ...] = (), balance: str | None = None) -> list[float]:
     """How often each track is drawn."""
     corpus = corpus_of_rows(rows)
-    spans = Spans(np.arange(len(rows)), np.zeros(len(rows)), corpus.durations)
+    spans = TimeRanges(np.arange(len(rows)), np.zeros(len(rows)), corpus.durations)
     config = config_of(weights=weights, balance=balance)
     crops = RandomCrops(spans, crop_seconds=1.0, sample_rate=48000, weights=weights_of(corpus, spans, config))
     drawn = [crops.crop_for(0, step, 0) for step in range(4000)]
@@ -197,7 +197,7 @@ def test_balanced_values_have_equal_shares_of_the_crops_that_are_drawn(
     rows_of_b: list[dict[str, object]], weights: tuple[str, ...], share_of_a: float, draws: type
 ) -> None:
     corpus = corpus_a_and(rows_of_b)
-    spans = split_spans(corpus, split="official", held_out_fraction=0.0).train
+    spans = split_corpus(corpus, split="official", held_out_fraction=0.0).train
     options = {"crop_seconds": 1.0, "sample_rate": 48000}
     options["weights"] = weights_of(corpus, spans, config_of(balance="corpus", weights=weights))
     if draws is WindowedCrops:
@@ -213,7 +213,7 @@ def test_balanced_values_have_equal_shares_of_the_crops_that_are_drawn(
 
 def test_a_value_that_is_not_trained_on_changes_no_share() -> None:
     corpus = corpus_a_and([{"split": "test"}, {"frames": 100 * 48000}, {"corpus": "c", "frames": 47000}])
-    spans = split_spans(corpus, split="official", held_out_fraction=0.0).train
+    spans = split_corpus(corpus, split="official", held_out_fraction=0.0).train
     weights = weights_of(corpus, spans, config_of(balance="corpus"))
     mass = weights * spans.start_counts(1.0, 48000)
     of_corpus = pd.Series(mass).groupby(corpus.table["corpus"].to_numpy()[spans.tracks]).sum()
@@ -222,7 +222,7 @@ def test_a_value_that_is_not_trained_on_changes_no_share() -> None:
 
 def test_what_changes_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
     corpus = corpus_of_rows(ROWS)
-    spans = Spans(np.arange(2), np.zeros(2), corpus.durations[:2])
+    spans = TimeRanges(np.arange(2), np.zeros(2), corpus.durations[:2])
     weights_of(corpus, spans, config_of(weights=("2 where genre == 'Rokc'",), balance="corpus"))
     assert "data.weights: no training track fulfils \"genre == 'Rokc'\"" in caplog.text
     assert "data.balance=corpus changes nothing: all training tracks have the same value" in caplog.text
@@ -230,7 +230,7 @@ def test_what_changes_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_weights_that_are_impossible() -> None:
     corpus = corpus_of_rows(ROWS)
-    spans = Spans(np.arange(2), np.zeros(2), corpus.durations[:2])
+    spans = TimeRanges(np.arange(2), np.zeros(2), corpus.durations[:2])
     assert weights_of(corpus, spans, config_of()) is None
     with pytest.raises(DataConfigError, match=r"data\.balance='mood' is no column; allowed are corpus, "):
         weights_of(corpus, spans, config_of(balance="mood"))

@@ -21,7 +21,7 @@ from shard_music import GENRES, SIDES, assert_same, config_of, first, on_rank, s
 from datamodules.audio.files import read_audio
 from datamodules.corpora.manifest import write_manifest
 from datamodules.corpora.segments import SegmentsError, write_segments
-from datamodules.corpora.spans import evenly_spread
+from datamodules.corpora.time_ranges import evenly_spread
 from datamodules.preparing.jobs import Settings
 from datamodules.preparing.prepare import prepare
 from datamodules.shards.reader import ShardReader

@@ -13,14 +13,14 @@ from datamodules.corpora.corpus import Corpus
 from datamodules.corpora.folder_corpus import scan_folder
 from datamodules.corpora.manifest import write_manifest
 from datamodules.corpora.segments import SegmentsError, read_segments, segments_fingerprint, write_segments
-from datamodules.corpora.spans import Span, Spans
-from datamodules.corpora.splits import split_spans
+from datamodules.corpora.splits import split_corpus
+from datamodules.corpora.time_ranges import TimeRange, TimeRanges
 from datamodules.data_config import DataConfig
 from datamodules.stereo_music import StereoMusicDataModule
 
 ROWS = [{"split": "test", "content_hash": "x"}, {"split": "test"}, {"split": "train"}, {"split": "validation"}]
 CORPUS = corpus_of_rows(ROWS)
-SPLIT = split_spans(CORPUS, split="official")
+SPLIT = split_corpus(CORPUS, split="official")
 
 
 def table_of(path: Path, **changes: object) -> Path:
@@ -30,7 +30,7 @@ def table_of(path: Path, **changes: object) -> Path:
 
 
 def test_a_table_keeps_segments_to_the_sample(tmp_path: Path) -> None:
-    spans = Spans.of([Span(1, 0.0, 10.0), Span(0, 61441 / 48000, 7.5)])
+    spans = TimeRanges.of([TimeRange(1, 0.0, 10.0), TimeRange(0, 61441 / 48000, 7.5)])
     write_segments(tmp_path / "s.csv", CORPUS, spans)
     one, other = (segment for (segment,) in read_segments(tmp_path / "s.csv", CORPUS, SPLIT))
     assert (one.track_index, other.track_index) == (1, 0)
@@ -39,10 +39,10 @@ def test_a_table_keeps_segments_to_the_sample(tmp_path: Path) -> None:
 
 
 def test_a_table_finds_its_tracks_in_a_corpus_that_has_grown(tmp_path: Path) -> None:
-    write_segments(tmp_path / "s.csv", CORPUS, Spans.of([Span(1, 0.0, 10.0)]))
+    write_segments(tmp_path / "s.csv", CORPUS, TimeRanges.of([TimeRange(1, 0.0, 10.0)]))
     known = [{"name": f"{index:04d}.wav", **row} for index, row in enumerate(ROWS)]
     grown = corpus_of_rows([{"name": "0000-new.wav", "split": "test"}, *known])
-    ((segment,),) = read_segments(tmp_path / "s.csv", grown, split_spans(grown, split="official"))
+    ((segment,),) = read_segments(tmp_path / "s.csv", grown, split_corpus(grown, split="official"))
     assert grown.tracks[segment.track_index].name == "0001.wav"
 
 
@@ -82,8 +82,8 @@ def test_the_data_module_reads_the_listed_segments(music_folder: Path, tmp_path:
     config = DataConfig(manifests=(str(tmp_path / "m.parquet"),), split="end", held_out_fraction=0.5)
     data = StereoMusicDataModule(config)
     held_out = data.split.test[1]
-    segment = Span(held_out.track_index, held_out.start_seconds + 0.5, held_out.start_seconds + 1.5)
-    write_segments(tmp_path / "s.csv", data.corpus, Spans.of([segment]))
+    segment = TimeRange(held_out.track_index, held_out.start_seconds + 0.5, held_out.start_seconds + 1.5)
+    write_segments(tmp_path / "s.csv", data.corpus, TimeRanges.of([segment]))
     listed = StereoMusicDataModule(DataConfig(**{**config.__dict__, "evaluation_segments": str(tmp_path / "s.csv")}))
     (segment,) = listed.held_out_segments(limit=50)
     path = music_folder / segment.track
@@ -109,7 +109,7 @@ def pieces_of(rows: list[dict[str, object]], count: int = 2) -> pd.DataFrame:
 
 def places_in(table: Path, pieces: pd.DataFrame) -> list[list[tuple[str, float, float]]]:
     corpus = Corpus("shards", pieces)
-    listed = read_segments(table, corpus, split_spans(corpus, split="official"))
+    listed = read_segments(table, corpus, split_corpus(corpus, split="official"))
     return [
         [
             (corpus.tracks[part.track_index].name, round(part.start_seconds, 7), round(part.end_seconds, 7))
@@ -120,15 +120,19 @@ def places_in(table: Path, pieces: pd.DataFrame) -> list[list[tuple[str, float, 
 
 
 def test_a_table_also_holds_for_the_pieces_that_were_made_of_the_tracks(tmp_path: Path) -> None:
-    write_segments(tmp_path / "s.csv", CORPUS, Spans.of([Span(1, 6.0, 9.0), Span(0, 0.5, 2.5), Span(0, 0.0, 5.0)]))
+    write_segments(
+        tmp_path / "s.csv",
+        CORPUS,
+        TimeRanges.of([TimeRange(1, 6.0, 9.0), TimeRange(0, 0.5, 2.5), TimeRange(0, 0.0, 5.0)]),
+    )
     assert places_in(tmp_path / "s.csv", pieces_of(ROWS)) == [
         [("folder/0001.wav.flac#1", 1.0, 4.0)],
         [("folder/0000.wav.flac#0", 0.5, 2.5)],
         [("folder/0000.wav.flac#0", 0.0, 5.0)],
     ]
     prepared = Corpus("shards", pieces_of(ROWS))
-    listed = read_segments(tmp_path / "s.csv", prepared, split_spans(prepared, split="official"))
-    write_segments(tmp_path / "again.csv", prepared, Spans.of(part for parts in listed for part in parts))
+    listed = read_segments(tmp_path / "s.csv", prepared, split_corpus(prepared, split="official"))
+    write_segments(tmp_path / "again.csv", prepared, TimeRanges.of(part for parts in listed for part in parts))
     assert (tmp_path / "again.csv").read_text() == (tmp_path / "s.csv").read_text()
 
 
@@ -186,22 +190,28 @@ def test_every_part_of_a_segment_is_checked(
 def test_no_part_of_a_segment_is_trained_on(tmp_path: Path, piece: int) -> None:
     table = table_of(tmp_path / "s.csv", start_seconds=4.0)
     corpus = Corpus("shards", pieces_of(ROWS))
-    split = split_spans(corpus, split="official")
-    trained = replace(split, train=Spans.of([Span(piece, 0.0, 5.0)]))
+    split = split_corpus(corpus, split="official")
+    trained = replace(split, train=TimeRanges.of([TimeRange(piece, 0.0, 5.0)]))
     with pytest.raises(SegmentsError, match=r"that of '0000\.wav' at 4\.000 s is trained on"):
         read_segments(table, corpus, trained)
-    read_segments(table, corpus, replace(split, train=Spans.of([Span(1, 1.0, 5.0), Span(0, 0.0, 4.0)])))
+    read_segments(table, corpus, replace(split, train=TimeRanges.of([TimeRange(1, 1.0, 5.0), TimeRange(0, 0.0, 4.0)])))
 
 
 def test_a_segment_stands_in_the_table_once(tmp_path: Path) -> None:
     """Files are named by track and start."""
-    write_segments(tmp_path / "s.csv", CORPUS, Spans.of([Span(1, 0.0, 1.0), Span(0, 0.0, 1.0), Span(1, 0.0, 2.0)]))
+    write_segments(
+        tmp_path / "s.csv",
+        CORPUS,
+        TimeRanges.of([TimeRange(1, 0.0, 1.0), TimeRange(0, 0.0, 1.0), TimeRange(1, 0.0, 2.0)]),
+    )
     with pytest.raises(SegmentsError, match=r"1 of 3 .* that of '0001\.wav' at 0\.000 s is listed twice"):
         read_segments(tmp_path / "s.csv", CORPUS, SPLIT)
 
 
 def test_a_fingerprint_tells_how_many_segments_are_taken(tmp_path: Path) -> None:
-    write_segments(tmp_path / "s.csv", CORPUS, Spans.of([Span(1, float(start), start + 1.0) for start in range(9)]))
+    write_segments(
+        tmp_path / "s.csv", CORPUS, TimeRanges.of([TimeRange(1, float(start), start + 1.0) for start in range(9)])
+    )
     whole = segments_fingerprint(tmp_path / "s.csv")
     assert [segments_fingerprint(tmp_path / "s.csv", limit) for limit in (None, 10, 9)] == [whole] * 3
     assert segments_fingerprint(tmp_path / "s.csv", 8) == f"{whole}, 8 of 9"

@@ -8,7 +8,8 @@ from tiny_encodec import LENGTHS, TINY, codes_of, noise
 from torch import nn
 
 from spectrostream.interface import AudioCodec
-from spectrostream.other_codecs.encodec import Encodec, EncodecConfig
+from spectrostream.other_codecs.encodec import Encodec
+from spectrostream.other_codecs.encodec_config import EncodecConfig
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,8 @@ from tiny_encodec import LENGTHS, TINY, codes_of, noise
 
 from spectrostream.errors import UserError
 from spectrostream.other_codecs.dac import PretrainedWeightsError
-from spectrostream.other_codecs.encodec import (
-    Encodec,
-    EncodecConfig,
-    EvaluationOnlyError,
-    UntrainedLevelsError,
-)
+from spectrostream.other_codecs.encodec import Encodec, EvaluationOnlyError, UntrainedLevelsError
+from spectrostream.other_codecs.encodec_config import EncodecConfig
 
 
 @pytest.fixture(scope="module")

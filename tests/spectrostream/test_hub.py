@@ -198,7 +198,7 @@ class TestHub:
                 {"local_files_only": True},
                 "a repository in the local cache of the hub: there is no codec",
             ),
-            ("google/gated", {}, "access to it must be asked for"),
+            ("google/gated", {}, "you must request access"),
             ("a/b--c", {}, "HFValidationError"),
         ],
     )

@@ -14,7 +14,7 @@ from spectrostream.convolution import Convolution, TransposedConvolution
 from spectrostream.cpu_inference import winograd
 from spectrostream.cpu_inference.convert import LibraryStack
 from spectrostream.cpu_inference.layers import FastConvolution, elu_into
-from spectrostream.cpu_inference.stacks import PIECE_TOKENS, FastDecoder, FastEncoder
+from spectrostream.cpu_inference.stacks import CHUNK_TOKENS, FastDecoder, FastEncoder
 from spectrostream.frontends import FRONT_ENDS
 from spectrostream.streaming import StreamState
 
@@ -212,7 +212,7 @@ def test_elu_is_elu(value):
 
 def test_more_tokens_than_a_piece_holds():
     codec, fast = codecs()
-    assert_same_codec(codec, fast, samples=1920 * (2 * PIECE_TOKENS + 3) - 5)
+    assert_same_codec(codec, fast, samples=1920 * (2 * CHUNK_TOKENS + 3) - 5)
 
 
 def test_bfloat16_is_near_and_float32_in_and_out():

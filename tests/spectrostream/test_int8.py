@@ -22,7 +22,7 @@ from spectrostream.cpu_inference.int8_layers import (
     int8_kind,
 )
 from spectrostream.cpu_inference.layers import FastConvolution
-from spectrostream.cpu_inference.stacks import PIECE_TOKENS
+from spectrostream.cpu_inference.stacks import CHUNK_TOKENS
 from spectrostream.errors import UserError
 from spectrostream.frontends import FRONT_ENDS
 from spectrostream.streaming import StreamState
@@ -125,7 +125,7 @@ def test_embeddings_of_pieces_are_those_of_the_whole():
 
 
 def test_more_tokens_than_a_piece_holds():
-    assert_near(*codecs(), noise(1, 2, 1920 * (PIECE_TOKENS + 3) - 5))
+    assert_near(*codecs(), noise(1, 2, 1920 * (CHUNK_TOKENS + 3) - 5))
 
 
 def test_an_example_is_the_same_alone_and_beside_louder_ones():

@@ -257,7 +257,7 @@ def test_an_unusable_configuration_is_refused(config, message, saved):
     ("edit", "message"),
     [
         ({"encoder_width": 4}, "does not fit its own configuration: .*size mismatch"),
-        ({"fusion": 5}, r"does not fit its own configuration: foreign tensor encoder\.blocks\.3\.shortcut"),
+        ({"fusion": 5}, r"does not fit its own configuration: unknown tensor encoder\.blocks\.3\.shortcut"),
         ({"split": 2}, r"does not fit its own configuration: "),
         ({"channels": 1}, "does not fit its own configuration: "),
     ],
@@ -278,7 +278,7 @@ def test_a_missing_tensor_is_named(saved):
 
 def test_a_foreign_tensor_is_named(saved):
     rewrite(saved, tensors=load_file(saved) | {"attention.weight": torch.zeros(1)})
-    with pytest.raises(WeightsError, match=r"configuration: foreign tensor attention\.weight"):
+    with pytest.raises(WeightsError, match=r"configuration: unknown tensor attention\.weight"):
         load_codec(saved)
 
 

@@ -3,7 +3,8 @@
 import torch
 from hypothesis import strategies as st
 
-from spectrostream.other_codecs.encodec import Encodec, EncodecCodes, EncodecConfig
+from spectrostream.other_codecs.encodec import Encodec, EncodecCodes
+from spectrostream.other_codecs.encodec_config import EncodecConfig
 
 # 4 samples per frame, chunks of 480 samples that overlap by 24; 1, 2 and 8 levels of 4 bits.
 TINY = EncodecConfig(

@@ -117,7 +117,7 @@ def test_rendered_music_lies_beside_its_attribution_and_licences(machine: Path) 
     assert record["pieces"][NAMES[0]]["peak_dbfs"] == pytest.approx(-6.02, abs=0.01)
 
 
-def test_the_synthesizer_without_system_packages_builds_the_same_pieces(machine: Path) -> None:
+def test_the_synthesizer_without_system_packages_builds_the_same_tracks(machine: Path) -> None:
     built(machine, renderer="tinysoundfont", only=("D_E1M*",), bits=24, jobs=2)
     assert music(machine / "out") == NAMES[:2]
     assert {soundfile.info(path).subtype for path in (machine / "out").rglob("*.flac")} == {"PCM_24"}
@@ -133,7 +133,7 @@ def test_a_build_that_is_complete_is_left_alone(machine: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut"])
-def test_pieces_that_were_lost_since_are_made_again(machine: Path, damage: str) -> None:
+def test_tracks_that_were_lost_since_are_made_again(machine: Path, damage: str) -> None:
     first = built(machine)
     victim = machine / "out" / NAMES[1]
     whole = victim.read_bytes()
@@ -144,10 +144,10 @@ def test_pieces_that_were_lost_since_are_made_again(machine: Path, damage: str) 
     assert len((machine / "log").read_text().splitlines()) == 1
 
 
-def test_a_failed_piece_does_not_stop_the_others_and_is_tried_again(machine: Path) -> None:
+def test_a_failed_track_does_not_stop_the_others_and_is_tried_again(machine: Path) -> None:
     fluidsynth(machine / "bin", machine / "log", after='case "$*" in *D_E1M2*) exit 9;; esac')
     with pytest.raises(
-        RecipeError, match=r"1 of 3 pieces failed:\n  freedoom1/D_E1M2\.flac: fluidsynth ended with code 9"
+        RecipeError, match=r"1 of 3 tracks failed:\n  freedoom1/D_E1M2\.flac: fluidsynth ended with code 9"
     ):
         built(machine)
     assert music(machine / "out") == [NAMES[0], NAMES[2]]
@@ -160,14 +160,14 @@ def test_a_failed_piece_does_not_stop_the_others_and_is_tried_again(machine: Pat
 def test_a_broken_lump_does_not_stop_the_others(machine: Path) -> None:
     lumps = [("D_GOOD", tones([69])), ("D_CUT", tones([60])[:-9]), ("D_LONG", tones([60], seconds=9000.0))]
     write_files(machine / "packages", {f"{GAMES}/freedoom1.wad": wad(lumps), f"{GAMES}/freedoom2.wad": wad([])})
-    with pytest.raises(RecipeError, match="2 of 3 pieces failed") as caught:
+    with pytest.raises(RecipeError, match="2 of 3 tracks failed") as caught:
         built(machine)
     assert "D_CUT.flac: its chunk" in str(caught.value)
     assert "D_LONG.flac: it would be 9000 s long, allowed are 7200" in str(caught.value)
     assert music(machine / "out") == ["freedoom1/D_GOOD.flac"]
 
 
-def test_loud_pieces_are_counted(machine: Path) -> None:
+def test_loud_tracks_are_counted(machine: Path) -> None:
     fluidsynth(machine / "bin", machine / "log", peak=1.5)
     assert built(machine, only=("D_E1M1",)).scaled == 1
     assert "| -4.5 dB |" in (machine / "out" / "ATTRIBUTION.md").read_text()
@@ -192,11 +192,11 @@ def test_all_licences_are_taken_unless_others_are_asked_for(machine: Path) -> No
     assert "| Zeno | GPL-2+ |" in (machine / "out" / "ATTRIBUTION.md").read_text()
 
 
-def test_a_piece_that_is_no_audio_is_named(machine: Path) -> None:
+def test_a_track_that_is_no_audio_is_named(machine: Path) -> None:
     hyperrogue(machine)
     broken = {"hr3-empty.ogg": b"", "hr3-text.ogg": b"no audio", "hr3-naïve 🎵|x.ogg": b"OggS"}
     write_files(machine / "packages/usr/share/hyperrogue/music", broken)
-    with pytest.raises(RecipeError, match="3 of 6 pieces failed") as caught:
+    with pytest.raises(RecipeError, match="3 of 6 tracks failed") as caught:
         built(machine, HYPERROGUE)
     assert all(name in str(caught.value) for name in broken)
     assert len(music(machine / "out")) == 3
@@ -216,8 +216,8 @@ def test_names_that_are_no_utf8_survive(machine: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"only": ("NOSUCH*",)}, r"No piece of freedoom is called NOSUCH\*; the 3 are called like freedoom1/D_E1M1"),
-        ({"licences": ("CC*",)}, r"No piece has a licence CC\*; there are: BSD-3-clause and MIT"),
+        ({"only": ("NOSUCH*",)}, r"No track of freedoom is called NOSUCH\*; the 3 are called like freedoom1/D_E1M1"),
+        ({"licences": ("CC*",)}, r"No track has a licence CC\*; there are: BSD-3-clause and MIT"),
         ({"soundfont": "huge"}, "There is no soundfont 'huge'; type small or lossless, or the name of a file"),
     ],
 )
@@ -295,7 +295,7 @@ def test_a_mistake_can_be_mended_in_the_same_folder(machine: Path) -> None:
     with pytest.raises(RecipeError, match="is called D_E9"):
         built(machine, only=("D_E9*",))
     fluidsynth(machine / "bin", machine / "log", after="exit 1")
-    with pytest.raises(RecipeError, match="3 of 3 pieces failed"):
+    with pytest.raises(RecipeError, match="3 of 3 tracks failed"):
         built(machine)
     fluidsynth(machine / "bin", machine / "log")
     assert built(machine, only=("D_E1*",)).new == 2
@@ -318,8 +318,8 @@ built(Path({machine!r}))
 
 
 @pytest.mark.slow
-def test_a_build_killed_in_the_middle_of_a_piece_goes_on(machine: Path) -> None:
-    # The second piece never ends, until the build is killed.
+def test_a_build_killed_in_the_middle_of_a_track_goes_on(machine: Path) -> None:
+    # The second track never ends, until the build is killed.
     slow = f'case "$*" in *D_RUNNIN*) exec {shutil.which("sleep")} 600;; esac'
     fluidsynth(machine / "bin", machine / "log", after=slow)
     script = SCRIPT.format(tests=str(Path(__file__).parent), machine=str(machine))

@@ -74,7 +74,7 @@ def test_the_prefix_is_the_source_packages_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", [b"", b"All rights are with somebody.", b"Files: x\nCopyright: y\n\nLicense: z", b"\xff\xfe"]
 )
-def test_a_file_without_paragraphs_says_nothing_of_any_piece(tmp_path: Path, text: bytes) -> None:
+def test_a_file_without_paragraphs_says_nothing_of_any_track(tmp_path: Path, text: bytes) -> None:
     root = write_files(tmp_path, {"usr/share/doc/game/copyright": text})
     assert DebianCopyright("").read(root, "game")("song.ogg") is None
 

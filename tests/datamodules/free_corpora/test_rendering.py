@@ -75,7 +75,7 @@ def test_notes_begin_when_they_should(font: Path, work: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_a_piece_that_would_clip_is_scaled_as_a_whole(font: Path, work: Path, name: str) -> None:
+def test_a_track_that_would_clip_is_scaled_as_a_whole(font: Path, work: Path, name: str) -> None:
     renderer = chosen_renderer(name)
     loud, audio = rendered(renderer, chord(range(36, 100)), font, work)
     assert loud.peak_dbfs > 0 > loud.scaled_db

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stand_ins import tones, wad
 
-from datamodules.free_corpora.wad import WadError, midi_lumps
+from datamodules.free_corpora.contract import RecipeError
+from datamodules.free_corpora.wad import midi_lumps
 
 SONG, OTHER = tones([69]), tones([60, 62])
 quietly = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -61,7 +62,7 @@ def test_lumps_may_share_bytes(tmp_path: Path) -> None:
 def test_what_points_outside_the_file_is_said(tmp_path: Path, place: int, value: int, said: str) -> None:
     content = bytearray(wad([("D_ONE", SONG), ("D_TWO", OTHER)]))
     struct.pack_into("<i", content, place % len(content), value)
-    with pytest.raises(WadError, match=said):
+    with pytest.raises(RecipeError, match=said):
         midi_lumps(written(tmp_path, bytes(content)))
 
 
@@ -73,18 +74,18 @@ def test_an_entry_that_is_not_music_may_be_broken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["D_/../x", "D_..", "D_\\x", "D_ x"])
 def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(WadError, match="cannot be a file's name"):
+    with pytest.raises(RecipeError, match="cannot be a file's name"):
         midi_lumps(written(tmp_path, wad([(name, SONG)])))
 
 
 @pytest.mark.parametrize("content", [b"", b"IWAD", b"ZWAD" + bytes(8), b"\x7fELF" + bytes(100)])
 def test_what_is_no_wad_is_said(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(WadError, match="is no WAD file"):
+    with pytest.raises(RecipeError, match="is no WAD file"):
         midi_lumps(written(tmp_path, content))
 
 
 def test_a_missing_wad_is_said(tmp_path: Path) -> None:
-    with pytest.raises(WadError, match=r"none\.wad.*No such file"):
+    with pytest.raises(RecipeError, match=r"none\.wad.*No such file"):
         midi_lumps(tmp_path / "none.wad")
 
 
@@ -97,7 +98,7 @@ def test_mutated_wads_give_lumps_or_a_wad_error(tmp_path: Path, position: int, v
     places = [*range(12), *range(directory, len(content))]
     content[places[position % len(places)]] = value
     path = written(tmp_path, bytes(content[: len(content) - (cut % 40 if cut % 3 == 0 else 0)]))
-    with suppress(WadError):
+    with suppress(RecipeError):
         lumps = midi_lumps(path)
         assert all(lump.startswith(b"MThd") and lump in bytes(content) for lump in lumps.values())
 
@@ -105,5 +106,5 @@ def test_mutated_wads_give_lumps_or_a_wad_error(tmp_path: Path, position: int, v
 @quietly
 @given(content=st.binary(max_size=200))
 def test_any_bytes_after_the_magic_give_lumps_or_a_wad_error(tmp_path: Path, content: bytes) -> None:
-    with suppress(WadError):
+    with suppress(RecipeError):
         assert isinstance(midi_lumps(written(tmp_path, b"PWAD" + content)), dict)

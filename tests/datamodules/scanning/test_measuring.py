@@ -116,15 +116,15 @@ def test_other_rates_and_channels_are_measured(tmp_path: Path, rate: int, channe
 
 
 @settings(max_examples=15)
-@given(frames=st.integers(1, 30000), channels=st.integers(1, 3), piece=st.integers(1, 70000))
-def test_no_length_of_pieces_changes_a_measurement(
-    tmp_path_factory: pytest.TempPathFactory, frames: int, channels: int, piece: int
+@given(frames=st.integers(1, 30000), channels=st.integers(1, 3), block=st.integers(1, 70000))
+def test_no_length_of_blocks_changes_a_measurement(
+    tmp_path_factory: pytest.TempPathFactory, frames: int, channels: int, block: int
 ) -> None:
-    path = tmp_path_factory.mktemp("pieces") / "a.wav"
+    path = tmp_path_factory.mktemp("blocks") / "a.wav"
     write_raw(path, noisy_tones(1, 30000, channels=channels)[:frames], 8000, subtype="PCM_16")
     whole = asdict(measure([path]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "_PIECE_SAMPLES", max(piece, frames * channels // 100))
+        patch.setattr(measuring, "_BLOCK_SAMPLES", max(block, frames * channels // 100))
         cut = asdict(measure([path]))
 
     for name, value in whole.items():

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from datamodules.audio.files import AudioFileError, read_audio
 from datamodules.corpora.corpus import Corpus
-from datamodules.corpora.spans import Spans
+from datamodules.corpora.time_ranges import TimeRanges
 from datamodules.shards.index import INDEX_NAME, ShardIndexError, read_index, write_index
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.store import ShardError, ShardStore
@@ -123,7 +123,7 @@ def open_damaged(path: Path, row: pandas.Series, random: np.random.Generator, ch
 
 def test_spans_of_few_shards(shard_folder: Path) -> None:
     reader = reader_of(shard_folder)
-    spans = Spans(np.arange(len(reader.tracks)), np.zeros(len(reader.tracks)), reader.corpus.durations)
+    spans = TimeRanges(np.arange(len(reader.tracks)), np.zeros(len(reader.tracks)), reader.corpus.durations)
     few = reader.in_few_shards(spans, 2)
     assert len(set(reader.shard_of_track[few.tracks])) == 2
     assert set(few.tracks) == set(np.flatnonzero(np.isin(reader.shard_of_track, reader.shard_of_track[few.tracks])))

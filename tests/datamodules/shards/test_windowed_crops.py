@@ -15,7 +15,7 @@ from scipy import stats
 from torch.utils.data import DataLoader
 
 from datamodules.corpora.corpus import Corpus
-from datamodules.corpora.spans import Spans
+from datamodules.corpora.time_ranges import TimeRanges
 from datamodules.crop_dataset import CropDataset
 from datamodules.crops import StepSampler
 from datamodules.shards.reader import ShardReader
@@ -27,12 +27,12 @@ pytestmark = pytest.mark.processes
 RATE = 100  # few samples to start at, so that each can be counted
 
 
-def music(shards: int, tracks: int, seed: int = 0) -> tuple[Spans, np.ndarray]:
+def music(shards: int, tracks: int, seed: int = 0) -> tuple[TimeRanges, np.ndarray]:
     """Tracks of 1 to 9 s, at random in the shards; every shard has one."""
     random = np.random.default_rng(seed)
     shard_of_track = np.concatenate([np.arange(shards), random.integers(0, shards, tracks - shards)])
     seconds = np.round(random.uniform(1, 9, tracks), 2)
-    return Spans(np.arange(tracks), np.zeros(tracks), seconds), shard_of_track
+    return TimeRanges(np.arange(tracks), np.zeros(tracks), seconds), shard_of_track
 
 
 def crops_of(shards: int = 12, tracks: int = 60, **options: object) -> WindowedCrops:
@@ -206,7 +206,7 @@ def dataset_of(folder: Path, seed: int) -> CropDataset:
     store = ShardStore(folder)
     reader = ShardReader(Corpus(str(folder), store.read_index()), store)
     durations = reader.corpus.durations
-    spans = Spans(np.arange(len(durations)), np.zeros(len(durations)), durations)
+    spans = TimeRanges(np.arange(len(durations)), np.zeros(len(durations)), durations)
     crops = WindowedCrops(
         spans,
         reader.shard_of_track,

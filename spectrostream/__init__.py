@@ -1,4 +1,4 @@
-"""The SpectroStream codec in pure PyTorch; works without Lightning, OmegaConf, pandas and matplotlib."""
+"""The SpectroStream codec in pure PyTorch. It works without Lightning, OmegaConf, pandas and matplotlib."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AudioCodec", "QuantizerConfig", "Reconstruction", "SpectroStream", "SpectroStreamConfig"]
 
-_HOMES = {
+_MODULES = {
     "AudioCodec": "interface",
     "QuantizerConfig": "quantizer",
     "Reconstruction": "interface",
@@ -23,7 +23,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Torch is imported when a codec is asked for, so that the command line's --help answers at once.
-    if name not in _HOMES:
+    # Torch is imported with the first codec, so that the command line's --help is fast.
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

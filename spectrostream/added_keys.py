@@ -1,6 +1,6 @@
 """Configuration keys that were added later: they change no hash, and old files stay readable.
 
-A key is added with a neutral value: the one that reproduces the behaviour from before the key existed. It never
+Each added key has a neutral value, which gives the behaviour from before the key existed. The neutral value never
 changes, even if the default does. A section that is added later has only such keys.
 """
 
@@ -13,20 +13,20 @@ _NEUTRAL = "neutral"
 
 
 def added(default: Any, *, neutral: Any) -> Any:
-    """A field of a configuration class that earlier versions did not have.
+    """Declare a field of a configuration class that earlier versions did not have.
 
     Args:
-        default: the value in new configurations that do not name the key.
-        neutral: the value in configurations that were written before the key existed. Hashes leave the key out where it
-            has this value.
+        default: The value in new configurations that do not name the key.
+        neutral: The value in configurations that were written before the key existed. Hashes leave out a key with this
+            value.
     """
     return dataclasses.field(default=default, metadata={_NEUTRAL: neutral})
 
 
 def identity_of(config: Any) -> dict[str, Any]:
-    """The part of a configuration that is hashed: `dataclasses.asdict` without added keys at their neutral values.
+    """Return the part of a configuration that is hashed.
 
-    A section with no keys left is left out too.
+    It is `dataclasses.asdict` without added keys at their neutral values, and without sections that are then empty.
     """
     plain: dict[str, Any] = {}
     for field in dataclasses.fields(config):
@@ -39,7 +39,7 @@ def identity_of(config: Any) -> dict[str, Any]:
 
 
 def neutral_values(schema: type) -> dict[str, Any]:
-    """The neutral values of all added keys of a configuration class, nested as its sections are."""
+    """Return the neutral values of all added keys of a configuration class, nested like its sections."""
     fields = dataclasses.fields(schema)
     plain = {field.name: field.metadata[_NEUTRAL] for field in fields if _NEUTRAL in field.metadata}
     nested = {name: neutral_values(section) for name, section in sections_of(schema).items()}
@@ -47,6 +47,6 @@ def neutral_values(schema: type) -> dict[str, Any]:
 
 
 def sections_of(schema: type) -> dict[str, type]:
-    """The fields of a configuration class that hold another configuration: name to class."""
+    """Return the fields of a configuration class that hold another configuration: name -> class."""
     factories: dict[str, Any] = {field.name: field.default_factory for field in dataclasses.fields(schema)}
     return {name: one for name, one in factories.items() if isinstance(one, type) and dataclasses.is_dataclass(one)}

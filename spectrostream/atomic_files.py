@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all, and locks that end with their process.
+"""Files that appear complete or not at all, and locks that end with their process.
 
-A file is written beside its target and takes the target's name when it is complete. What killed processes left is
-removed by the next writer of the same target.
+A file is written beside its target and takes the target's name when it is complete. If a process is killed before, the
+next writer of the same target removes its unfinished file.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import IO, BinaryIO
 
 _SUFFIX = ".unfinished"
 UNFINISHED = rf"\.[0-9a-f]{{8}}\{_SUFFIX}"
-"""Pattern of what a file's name has while it is written, behind a dot and the target's name."""
+"""Pattern of the end of an unfinished file's name. A dot and the target's name come before it."""
 
 
 def open_beside(target: Path) -> BinaryIO:
-    """Opens a new hidden file in the target's folder for writing; its `name` is its path.
+    """Open a new hidden file in the target's folder for writing; its `name` is its path.
 
-    End it with `take_name` or `discard`. Removes the files that processes which ended without cleaning up left for the
-    same target, and none that is still open somewhere.
+    Finish it with `take_name` or `discard`. Unfinished files of the same target are removed, if no process has them
+    open.
 
     Raises:
-        OSError: the file cannot be made.
+        OSError: The file cannot be created.
     """
-    # Beside the target, because a rename is atomic only within one filesystem.
+    # In the same folder, because a rename is atomic only within one filesystem.
     _remove_leftovers(target)
     file = target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}{_SUFFIX}").open("xb")
     lock(file, wait=False)
@@ -37,32 +37,32 @@ def open_beside(target: Path) -> BinaryIO:
 
 
 def take_name(file: BinaryIO, target: Path) -> None:
-    """Syncs and closes a file of `open_beside`, which takes the target's name.
+    """Sync and close a file from `open_beside`, and give it the target's name.
 
     Raises:
-        OSError: no room, or the target is a folder.
+        OSError: The disk is full, or the target is a folder.
     """
     sync(file)
-    if sys.platform == "win32":  # an open file cannot be renamed there
+    if sys.platform == "win32":  # which cannot rename an open file
         file.close()
-    # Elsewhere it stays locked until it has its name, so that nobody takes it for a leftover.
+    # Elsewhere the file stays locked until it has its name, so that no other process removes it.
     Path(file.name).replace(target)
     file.close()
 
 
 def discard(file: BinaryIO) -> None:
-    """Closes a file of `open_beside` and removes it, unless it has taken its target's name."""
-    with suppress(OSError):  # of what is not yet written, on a full disk; nothing of it is kept
+    """Close a file from `open_beside`, and remove it unless it has its target's name."""
+    with suppress(OSError):  # on a full disk the last bytes cannot be written, but they are not needed
         file.close()
     Path(file.name).unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[BinaryIO]:
-    """Gives a file to write, which takes the target's name at the end; after an error the target is as it was.
+    """Open a file for writing that takes the target's name at the end; an error leaves the target unchanged.
 
     Raises:
-        OSError: no permission, no room.
+        OSError: The file cannot be written, for instance because the disk is full.
     """
     file = open_beside(target)
     try:
@@ -73,10 +73,10 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(target: Path, content: bytes | str) -> None:
-    """Writes a file that appears whole or not at all; text is UTF-8. Makes the folders above it.
+    """Write a file that appears complete or not at all; text is UTF-8. Create the folders above it.
 
     Raises:
-        OSError: no permission, no room.
+        OSError: The file cannot be written, for instance because the disk is full.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(target) as file:
@@ -84,28 +84,28 @@ def write_whole(target: Path, content: bytes | str) -> None:
 
 
 def copy_whole(source: IO[bytes], target: Path) -> None:
-    """As `write_whole`, from an open file."""
+    """Write the content of an open file; see `write_whole`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(target) as file:
         shutil.copyfileobj(source, file, 2**20)
 
 
 def sync(file: IO[bytes]) -> None:
-    """Returns when all that was written is on the disk."""
+    """Wait until everything that was written is on the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def lock(file: IO[bytes], *, shared: bool = False, wait: bool = True) -> bool:
-    """Locks a file until it is closed or its process ends, however it ends.
+    """Lock an open file until it is closed or its process ends, even if the process is killed.
 
     Args:
-        file: open.
-        shared: others may hold it too, if they share it.
-        wait: until others let go of it.
+        file: The open file.
+        shared: Let others hold a shared lock at the same time.
+        wait: Wait until others release the lock.
 
     Returns:
-        False if somebody else holds it. True also on a filesystem without locks.
+        False if somebody else holds the lock. True also on a filesystem without locks.
     """
     try:
         _flock(file, shared=shared, wait=wait)
@@ -117,7 +117,7 @@ def lock(file: IO[bytes], *, shared: bool = False, wait: bool = True) -> bool:
 
 
 def _prefix(target: Path) -> str:
-    # Shortened, because a name may have 255 bytes, and a character up to 4.
+    # Shortened, because a name has at most 255 bytes, and a character up to 4.
     return f".{target.name[:50]}."
 
 
@@ -132,7 +132,7 @@ def _remove_leftovers(target: Path) -> None:
 if sys.platform == "win32":
 
     def _flock(file: IO[bytes], *, shared: bool, wait: bool) -> None:
-        """Nothing is locked there, but an open file cannot be removed either."""
+        """Do nothing, because Windows cannot remove an open file anyway."""
 
     def _remove_unless_open(path: Path) -> None:
         path.unlink()
@@ -145,6 +145,6 @@ else:
 
     def _remove_unless_open(path: Path) -> None:
         with path.open("r+b") as file:
-            # Not `lock`: where there are no locks, nothing is removed.
+            # Not `lock`, which returns True on a filesystem without locks: there, nothing may be removed.
             _flock(file, shared=False, wait=False)
             path.unlink()

@@ -1,7 +1,8 @@
 """How the quantizer's codebooks learn: a start by k-means, moving averages, and revival of dead entries.
 
-All processes of a distributed run have the same codebooks. They gather the vectors for k-means. After that they add up,
-once per update, counts and sums of vectors, and a few vectors of each process to which dead entries are moved.
+All processes of a distributed run have the same codebooks. They gather the vectors for k-means. After that, each update
+adds up the counts and sums of vectors over all processes. It also shares a few vectors of each process, to which dead
+entries are moved.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from spectrostream.collectives import from_first_process, gathered, own_share, process_count, rank, summed
 
 _SMOOTHING = 1e-5  # keeps an average over almost no vectors finite
-# Entries of a level that can be revived in one update; all 1024 at once would double the exchanged data.
+# Entries of a level that one update can revive; all 1024 at once would double the exchanged data.
 _SPARE_VECTORS = 16
 
 
@@ -24,7 +25,7 @@ class CodebookStatistics(NamedTuple):
 
     Attributes:
         perplexity: `[levels]`, exp of the entropy in nats: this many equally used entries carry as much information.
-        used: `[levels]`, share of entries chosen at least `revival_threshold` times as often as the average one.
+        used: `[levels]`, share of entries that are chosen at least `revival_threshold` times as often as on average.
     """
 
     perplexity: Tensor
@@ -32,20 +33,20 @@ class CodebookStatistics(NamedTuple):
 
 
 class CodebookLearning(nn.Module):
-    """The state of the codebooks' learning; all of it is in the state dict, so that a run resumes exactly.
+    """The state of the codebooks' learning. The state dict holds all of it, so that a run resumes exactly.
 
     Args:
         shape: (levels, codebook_size, embedding_dim).
-        decay: See `QuantizerConfig`, also for the following.
-        initial_vectors: Vectors collected before k-means.
+        decay: Decay of the moving averages per update.
+        initial_vectors: Vectors that are collected before k-means.
         kmeans_iterations: Iterations of k-means.
-        revival_threshold: Usage below which an entry is dead.
+        revival_threshold: An entry is dead if its usage is below this fraction of an equal share.
 
     Attributes:
         usage: `[levels, codebook_size]`, moving average of each entry's count.
         sums: `[levels, codebook_size, embedding_dim]`, moving average of each entry's sum of vectors.
-        is_started: Whether the codebooks have started.
-        is_frozen: See `freeze`; it comes from the configuration of a run and is not saved.
+        is_started: True after k-means or `adopt`.
+        is_frozen: True after `freeze`. It is not saved, because the run's configuration determines it.
     """
 
     usage: Tensor
@@ -73,7 +74,7 @@ class CodebookLearning(nn.Module):
         self.register_buffer("usage", torch.zeros(levels, codebook_size))
         self.register_buffer("sums", torch.zeros(shape))
         self.register_buffer("collected", torch.zeros(initial_vectors, dim))
-        # -1: started. A tensor, so that it is in the state dict; the host reads it only while collecting.
+        # -1 after the start. It is a tensor, so that the state dict holds it; the host reads it only while collecting.
         self.register_buffer("collected_count", torch.zeros((), dtype=torch.int64))
         self.register_load_state_dict_post_hook(_read_started)
 
@@ -82,7 +83,7 @@ class CodebookLearning(nn.Module):
         """Collect the vectors of every process, and start the codebooks when there are enough.
 
         Args:
-            vectors: `[n, dim]`; those that are not finite are left out.
+            vectors: `[n, dim]`; vectors that are not finite are left out.
             codebooks: `[levels, codebook_size, dim]`, changed in place.
         """
         vectors = gathered(vectors)
@@ -101,8 +102,8 @@ class CodebookLearning(nn.Module):
             codebooks[level] = centroids
             residuals -= centroids[indices]
             self.usage[level] = torch.bincount(indices, minlength=codebooks.shape[1]).to(self.usage)
-        # In vectors per step, as the moving average counts. The full count of all collected vectors would keep the
-        # codebooks where an early encoder put them.
+        # In vectors per step, like the moving averages. With the count of all collected vectors, the codebooks would
+        # move too slowly away from the outputs of an early encoder.
         self.usage *= vectors_per_step / self.initial_vectors
         from_first_process(codebooks)
         from_first_process(self.usage)
@@ -111,19 +112,19 @@ class CodebookLearning(nn.Module):
 
     @torch.no_grad()
     def adopt(self, codebooks: Tensor) -> None:
-        """Start from given codebooks, as if each entry had been used once per step; nothing is collected any more."""
+        """Start from given codebooks as if each entry were used once per step; nothing is collected any more."""
         self.usage.fill_(1.0)
         self.sums.copy_(codebooks)
         self._set_started()
 
     def freeze(self, codebooks: Tensor) -> None:
-        """Keep the codebooks as they are from now on: `update` does nothing, and nothing is collected."""
+        """Keep the codebooks as they are; `update` then does nothing, and nothing is collected."""
         if not self.is_started:
             self.adopt(codebooks)
         self.is_frozen = True
 
     def statistics(self) -> CodebookStatistics:
-        """How the entries have been used so far; the same in every process."""
+        """Return how the entries have been used so far; all processes return the same."""
         share = self.usage / self.usage.sum(1, keepdim=True).clamp(min=_SMOOTHING)
         entropy = -torch.xlogy(share, share).sum(1)
         used = share * share.shape[1] >= self.revival_threshold
@@ -140,7 +141,8 @@ class CodebookLearning(nn.Module):
         Args:
             codebooks: `[levels, codebook_size, dim]`, changed in place.
             indices: `[levels, n]`, the chosen entries.
-            residuals: `[levels, n, dim]`, the vectors that each level quantized; only finite ones count.
+            residuals: `[levels, n, dim]`, the vectors that each level quantized; vectors that are not finite are left
+                out.
         """
         if self.is_frozen:
             return
@@ -158,39 +160,39 @@ class CodebookLearning(nn.Module):
         self._revive(*shared.spare_vectors())
         codebooks.copy_(self.sums / self.usage.clamp(min=_SMOOTHING)[..., None])
 
-    def _revive(self, vectors: Tensor, is_there: Tensor) -> None:
-        """Move dead entries to vectors, one each; further dead entries wait for the next update.
+    def _revive(self, vectors: Tensor, is_present: Tensor) -> None:
+        """Move each dead entry to a vector of its own; if there are too few, the rest waits for the next update.
 
         Args:
             vectors: `[levels, n, dim]`.
-            is_there: `[levels, n]`, which of them exist; those come first.
+            is_present: `[levels, n]`, which of them exist; those come first.
         """
-        # An equal share of the level's vectors, in the same units as `usage`, whatever the batch size.
+        # An equal share of the level's vectors, in the same units as `usage`, for any batch size.
         share = self.usage.mean(1, keepdim=True)
         is_dead = self.usage < self.revival_threshold * share
         turn = (is_dead.cumsum(1) - 1).clamp(0, vectors.shape[1] - 1)
-        is_dead &= is_dead.cumsum(1) <= is_there.sum(1, keepdim=True)
+        is_dead &= is_dead.cumsum(1) <= is_present.sum(1, keepdim=True)
         moved = vectors.gather(1, turn[..., None].expand(-1, -1, vectors.shape[-1]))
         self.usage.copy_(torch.where(is_dead, share, self.usage))
         self.sums.copy_(torch.where(is_dead[..., None], moved * share[..., None], self.sums))
 
 
 class _Shared(NamedTuple):
-    """What the processes add up in one update: views into one tensor, so that a single exchange is enough.
+    """What the processes add up in one update: views into one tensor, so that one exchange is enough.
 
     Attributes:
         numbers: One-dimensional, everything below.
-        counts: `[levels, codebook_size]`, of vectors that chose an entry.
-        sums: `[levels, codebook_size, dim]`, of vectors that chose an entry.
+        counts: `[levels, codebook_size]`, number of vectors that chose an entry.
+        sums: `[levels, codebook_size, dim]`, sum of the vectors that chose an entry.
         spare: `[levels, processes, n, dim]`, vectors for dead entries; each process fills its own part.
-        lots: `[levels, processes, n]`, a random number above 0 for each spare vector that exists.
+        priorities: `[levels, processes, n]`, a random number above 0 for each spare vector that exists.
     """
 
     numbers: Tensor
     counts: Tensor
     sums: Tensor
     spare: Tensor
-    lots: Tensor
+    priorities: Tensor
 
     @classmethod
     def zeros(cls, shape: torch.Size, *, like: Tensor) -> _Shared:
@@ -203,29 +205,29 @@ class _Shared(NamedTuple):
         return cls(numbers, *(part.view(one) for part, one in parts))
 
     def offer_spare_vectors(self, vectors: Tensor, is_present: Tensor) -> None:
-        """Fill this process's part with different vectors, drawn at random.
+        """Fill this process's part with vectors that are drawn at random, without repetition.
 
         Args:
             vectors: `[levels, n, dim]`.
             is_present: `[levels, n]`, which of them are finite.
         """
         levels, count, dim = vectors.shape
-        # Above 0; drawn as one process with the vectors of all would draw them.
-        lots = 1 - own_share(torch.rand(count * process_count(), levels, device=vectors.device)).T
-        drawn = (lots * is_present).topk(min(_SPARE_VECTORS, count), dim=1)
-        place = drawn.indices.shape[1]
-        self.lots[:, rank(), :place] = drawn.values
-        self.spare[:, rank(), :place] = vectors.gather(1, drawn.indices[..., None].expand(-1, -1, dim))
+        # Above 0. Each process draws for all, so that one process with all vectors would draw the same.
+        priorities = 1 - own_share(torch.rand(count * process_count(), levels, device=vectors.device)).T
+        drawn = (priorities * is_present).topk(min(_SPARE_VECTORS, count), dim=1)
+        filled = drawn.indices.shape[1]
+        self.priorities[:, rank(), :filled] = drawn.values
+        self.spare[:, rank(), :filled] = vectors.gather(1, drawn.indices[..., None].expand(-1, -1, dim))
 
     def spare_vectors(self) -> tuple[Tensor, Tensor]:
-        """The vectors with the highest lots of all processes, `[levels, n, dim]`, and which exist, `[levels, n]`."""
-        best = self.lots.flatten(1).topk(_SPARE_VECTORS, dim=1)
+        """Return the vectors of highest priority, `[levels, n, dim]`, and which of them exist, `[levels, n]`."""
+        best = self.priorities.flatten(1).topk(_SPARE_VECTORS, dim=1)
         index = best.indices[..., None].expand(-1, -1, self.spare.shape[-1])
         return self.spare.flatten(1, 2).gather(1, index), best.values > 0
 
 
 def _are_finite(vectors: Tensor) -> Tensor:
-    """`[.., dim]` to `[..]`: whether a vector's squared length is a finite number, so that sums of vectors are too."""
+    """Map `[.., dim]` to `[..]`: True if a vector's squared length is finite, because then sums of vectors are too."""
     return vectors.square().sum(-1).isfinite()
 
 
@@ -236,16 +238,17 @@ def _read_started(module: nn.Module, _incompatible: object) -> None:
 
 @torch.no_grad()
 def kmeans(vectors: Tensor, clusters: int, iterations: int) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm, started from distinct random vectors.
+    """Run Lloyd's algorithm, started from distinct random vectors.
+
+    A cluster that loses all its vectors restarts from a random one.
 
     Args:
         vectors: `[n, dim]`.
         clusters: Number of centroids.
-        iterations: Of assignment and mean.
+        iterations: Number of times that vectors are assigned and centroids are computed.
 
     Returns:
-        Centroids `[clusters, dim]` and the nearest one's index for each vector, `[n]`. A cluster that loses all its
-        vectors restarts from a random one.
+        Centroids `[clusters, dim]`, and for each vector the index of the nearest one, `[n]`.
     """
     centroids = vectors[torch.randperm(len(vectors), device=vectors.device)[:clusters]].clone()
     for _ in range(iterations):
@@ -258,9 +261,9 @@ def kmeans(vectors: Tensor, clusters: int, iterations: int) -> tuple[Tensor, Ten
 
 
 def nearest_entries(vectors: Tensor, codebook: Tensor, squared_norms: Tensor) -> Tensor:
-    """Index of the nearest entry: argmin of |c|^2 - 2 x.c, the lowest index on a tie.
+    """Return the index of the nearest entry: argmin of |c|^2 - 2 x.c, the lowest index on a tie.
 
-    Always in float32: with distances in bfloat16, training would choose other entries than encoding does.
+    Distances are float32 also under autocast. In bfloat16, training would choose other entries than encoding does.
 
     Args:
         vectors: `[n, dim]`.

@@ -24,15 +24,15 @@ from spectrostream.streaming import Span, StreamState
 from spectrostream.weight_files.pretrained import LoadedWeights, find_weights
 
 SAMPLE_RATE = 48000
-PIECE_TOKENS = 250  # `encode` and `decode` go through a long signal in pieces of 10 s, so that memory stays bounded
+CHUNK_TOKENS = 250  # `encode` and `decode` process a long signal in chunks of 10 s, so that memory stays bounded
 
 
 class SpectroStream(TrainableCodec):
-    """The codec; a `spectrostream.interface.TrainableCodec`.
+    """The SpectroStream codec.
 
-    Token t of an N-sample signal stands for samples 1920t .. 1920t + 1919 and sees the front-end's look-ahead beyond
-    them (480 samples for the STFT); the decoder looks one embedding ahead: it drops the frames of its first token, and
-    one zero embedding is appended at the end.
+    Token t stands for samples 1920t .. 1920t + 1919. It also depends on the front-end's look-ahead after them (480
+    samples for the STFT). The decoder looks one embedding ahead: it drops the frames of its first token, and one zero
+    embedding is appended at the end.
     """
 
     sample_rate = SAMPLE_RATE
@@ -75,70 +75,76 @@ class SpectroStream(TrainableCodec):
         cls, source: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None,
         local_files_only: bool = False,
     ) -> SpectroStream:  # fmt: skip
-        """A trained codec in evaluation mode; see `spectrostream.weights.load_pretrained` for what `source` may be.
-
-        A file of ours, the folder of a run, a folder with the officially released files, or a hub id `owner/name`.
-        """
+        """Load a trained codec in evaluation mode; see `spectrostream.weights.load_pretrained` for the arguments."""
         found = find_weights(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
         return cls.from_weights(found).eval()
 
     @classmethod
     def from_weights(cls, weights: LoadedWeights) -> SpectroStream:
-        """A codec of these weights, whose codebooks go on learning from where they are. Raises as they do."""
+        """Build a codec from weights; its codebooks start with the loaded entries.
+
+        Raises:
+            WeightsError: The weights do not fit.
+        """
         codec = weights.load_into(cls)
         codec.adopt_codebooks()
         return codec
 
     def adopt_codebooks(self) -> None:
-        """See `TrainableCodec`."""
+        """See `TrainableCodec.adopt_codebooks`."""
         self.quantizer.learning.adopt(self.quantizer.codebooks)
 
     def codebook_statistics(self) -> CodebookStatistics | None:
-        """See `TrainableCodec`."""
+        """See `TrainableCodec.codebook_statistics`."""
         learning = self.quantizer.learning
         return learning.statistics() if learning.is_started else None
 
     def freeze_part(self, part: str) -> None:
-        """See `TrainableCodec`; the codebooks stand still at once."""
+        """See `TrainableCodec.freeze_part`."""
         if part == "codebooks":
             self.quantizer.learning.freeze(self.quantizer.codebooks)
         else:
             self.get_submodule(part).requires_grad_(False)
 
     def for_inference(self, *, precision: str = "float32", compile: bool = False) -> SpectroStream:
-        """A copy of this codec that encodes and decodes faster, and does nothing else.
+        """Copy the codec for fast encoding and decoding; the copy cannot be trained.
 
-        precision: "float32": on a CPU the codec's own matrix products (`spectrostream.cpu_inference.stacks`), equal to
-            this codec within rounding (1e-5 of the peak; a code differs where two entries are almost equally near);
-            "bfloat16": the library's convolutions in bfloat16, for processors with matrix units for it. It changes some
-            codes and costs quality (BENCHMARKS.md has the measurement);
-            "int8": 8-bit products (`spectrostream.cpu_inference.int8_layers`) on a CPU, for the spectral front-ends.
-            With VNNI it decodes 1.2 to 1.4 times as fast as float32 where that was measured, and encodes no faster;
-            without VNNI it works, in two products for one and so slower. It changes more codes than bfloat16 does. It
-            needs no calibration, and pieces give what the whole gives. The copy holds its weights in a form that cannot
-            be saved: save this codec.
-        compile: `torch.compile` for the library's convolutions; the first calls take minutes and need a C++ compiler.
+        - "float32" uses matrix products of our own on a CPU (`spectrostream.cpu_inference.stacks`). The result is equal
+          within rounding (1e-5 of the peak); a code differs only if two entries are almost equally near.
+        - "bfloat16" uses the library's convolutions, for processors with bfloat16 matrix units. Some codes change and
+          quality falls (measured in BENCHMARKS.md).
+        - "int8" uses 8-bit products (`spectrostream.cpu_inference.int8_layers`) on a CPU, for the spectral front-ends.
+          More codes change than with bfloat16. With VNNI, decoding was measured 1.2 to 1.4 times as fast as float32,
+          encoding no faster. Without VNNI it is slower, because each product is computed as two. It needs no
+          calibration. The copy cannot be saved; save the original codec.
 
-        Raises ValueError for another precision, Int8UnavailableError (a UserError) where int8 is not possible.
+        Args:
+            precision: "float32", "bfloat16" or "int8".
+            compile: Use `torch.compile` for the library's convolutions. The first calls take minutes and need a C++
+                compiler.
+
+        Raises:
+            ValueError: The precision is not known.
+            Int8UnavailableError: int8 is not possible here.
         """
         return for_inference(self, precision=precision, compile=compile)
 
     @property
     def latency_samples(self) -> int:
-        """Delay of the output stream when streaming in blocks of one token: 3840 (80 ms; STFT) or 1920 (waveform).
+        """Delay in samples when streaming in blocks of one token: 3840 (80 ms) with the STFT, 1920 with the waveform.
 
-        Output block b waits for token b + 1, and that for the blocks which its front-end's look-ahead reaches.
+        Output block b needs token b + 1, and this token needs the front-end's look-ahead.
         """
         return SAMPLES_PER_TOKEN * (1 + math.ceil(self.frontend.look_ahead / SAMPLES_PER_TOKEN))
 
     def token_span(self, token: int) -> Span:
-        """First and last sample that a token can depend on; before sample 0 lies silence."""
+        """Return the first and last sample that a token can depend on; samples before 0 are silence."""
         first, last = self.encoder.input_span(token, token)
         hop = self.frontend.hop_length
         return first * hop, (last + 1) * hop - 1 + self.frontend.look_ahead
 
     def block_span(self, block: int) -> Span:
-        """First and last token that the output samples 1920 * block .. 1920 * block + 1919 can depend on."""
+        """Return the first and last token that the output samples 1920 * block .. 1920 * block + 1919 can depend on."""
         frames = self.frontend.synthesis_span(SAMPLES_PER_TOKEN * block, SAMPLES_PER_TOKEN * (block + 1) - 1)
         first, last = (frame + self.frames_per_token for frame in frames)
         return self.decoder.input_span(first, last)
@@ -150,12 +156,12 @@ class SpectroStream(TrainableCodec):
 
     @property
     def codebook_parameters(self) -> int:
-        """Numbers in all codebooks; they are buffers, so not among `parameters()`."""
+        """Number of values in all codebooks, which are buffers and not `parameters()`."""
         return self.quantizer.codebooks.numel()
 
     @property
     def network_parameters(self) -> int:
-        """Numbers in the networks."""
+        """Number of parameters in encoder and decoder."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     @property
@@ -169,11 +175,15 @@ class SpectroStream(TrainableCodec):
         return (module for module in self.modules() if isinstance(module, EncoderBlock | DecoderBlock))
 
     def kbps(self, levels: int) -> float:
-        """Rate of all channels together."""
+        """Return the rate of all channels together, in kilobits per second."""
         return levels * self.config.quantizer.bits_per_index * self.sample_rate / SAMPLES_PER_TOKEN / 1000
 
     def levels_at(self, kbps: float) -> int:
-        """The most levels whose rate is at most `kbps`; ValueError if that is none, or more than were trained."""
+        """Return the most levels whose rate is at most `kbps`.
+
+        Raises:
+            ValueError: The rate is below that of one level or above that of all levels.
+        """
         levels = int(kbps / self.kbps(1) + 1e-9) if math.isfinite(kbps) else 0
         if not 1 <= levels <= self.levels:
             raise ValueError(
@@ -183,37 +193,52 @@ class SpectroStream(TrainableCodec):
         return levels
 
     def bits(self, codes: Tensor) -> int:
-        """Bits of one example's codes `[batch, levels, frames]`; absent ones cost nothing."""
+        """Return the bits of one example's codes `[batch, levels, frames]`; absent codes have none."""
         return round(int((codes[0] != ABSENT).sum()) * self.config.quantizer.bits_per_index)
 
     def encode(self, audio: Tensor, *, levels: int | Tensor | None = None, kbps: float | None = None) -> Tensor:
-        """Audio `[batch, channels, samples]` to int64 codes `[batch, levels, ceil(samples / 1920)]`.
+        """Encode audio; without `levels` and `kbps`, to all levels.
 
-        A mono signal `[batch, 1, samples]` is tiled to the codec's channels, as in the official implementation.
-        levels: how many, or int64 `[batch]`: how many for each example (the others' codes are then -1); or
-        kbps: the rate of all channels together, rounded down to whole levels; neither: all levels.
-        Raises ValueError for another number of channels, no samples, or levels that are not whole or were not trained.
+        Args:
+            audio: `[batch, channels, samples]` in [-1, 1]. Mono, `[batch, 1, samples]`, is tiled to the codec's
+                channels, as in the official implementation.
+            levels: One number, or int64 `[batch]`, one for each example; codes above an example's number are -1.
+            kbps: The rate of all channels together, rounded down to whole levels.
+
+        Returns:
+            int64 codes `[batch, levels, ceil(samples / 1920)]`.
+
+        Raises:
+            ValueError: The audio has another number of channels or no samples, the levels are not possible, or both
+                levels and kbps are given.
         """
         stream = EncoderStream(self, self._chosen_levels(levels, kbps))
-        pieces = audio.split(PIECE_TOKENS * SAMPLES_PER_TOKEN, dim=-1)
-        return torch.cat([*(stream.push(piece) for piece in pieces), stream.finish()], dim=-1)
+        chunks = audio.split(CHUNK_TOKENS * SAMPLES_PER_TOKEN, dim=-1)
+        return torch.cat([*(stream.push(chunk) for chunk in chunks), stream.finish()], dim=-1)
 
     def decode(self, codes: Tensor, *, length: int | None = None) -> Tensor:
-        """Codes `[batch, levels, frames]` to audio `[batch, channels, length]`.
+        """Decode codes.
 
-        length: samples (default: all that the codes stand for). A code of -1 is absent and adds nothing.
-        Raises ValueError if the codes do not stand for `length` samples, or are not of this codec.
+        Args:
+            codes: int64 `[batch, levels, frames]`; a code of -1 is absent and adds nothing.
+            length: Samples of the audio, 1920 * (frames - 1) + 1 .. 1920 * frames (default: the highest).
+
+        Returns:
+            Audio `[batch, channels, length]`.
+
+        Raises:
+            ValueError: The length does not fit the frames, or the codes are not possible with this codec.
         """
         length = codes.shape[-1] * SAMPLES_PER_TOKEN if length is None else length
         self.require_length(codes.shape[-1], length)
         stream = DecoderStream(self)
-        pieces = codes.split(PIECE_TOKENS, dim=-1)
-        return torch.cat([*(stream.push(piece) for piece in pieces), stream.finish(length)], dim=-1)
+        chunks = codes.split(CHUNK_TOKENS, dim=-1)
+        return torch.cat([*(stream.push(chunk) for chunk in chunks), stream.finish(length)], dim=-1)
 
     def streaming(
         self, batch_size: int = 1, *, levels: int | Tensor | None = None, kbps: float | None = None
     ) -> CodecStream:
-        """A stream, or a batch of streams in lockstep; `levels` and `kbps` as in `encode`. See `CodecStream`."""
+        """Return a stream, or a batch of streams in lockstep; see `CodecStream`, and `encode` for the rate."""
         return CodecStream(self, self._chosen_levels(levels, kbps), batch_size)
 
     def _chosen_levels(self, levels: int | Tensor | None, kbps: float | None) -> int | Tensor:
@@ -237,7 +262,7 @@ class SpectroStream(TrainableCodec):
             return operator.index(levels)
         except TypeError:
             raise ValueError(
-                f"levels = {levels!r} is no whole number; allowed: 0..{self.levels}, or int64 [batch]"
+                f"levels = {levels!r} is not a whole number; allowed: 0..{self.levels}, or int64 [batch]"
             ) from None
 
     def _require_levels(self, levels: int) -> None:
@@ -248,7 +273,11 @@ class SpectroStream(TrainableCodec):
             )
 
     def require_codes(self, codes: Tensor) -> None:
-        """Raises ValueError unless `codes` are int64 `[batch, levels, frames]`, entries of this codec's codebooks."""
+        """Check that codes are int64 `[batch, levels, frames]` and indices of this codec's codebooks.
+
+        Raises:
+            ValueError: They are not.
+        """
         if codes.ndim != 3 or codes.dtype != torch.int64:
             raise ValueError(f"codes are {codes.dtype} {list(codes.shape)}; allowed: int64 [batch, levels, frames]")
         self._require_levels(codes.shape[1])
@@ -259,7 +288,11 @@ class SpectroStream(TrainableCodec):
             )
 
     def require_length(self, frames: int, length: int) -> None:
-        """Raises ValueError unless so many frames of codes stand for `length` samples."""
+        """Check that `frames` frames of codes stand for `length` samples.
+
+        Raises:
+            ValueError: They do not.
+        """
         if frames == 0:
             raise ValueError("0 frames of codes stand for no sample; allowed: 1 frame or more")
         if frames != -(-length // SAMPLES_PER_TOKEN):
@@ -269,7 +302,11 @@ class SpectroStream(TrainableCodec):
             )
 
     def with_all_channels(self, audio: Tensor) -> Tensor:
-        """Audio that `encode` takes, mono tiled to the codec's channels. Raises ValueError for another shape."""
+        """Check the shape of `encode`'s audio, and tile mono to the codec's channels.
+
+        Raises:
+            ValueError: The audio has another shape.
+        """
         if audio.ndim != 3 or audio.shape[1] not in (1, self.channels) or audio.shape[2] == 0:
             raise ValueError(
                 f"audio has the shape {tuple(audio.shape)}; "
@@ -278,27 +315,28 @@ class SpectroStream(TrainableCodec):
         return audio.expand(-1, self.channels, -1)
 
     def forward(self, audio: Tensor) -> Reconstruction:
-        """One training pass: random levels and bypass per example; the codebooks learn."""
+        """See `TrainableCodec.forward`; each example draws its levels and bypass, and the codebooks learn."""
         quantized = self.quantizer(self.embed(audio))
         return Reconstruction(self.synthesize(quantized.embeddings, audio.shape[-1]), quantized.commitment_loss)
 
     def embed(self, audio: Tensor) -> Tensor:
-        """Audio `[batch, channels, samples]` to embeddings, `[batch, embedding_dim * tokens, ceil(samples / 1920)]`.
+        """Compute the embeddings of audio `[batch, channels, samples]`.
 
-        tokens: 1, or the channel groups where they are never joined.
+        Returns:
+            `[batch, embedding_dim * token_groups, ceil(samples / 1920)]`.
         """
         return self.encoder(self.analysis(self.with_all_channels(audio)))
 
     def synthesize(self, embeddings: Tensor, length: int) -> Tensor:
-        """What `embed` gives to audio `[batch, channels, length]`, length <= 1920 * frames."""
+        """Decode embeddings to audio `[batch, channels, length]`, where length <= 1920 * frames."""
         features = self.decoder(F.pad(embeddings, (0, 1)))[..., self.frames_per_token :, :]
         return self.synthesis(features)[..., :length]
 
     def analysis(self, audio: Tensor) -> Tensor:
-        """The front-end's features, channels in the order of their groups."""
+        """Compute the front-end's features, with the channels in the order of their groups."""
         return self.frontend.analysis(audio if self._order is None else audio[:, self._order])
 
     def synthesis(self, features: Tensor, state: StreamState | None = None) -> Tensor:
-        """The front-end's audio, channels in their own order again."""
+        """Compute the front-end's audio, with the channels in their original order."""
         audio = self.frontend.synthesis(features, state)
         return audio if self._order is None else audio[:, torch.tensor(self._order).argsort()]

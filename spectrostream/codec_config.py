@@ -1,4 +1,4 @@
-"""What makes one SpectroStream: front-end, widths, fusion and split point, quantizer."""
+"""The configuration of a SpectroStream: front-end, widths, fusion and split point, quantizer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spectrostream.quantizer import QuantizerConfig
 
 @dataclass(frozen=True)
 class SpectroStreamConfig:
-    """Everything that makes one SpectroStream; the defaults are the released layout."""
+    """The configuration of a SpectroStream; the defaults are those of the released weights."""
 
     kind: str = "spectrostream"
     """The tag that selects this codec. Allowed: spectrostream."""
@@ -21,9 +21,9 @@ class SpectroStreamConfig:
     channels: int = 2
     """Audio channels of input and output. Allowed: 1 or more."""
     channel_groups: tuple[tuple[int, ...], ...] = ()
-    """Channels that the first convolution sees together, as lists of channel indices of one size, for instance [[0, 1],
-    [2, 3], [4, 5]] for the pairs of 5.1. Fusion joins the groups and the split separates them; they share weights.
-    Allowed: each channel once, or [] for each channel alone."""
+    """Channels that the first convolution sees together: lists of channel indices, all of one size, for instance
+    [[0, 1], [2, 3], [4, 5]] for the pairs of 5.1. Fusion joins the groups and the split separates them; they share
+    weights. Allowed: each channel once, or [] for each channel alone."""
     encoder_width: int = 32
     """Features after the encoder's first convolution. Allowed: 1 or more. Source: official implementation."""
     decoder_width: int = 64
@@ -32,8 +32,8 @@ class SpectroStreamConfig:
     """Features of a token. Allowed: 1 or more. Source: official implementation."""
     fusion: int | str = 6
     """Encoder block before which the channel groups are joined; 7 is the bottleneck block. With "input" the first
-    convolution sees all channels (the official "no split"). With "never" each group has tokens of its own and they
-    share the levels, so that the rate is the same. Allowed: 0 to 7, input, never. Source: official implementation."""
+    convolution sees all channels (the official "no split"). With "never" each group has tokens of its own; they divide
+    the levels, so that the rate is the same. Allowed: 0 to 7, input, never. Source: official implementation."""
     split: int | str = 6
     """Decoder block at which the groups are separated, the mirror image of `fusion`. Allowed: 0 to 7, output, never.
     Source: official implementation."""
@@ -47,7 +47,7 @@ class SpectroStreamConfig:
             if getattr(self, key) < 1:
                 raise ValueError(f"model.{key} = {getattr(self, key)} is not possible; allowed: 1 or more")
         self._require_groups()
-        # Lists, as files have them, would make two equal configurations differ.
+        # Files have lists, and a list never equals a tuple.
         object.__setattr__(self, "channel_groups", tuple(tuple(group) for group in self.channel_groups))
         for key, outermost in (("fusion", "input"), ("split", "output")):
             self._require_position(key, outermost)
@@ -64,7 +64,7 @@ class SpectroStreamConfig:
         if not isinstance(groups, list | tuple) or not all(isinstance(group, list | tuple) for group in groups):
             return False
         members = [channel for group in groups for channel in group]
-        if not all(type(channel) is int for channel in members):  # True is no channel, though it equals one
+        if not all(type(channel) is int for channel in members):  # True equals 1, but is not a channel
             return False
         is_even = len({len(group) for group in groups}) <= 1
         return not groups or (is_even and sorted(members) == list(range(self.channels)))
@@ -90,7 +90,7 @@ class SpectroStreamConfig:
 
     @property
     def groups(self) -> list[list[int]]:
-        """The channel groups, spelled out."""
+        """The channel groups; each channel alone if the configuration has none."""
         return [list(group) for group in self.channel_groups] or [[channel] for channel in range(self.channels)]
 
     @property
@@ -105,16 +105,16 @@ class SpectroStreamConfig:
 
     @property
     def token_groups(self) -> int:
-        """Tokens in a frame: one for each group where they are never joined."""
+        """Tokens in a frame: one per group if the groups are never joined, else 1."""
         return self.encoder_groups if self.fusion == "never" else 1
 
     def block_index(self, position: int | str) -> int:
-        """`fusion` or `split` as a block's index, counted as the encoder's; one after the last block for "never"."""
+        """Return the index of the encoder block that `fusion` or `split` names; one after the last for "never"."""
         if isinstance(position, int):
             return position
         return self._last_block + 1 if position == "never" else 0
 
 
 def _lists(value: object) -> object:
-    """As one types it."""
+    """Return the value with lists instead of tuples, as users write it."""
     return [_lists(part) for part in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Encoding and decoding piece by piece: what a whole signal gives, in bounded memory and with bounded delay."""
+"""Encoding and decoding in chunks: the same result as for a whole signal, with bounded memory and bounded delay."""
 
 from __future__ import annotations
 
@@ -13,56 +13,65 @@ from spectrostream.streaming import StreamState
 
 
 class StreamableCodec(Protocol):
-    """What a stream asks of its codec; `spectrostream.codec.SpectroStream` says what each of them is."""
+    """What a stream needs of its codec; `spectrostream.codec.SpectroStream` documents it."""
 
     frames_per_token: int
     quantizer: ResidualVectorQuantizer
 
     @property
     def frontend(self) -> FrontEnd:
-        """Its look-ahead."""
+        """The front-end."""
 
     @property
     def encoder(self) -> nn.Module:
-        """Features and a `StreamState` to embeddings."""
+        """The encoder, which takes features and a `StreamState`."""
 
     @property
     def decoder(self) -> nn.Module:
-        """Embeddings and a `StreamState` to features."""
+        """The decoder, which takes embeddings and a `StreamState`."""
 
     @property
     def channels(self) -> int:
         """Audio channels."""
 
     def with_all_channels(self, audio: Tensor) -> Tensor:
-        """Audio of the codec's channels, or ValueError."""
+        """See `SpectroStream.with_all_channels`."""
 
     def analysis(self, audio: Tensor) -> Tensor:
-        """Audio to features."""
+        """See `SpectroStream.analysis`."""
 
     def synthesis(self, features: Tensor, state: StreamState | None = None) -> Tensor:
-        """Features to audio."""
+        """See `SpectroStream.synthesis`."""
 
     def require_codes(self, codes: Tensor) -> None:
-        """ValueError unless they are this codec's codes."""
+        """See `SpectroStream.require_codes`."""
 
     def require_length(self, frames: int, length: int) -> None:
-        """ValueError unless so many frames of codes stand for so many samples."""
+        """See `SpectroStream.require_length`."""
 
 
-def require_batch(given: int, streams: int) -> None:
-    """Raises ValueError if a piece of so many streams cannot continue a batch of `streams`."""
-    if given != streams:
-        raise ValueError(f"a piece of {given} streams was given; allowed: pieces of the batch size {streams}")
+def require_batch(given: int, batch_size: int) -> None:
+    """Check the batch size of a chunk.
+
+    Raises:
+        ValueError: It differs from that of the stream.
+    """
+    if given != batch_size:
+        raise ValueError(f"a chunk with batch size {given} was given; allowed: {batch_size}, as the stream has")
 
 
 class EncoderStream:
-    """Audio in pieces of any length to codes; the pieces' codes side by side are those of the whole signal.
+    """An encoder for audio in chunks of any length; the concatenated codes are those of the whole signal.
 
-    A token comes out once its own 1920 samples and the front-end's look-ahead are there. A batch holds independent
+    A token is returned when its own 1920 samples and the front-end's look-ahead have arrived. A batch holds independent
     streams that start and end together.
 
-    levels: as `SpectroStream.encode`'s.
+    Args:
+        codec: The codec.
+        levels: See `SpectroStream.encode`.
+
+    Attributes:
+        samples: Samples that have arrived.
     """
 
     def __init__(self, codec: StreamableCodec, levels: int | Tensor) -> None:
@@ -71,18 +80,25 @@ class EncoderStream:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything: the next piece starts a new signal."""
+        """Forget everything; the next chunk starts a new signal."""
         self._state = StreamState()
         self._pending: Tensor | None = None
-        # Of the codebooks as they are when the signal starts: looked up for every token, and as large as they are.
+        # Computed once per signal, because short chunks would spend much of their time on it.
         self._squared_norms: Tensor | None = None
         self.samples = 0
 
     @torch.no_grad()
     def push(self, audio: Tensor) -> Tensor:
-        """The next piece `[batch, channels, samples]` to the codes that it completes, `[batch, levels, frames]`.
+        """Encode the next chunk.
 
-        Raises ValueError for another shape than `SpectroStream.encode` takes, or another batch than before.
+        Args:
+            audio: `[batch, channels, samples]`.
+
+        Returns:
+            The codes that the chunk completes, `[batch, levels, frames]`.
+
+        Raises:
+            ValueError: `SpectroStream.encode` does not accept the audio, or its batch size differs from before.
         """
         audio = self._codec.with_all_channels(audio)
         if isinstance(self._levels, Tensor) and len(self._levels) != len(audio):
@@ -94,7 +110,7 @@ class EncoderStream:
         self.samples += audio.shape[-1]
         look_ahead = self._codec.frontend.look_ahead
         tokens = max(pending.shape[-1] - look_ahead, 0) // SAMPLES_PER_TOKEN
-        # A copy, so that a long piece is not held by its last samples.
+        # A copy, so that the last samples do not keep the whole chunk in memory.
         self._pending = pending[..., tokens * SAMPLES_PER_TOKEN :].clone()
         if tokens == 0:
             return self._no_codes(len(audio))
@@ -104,10 +120,14 @@ class EncoderStream:
 
     @torch.no_grad()
     def finish(self) -> Tensor:
-        """The codes of what is left, `[batch, levels, 0..2]`; then as after `reset`."""
+        """Return the codes of the remaining samples, `[batch, levels, 0..2]`, and reset the stream.
+
+        Raises:
+            ValueError: No audio has arrived.
+        """
         pending = self._pending
         if pending is None:
-            raise ValueError("nothing was encoded: push at least one piece of audio before finish")
+            raise ValueError("nothing was encoded: push at least one chunk of audio before finish")
         codes = self._codes(self._codec.analysis(pending)) if pending.shape[-1] else self._no_codes(len(pending))
         self.reset()
         return codes
@@ -124,9 +144,12 @@ class EncoderStream:
 
 
 class DecoderStream:
-    """Codes in pieces of any length to audio; the pieces side by side are the decoded whole.
+    """A decoder for codes in chunks of any length; the concatenated audio is that of the whole signal.
 
     The decoder looks one token ahead, so the first token gives no audio yet.
+
+    Attributes:
+        frames: Frames of codes that have arrived.
     """
 
     def __init__(self, codec: StreamableCodec) -> None:
@@ -134,17 +157,23 @@ class DecoderStream:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything: the next piece starts a new signal."""
+        """Forget everything; the next chunk starts a new signal."""
         self._state = StreamState()
         self._batch: int | None = None
         self.frames = 0
 
     @torch.no_grad()
     def push(self, codes: Tensor) -> Tensor:
-        """The next codes `[batch, levels, frames]` to the audio that they complete, `[batch, channels, samples]`.
+        """Decode the next chunk.
 
-        Their levels may change from piece to piece. Raises ValueError for codes that `SpectroStream.decode` refuses,
-        or another batch than before.
+        Args:
+            codes: `[batch, levels, frames]`; the number of levels may change from chunk to chunk.
+
+        Returns:
+            The audio that the chunk completes, `[batch, channels, samples]`.
+
+        Raises:
+            ValueError: `SpectroStream.decode` does not accept the codes, or their batch size differs from before.
         """
         self._codec.require_codes(codes)
         if self._batch is not None:
@@ -153,17 +182,21 @@ class DecoderStream:
 
     @torch.no_grad()
     def finish(self, length: int | None = None) -> Tensor:
-        """The audio of the last token; then as after `reset`.
+        """Return the audio of the last token, and reset the stream.
 
-        length: samples of the whole signal, 1920 * (tokens - 1) + 1 .. 1920 * tokens (default: the highest).
+        Args:
+            length: Samples of the whole signal, 1920 * (frames - 1) + 1 .. 1920 * frames (default: the highest).
+
+        Raises:
+            ValueError: No codes have arrived, or the length does not fit them.
         """
         if self._batch is None:
             raise ValueError("nothing was decoded: push at least one token before finish")
         length = SAMPLES_PER_TOKEN * self.frames if length is None else length
         self._codec.require_length(self.frames, length)
-        given_out = SAMPLES_PER_TOKEN * (self.frames - 1)
+        returned = SAMPLES_PER_TOKEN * (self.frames - 1)
         zero = self._codec.quantizer.decode(torch.zeros(self._batch, 0, 1, dtype=torch.int64))
-        audio = self._audio(zero)[..., : length - given_out]
+        audio = self._audio(zero)[..., : length - returned]
         self.reset()
         return audio
 
@@ -183,7 +216,7 @@ class DecoderStream:
 
 
 class CodecStream:
-    """Both directions of one stream (or of a batch in lockstep), and the way through both.
+    """An encoder and a decoder for one stream, or for a batch of streams in lockstep.
 
         with codec.streaming(kbps=8.0) as stream:
             for block in blocks:              # [batch, channels, samples], for instance 1920 samples
@@ -192,8 +225,16 @@ class CodecStream:
             last = stream.decode(stream.finish_encoding())
             end = stream.finish_decoding(length=samples)
 
-    In blocks of 1920 samples the audio lags `codec.latency_samples` behind. A `with` block starts and ends with an
-    empty state.
+    With blocks of 1920 samples, the audio is `codec.latency_samples` late. A `with` block starts and ends with an empty
+    state.
+
+    Args:
+        codec: The codec.
+        levels: See `SpectroStream.encode`.
+        batch_size: Number of streams.
+
+    Raises:
+        ValueError: The batch size is below 1.
     """
 
     def __init__(self, codec: StreamableCodec, levels: int | Tensor, batch_size: int) -> None:
@@ -211,7 +252,7 @@ class CodecStream:
         self.reset()
 
     def reset(self) -> None:
-        """Both directions start anew."""
+        """Forget everything; the next chunks start a new signal."""
         self._encoder.reset()
         self._decoder.reset()
 
@@ -234,11 +275,11 @@ class CodecStream:
         return self._decoder.finish(length)
 
     def through(self, audio: Tensor) -> Tensor:
-        """The next piece, encoded and decoded: what it completes, `[batch, channels, samples]`."""
+        """Encode and decode the next chunk; return the audio that it completes, `[batch, channels, samples]`."""
         return self.decode(self.encode(audio))
 
     def finish(self) -> Tensor:
-        """The rest of what went `through`, to the exact length."""
+        """Return the rest of the audio that `through` has not returned, to the exact length, and reset both streams."""
         length = self._encoder.samples
         codes = self._encoder.finish()
         rest = self._decoder.push(codes)

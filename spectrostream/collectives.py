@@ -1,4 +1,4 @@
-"""Exchange between the processes that train together; with a single process each function leaves its input as it is."""
+"""Exchange between the processes that train together. With a single process, each function keeps its input."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from torch import Tensor, distributed
 
 
 def process_count() -> int:
-    """Number of processes that train together."""
+    """Return the number of processes that train together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return distributed.get_rank() if process_count() > 1 else 0
 
 
 def own_share(values: Tensor) -> Tensor:
-    """This process's part of values for the examples of all processes, in the order of their ranks."""
+    """Return this process's part of values for the examples of all processes, which are in the order of the ranks."""
     return values.chunk(process_count())[rank()]
 
 
@@ -28,7 +28,7 @@ def summed(tensor: Tensor) -> None:
 
 
 def gathered(vectors: Tensor) -> Tensor:
-    """Vectors `[n, dim]` of every process, in the order of their ranks: `[processes * n, dim]`."""
+    """Return the vectors `[n, dim]` of every process, in the order of the ranks: `[processes * n, dim]`."""
     if process_count() == 1:
         return vectors
     parts = [torch.empty_like(vectors) for _ in range(process_count())]

@@ -1,4 +1,4 @@
-"""Configurations out of plain keys and values, as files hold them."""
+"""Configurations from plain keys and values, as files hold them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ C = TypeVar("C")
 
 
 def kind_of(plain: Any) -> Any:
-    """The kind of codec that the keys and values name; None if they name none."""
+    """Return the kind of codec that the keys and values name; None if they name none."""
     return plain.get("kind") if isinstance(plain, dict) else None
 
 
 def config_of(schema: type[C], plain: Any) -> C:
-    """Inverse of `dataclasses.asdict` and of `identity_of`: an object of the dataclass `schema` and of its sections.
+    """Build a configuration from a dictionary: the inverse of `dataclasses.asdict` and of `identity_of`.
 
-    A key that is missing because it was added later gets its neutral value, another one its default.
+    A missing key gets its neutral value if it is an added key, otherwise its default.
+
+    Args:
+        schema: The dataclass; its sections are dataclasses too.
+        plain: The keys and values.
 
     Raises:
-        ValueError: for an unknown key, for something else than keys and values, and as `schema` does.
+        ValueError: A key is unknown, `plain` is not a dictionary, or `schema` does not allow a value.
     """
     if not isinstance(plain, dict):
         raise ValueError(f"{schema.__name__} is made of keys and values, not of {plain!r}")

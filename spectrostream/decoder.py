@@ -1,4 +1,4 @@
-"""The decoder: embeddings through a residual stack that separates the channel groups at the split block."""
+"""The decoder: a residual stack that separates the channel groups at the split block."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from spectrostream.streaming import Span, StreamState
 
 
 class DecoderBlock(nn.Module):
-    """ELU, transposed convolution, ELU, convolution; shortcut: 1x1 where asked, then repetition."""
+    """A residual block: ELU, transposed convolution, ELU, convolution.
+
+    The shortcut has a 1x1 convolution if `project_shortcut`, and repeats frames and bins.
+    """
 
     def __init__(
         self, in_features: int, out_features: int, kernel: Pair, stride: Pair, *, project_shortcut: bool
@@ -37,25 +40,33 @@ class DecoderBlock(nn.Module):
         self.shortcut = Convolution(in_features, out_features, (1, 1)) if project_shortcut else None
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        """`[batch, in, T, F]` to `[batch, out, T*stride_t, F*stride_f]`."""
+        """Map `[batch, in, T, F]` to `[batch, out, T*stride_t, F*stride_f]`."""
         y = self.convolution(F.elu(self.resampling(F.elu(x), state)), state)
         shortcut = x if self.shortcut is None else self.shortcut(x)
         return y + repeat_upsample(shortcut, self.stride)
 
     def input_span(self, first: int, last: int) -> Span:
-        """Input frames that output frames first..last depend on."""
+        """Return the input frames that output frames first..last depend on."""
         return self.resampling.input_span(*self.convolution.input_span(first, last))
 
 
 class Decoder(nn.Module):
-    """Embeddings `[batch, embedding_dim * token_groups, T]` to features `[batch, groups * features, frames, F]`.
+    """The network from embeddings to features.
 
-    token_groups: tokens side by side in an embedding: `groups` if the encoder never joined them, else 1.
-    split mirrors the encoder's fusion: with split r the last block that sees all groups is the mirror image of encoder
-    block r, and its output is one width per group, first (left) group first; later blocks run on each group with shared
-    weights. The number of strided blocks means the bottleneck block, one more that no block sees all groups: each group
-    goes from its own token, or, where the tokens are joint, from its own part of a wider input projection. With one
-    group only the last convolution separates the channels.
+    The split mirrors the encoder's fusion. The split block is the last one that sees all groups. Its output has one
+    width per group, first (left) group first. Later blocks run on each group alone, with shared weights. With one
+    group, only the last convolution separates the channels.
+
+    Args:
+        layout: The front-end's strides, widths and kernels.
+        groups: Number of channel groups.
+        features: Features of one group.
+        width: Features before the last convolution.
+        embedding_dim: Features of a token.
+        split: Index of the encoder block that the split block mirrors; the bottleneck block comes after the strided
+            blocks. With one index more, no block sees all groups: each group starts from its own token, or from its own
+            part of a wider projection if the token is common.
+        token_groups: Tokens in an embedding: `groups` if the encoder never joins them, else 1.
     """
 
     def __init__(
@@ -66,7 +77,7 @@ class Decoder(nn.Module):
         self.groups = groups
         self.token_bins = layout.token_bins
         widths = layout.widths(width)[::-1]
-        # Block 0, the bottleneck, mirrors the encoder's last one, index len(strides); block j the one j before.
+        # Block j mirrors encoder block len(strides) - j; block 0 is the bottleneck block.
         self.split_index = len(layout.strides) - split if groups > 1 else None
         self.separates_tokens = self.split_index == -1 and token_groups == groups
         column = self.token_bins * widths[0]
@@ -83,14 +94,14 @@ class Decoder(nn.Module):
     def _block(self, index: int, before: int, after: int, stride: Pair, kernel: Pair) -> DecoderBlock:
         is_split = index == self.split_index
         out_features = after * (self.groups if is_split else 1)
-        # The official code compares with the width before separation, so the block after the split sometimes has a 1x1
-        # between equal widths. Kept for key parity with the released weights.
+        # The official code compares with the width before separation, so the block after the split can have a 1x1
+        # convolution between equal widths. The released weights have its keys.
         follows_split = index > 0 and index - 1 == self.split_index
         nominal_before = before * (self.groups if follows_split else 1)
         return DecoderBlock(before, out_features, kernel, stride, project_shortcut=nominal_before != out_features)
 
     def forward(self, embeddings: Tensor, state: StreamState | None = None) -> Tensor:
-        """See the class."""
+        """Map `[batch, embedding_dim * token_groups, tokens]` to `[batch, groups * features, frames, bins]`."""
         batch, _, tokens = embeddings.shape
         if self.separates_tokens:
             embeddings = separate_groups(embeddings, self.groups)
@@ -112,7 +123,7 @@ class Decoder(nn.Module):
         return [block for block in self.blocks if isinstance(block, DecoderBlock)]
 
     def input_span(self, first: int, last: int) -> Span:
-        """Tokens that front-end frames first..last depend on."""
+        """Return the tokens that front-end frames first..last depend on."""
         span = self.last.input_span(first, last)
         for block in reversed(self.stack):
             span = block.input_span(*span)

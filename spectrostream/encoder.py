@@ -1,4 +1,4 @@
-"""The encoder: a residual stack that sees each channel group alone, joins them at the fusion block, ends in tokens."""
+"""The encoder: a residual stack that sees each channel group alone until the fusion block joins the groups."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from spectrostream.streaming import Span, StreamState
 
 
 class EncoderBlock(nn.Module):
-    """ELU, convolution, ELU, strided convolution; shortcut: average pool, then 1x1 if the width changes."""
+    """A residual block: ELU, convolution, ELU, strided convolution.
+
+    The shortcut averages over the stride, and has a 1x1 convolution if the width changes.
+    """
 
     def __init__(self, in_features: int, out_features: int, kernel: Pair, stride: Pair) -> None:
         super().__init__()
@@ -21,20 +24,24 @@ class EncoderBlock(nn.Module):
         self.shortcut = Convolution(in_features, out_features, (1, 1)) if in_features != out_features else None
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        """`[batch, in, T, F]` to `[batch, out, ceil(T/stride_t), F/stride_f]`."""
+        """Map `[batch, in, T, F]` to `[batch, out, ceil(T/stride_t), F/stride_f]`."""
         y = self.resampling(F.elu(self.convolution(F.elu(x), state)), state)
         shortcut = average_pool(x, self.stride)
         return y + (shortcut if self.shortcut is None else self.shortcut(shortcut))
 
     def input_span(self, first: int, last: int) -> Span:
-        """Input frames that output frames first..last depend on."""
+        """Return the input frames that output frames first..last depend on."""
         return self.convolution.input_span(*self.resampling.input_span(first, last))
 
 
 class TokenProjection(nn.Module):
-    """`skip(x) + second(ELU(first(x)))`, all 1x1: between a bottleneck column and an embedding, either way.
+    """The layer between a frame of the bottleneck and an embedding: `skip(x) + second(ELU(first(x)))`, all 1x1.
 
-    The official encoder also applies ELU before `first`, its decoder does not: `activate_input`.
+    Args:
+        in_features: Features of the input.
+        hidden_features: Features between `first` and `second`.
+        out_features: Features of the output.
+        activate_input: Apply ELU before `first`. The official encoder does, the official decoder does not.
     """
 
     def __init__(self, in_features: int, hidden_features: int, out_features: int, *, activate_input: bool) -> None:
@@ -45,18 +52,25 @@ class TokenProjection(nn.Module):
         self.second = Convolution(hidden_features, out_features, (1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[batch, in, T, 1]` to `[batch, out, T, 1]`."""
+        """Map `[batch, in, T, 1]` to `[batch, out, T, 1]`."""
         hidden = self.first(F.elu(x) if self.activate_input else x)
         return self.skip(x) + self.second(F.elu(hidden))
 
 
 class Encoder(nn.Module):
-    """Features `[batch, groups * features, T, F]` to embeddings `[batch, embedding_dim * (groups or 1), tokens]`.
+    """The network from features to embeddings.
 
-    groups: channel groups that are seen apart, with shared weights, until they are joined; features: of one group.
-    fusion: index r of the block that first sees all groups; the number of strided blocks means the bottleneck block,
-    one more means never: each group has its own token, and the tokens stand side by side in the embedding. With one
-    group there is nothing to join (the official "no split").
+    Before fusion, the network runs on each channel group alone, with shared weights. With one group there is nothing to
+    join (the official "no split").
+
+    Args:
+        layout: The front-end's strides, widths and kernels.
+        groups: Number of channel groups.
+        features: Features of one group.
+        width: Features after the first convolution.
+        embedding_dim: Features of a token.
+        fusion: Index of the block that first sees all groups; the bottleneck block comes after the strided blocks. With
+            one index more, the groups are never joined: each has its own token, and an embedding holds all of them.
     """
 
     def __init__(
@@ -67,7 +81,7 @@ class Encoder(nn.Module):
         self.fusion = fusion
         widths = layout.widths(width)
         self.first = Convolution(features, width, layout.outer_kernel)
-        # the strided blocks, then the bottleneck, which keeps width and resolution
+        # The strided blocks, then the bottleneck block, which keeps width and resolution.
         shapes = [*zip(widths[:-1], widths[1:], layout.strides, strict=True), (widths[-1], widths[-1], (1, 1))]
         self.blocks = nn.ModuleList(
             EncoderBlock(before * (groups if index == fusion else 1), after, layout.kernel, stride)
@@ -77,7 +91,10 @@ class Encoder(nn.Module):
         self.projection = TokenProjection(column, column, embedding_dim, activate_input=True)
 
     def forward(self, features: Tensor, state: StreamState | None = None) -> Tensor:
-        """See the class."""
+        """Map `[batch, groups * features, frames, bins]` to `[batch, embedding_dim * token_groups, tokens]`.
+
+        token_groups is `groups` if the groups are never joined, else 1.
+        """
         x = self.first(separate_groups(features, self.groups), state)
         for index, block in enumerate(self.blocks):
             if index == self.fusion:
@@ -94,7 +111,7 @@ class Encoder(nn.Module):
         return [block for block in self.blocks if isinstance(block, EncoderBlock)]
 
     def input_span(self, first: int, last: int) -> Span:
-        """Front-end frames that tokens first..last depend on."""
+        """Return the front-end frames that tokens first..last depend on."""
         span = first, last
         for block in reversed(self.stack):
             span = block.input_span(*span)

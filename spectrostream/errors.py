@@ -2,23 +2,24 @@
 
 
 class UserError(Exception):
-    """What the user can act on; the message says what was given, what is allowed, what to type.
+    """An error that the user can correct; the message says what was given, what is allowed, what to type.
 
-    exit_code: of the command that ends with it. 0 is for a process that leaves the words to another one.
+    Attributes:
+        exit_code: Exit code of the command; 0 if another process reports the error.
     """
 
     exit_code = 1
 
 
 class WeightsError(UserError):
-    """Weights that are missing, foreign or damaged, or that cannot be had; the message says which and what to do."""
+    """Weights that are missing, damaged, of another kind or not available; the message says which and what to do."""
 
 
 def require(is_possible: bool, given: str, allowed: str) -> None:
     """Check one value of a configuration.
 
     Args:
-        is_possible: Whether the value is allowed.
+        is_possible: True if the value is allowed.
         given: The user's own key and value in words, for instance "model.width = 0 is not possible".
         allowed: What is allowed, in words.
 

@@ -1,4 +1,4 @@
-"""The codec as two ONNX graphs: audio to codes and codes to audio, for any batch and any length."""
+"""Export the codec as two ONNX graphs: audio to codes and codes to audio, for any batch size and any length."""
 
 from __future__ import annotations
 
@@ -24,19 +24,27 @@ from spectrostream.streaming import Span, StreamState
 from spectrostream.weights import codec_fingerprint
 
 OPSET = 20
-# Any batch and length will do once exported, but an axis of one would become a constant.
+# The exporter makes an axis of size 1 constant, so the example's axes are longer.
 _EXAMPLE_BATCH, _EXAMPLE_TOKENS = 2, 3
 
 
 class ExportError(UserError):
-    """A codec that cannot be exported as asked; the message says what to change."""
+    """A codec that cannot be exported; the message says what to change."""
 
 
 def export_encoder(codec: SpectroStream, path: Path, levels: int | None = None) -> None:
-    """Writes `audio` float32 `[batch, channels, samples]` to `codes` int64 `[batch, levels, ceil(samples / 1920)]`.
+    """Write the graph that encodes.
 
-    levels: how many of the codec's the graph computes (default: all); the number is fixed in the graph, batch and
-    length are not. Codes are those of `SpectroStream.encode`, but for near ties. Raises ExportError.
+    Its input `audio` is float32 `[batch, channels, samples]`. Its output `codes` is int64 `[batch, levels,
+    ceil(samples / 1920)]`: the codes of `SpectroStream.encode`, except where two entries are almost equally near.
+
+    Args:
+        codec: The codec; it stays as it is.
+        path: The file, with the suffix .onnx, in an existing folder.
+        levels: Number of levels that the graph computes, fixed in the graph (default: all).
+
+    Raises:
+        ExportError: The levels or the path are not possible, or a package is missing.
     """
     levels = codec.levels if levels is None else levels
     if not 1 <= levels <= codec.levels:
@@ -48,17 +56,24 @@ def export_encoder(codec: SpectroStream, path: Path, levels: int | None = None) 
 
 
 def export_decoder(codec: SpectroStream, path: Path) -> None:
-    """Writes `codes` int64 `[batch, levels, frames]` to `audio` float32 `[batch, channels, 1920 * frames]`.
+    """Write the graph that decodes.
 
-    levels is the codec's highest number; a code of -1 is absent and adds nothing, which is how fewer levels are
-    decoded. Cut the audio to the length that was encoded. Raises ExportError.
+    Its input `codes` is int64 `[batch, levels, frames]` with all levels of the codec; fill missing levels with -1. Its
+    output `audio` is float32 `[batch, channels, 1920 * frames]`; cut it to the length that was encoded.
+
+    Args:
+        codec: The codec; it stays as it is.
+        path: The file, with the suffix .onnx, in an existing folder.
+
+    Raises:
+        ExportError: The path is not possible, or a package is missing.
     """
     codes = torch.zeros(_EXAMPLE_BATCH, codec.levels, _EXAMPLE_TOKENS, dtype=torch.int64)
     _export(ExportedDecoder(codec), codes, path, codec, axes=("codes", "frames"), result="audio", levels=codec.levels)
 
 
 class ExportedEncoder(nn.Module):
-    """`SpectroStream.encode` at a fixed number of levels, in operations that ONNX has; on a copy of the codec."""
+    """`SpectroStream.encode` at a fixed number of levels in operations that ONNX has, on a copy of the codec."""
 
     def __init__(self, codec: SpectroStream, levels: int) -> None:
         super().__init__()
@@ -66,41 +81,44 @@ class ExportedEncoder(nn.Module):
         self.levels = levels
 
     def forward(self, audio: Tensor) -> Tensor:
-        """Audio `[batch, channels, samples]` to int64 codes `[batch, levels, ceil(samples / 1920)]`."""
+        """Map audio `[batch, channels, samples]` to int64 codes `[batch, levels, ceil(samples / 1920)]`."""
         quantizer = self.codec.quantizer
         groups = quantizer.token_groups
         # [batch * groups, frames, dim]
         vectors = separate_groups(self.codec.embed(audio), groups).transpose(1, 2)
         rows, frames, _ = vectors.shape
-        # The quantizer's own loop fills a tensor level by level, which ONNX expresses for one length only.
+        # Not the quantizer's own loop, which ONNX can express for one length only.
         codes = []
         depth = -(-self.levels // groups)
         for codebook, norms in zip(quantizer.codebooks[:depth], quantizer.squared_norms()[:depth], strict=True):
             index = nearest_entries(vectors.flatten(0, 1), codebook, norms).reshape(rows, frames)
             vectors = vectors - codebook[index]
             codes.append(index)
-        # [batch * groups, depth, frames] to [batch, depth * groups, frames]: the groups take turns
-        turns = torch.stack(codes, dim=1).unflatten(0, (-1, groups)).transpose(1, 2)
-        return turns.flatten(1, 2)[:, : self.levels]
+        # [batch * groups, depth, frames] -> [batch, depth * groups, frames]
+        interleaved = torch.stack(codes, dim=1).unflatten(0, (-1, groups)).transpose(1, 2)
+        return interleaved.flatten(1, 2)[:, : self.levels]
 
 
 class ExportedDecoder(nn.Module):
-    """`SpectroStream.decode` in operations that ONNX has; on a copy of the codec."""
+    """`SpectroStream.decode` in operations that ONNX has, on a copy of the codec."""
 
     def __init__(self, codec: SpectroStream) -> None:
         super().__init__()
         self.codec = _exportable(codec)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Int64 codes `[batch, levels, frames]` to audio `[batch, channels, 1920 * frames]`."""
+        """Map int64 codes `[batch, levels, frames]` to audio `[batch, channels, 1920 * frames]`."""
         return self.codec.synthesize(self.codec.quantizer.decode(codes), SAMPLES_PER_TOKEN * codes.shape[-1])
 
 
 class LinearFrontEnd(nn.Module):
-    """A linear front-end of lapped frames as one convolution each way: ONNX runtimes lack its FFTs and complex numbers.
+    """A linear front-end of lapped frames as one convolution each way, because ONNX runtimes lack FFTs.
 
-    The bases are the front-end's own answers to unit impulses, so that this is the same transform by construction.
-    analysis_basis: `[features * bins, 1, 2 * hop]`; synthesis_basis: the same shape.
+    The bases are the front-end's own outputs for unit impulses, so the transform is the same.
+
+    Attributes:
+        analysis_basis: `[features * bins, 1, 2 * hop]`.
+        synthesis_basis: The same shape.
     """
 
     analysis_basis: Tensor
@@ -116,7 +134,7 @@ class LinearFrontEnd(nn.Module):
         analysis = frontend.analysis(impulses)[:, :, 0].flatten(1).T.unsqueeze(1)
         units = torch.eye(self.features_per_channel * self.layout.bins)
         units = units.reshape(-1, self.features_per_channel, 1, self.layout.bins)
-        # A second, empty frame lets the first one's tail out.
+        # A second, empty frame, because synthesis keeps back the second half of the last frame.
         synthesis = frontend.synthesis(F.pad(units, (0, 0, 0, 1)))
         self.register_buffer("analysis_basis", analysis.contiguous(), persistent=False)
         self.register_buffer("synthesis_basis", synthesis.contiguous(), persistent=False)
@@ -124,16 +142,16 @@ class LinearFrontEnd(nn.Module):
     def analysis(self, audio: Tensor) -> Tensor:
         """See `FrontEnd.analysis`."""
         batch, channels, samples = audio.shape
-        # So many zeros give ceil(samples / hop) frames, whatever the length.
+        # With so many zeros, any length gives ceil(samples / hop) frames.
         padded = F.pad(audio.reshape(batch * channels, 1, samples), (0, 2 * self.hop_length - 1))
         features = F.conv1d(padded, self.analysis_basis, stride=self.hop_length)
         features = features.reshape(batch, channels * self.features_per_channel, self.layout.bins, -1)
         return features.transpose(2, 3)
 
     def synthesis(self, features: Tensor, state: StreamState | None = None) -> Tensor:
-        """See `FrontEnd.synthesis`; without a state."""
+        """See `FrontEnd.synthesis`; a state is not possible."""
         if state is not None:
-            raise ValueError("an exported front-end keeps no state between pieces; give it the whole signal")
+            raise ValueError("an exported front-end keeps no state between chunks; give it the whole signal")
         batch, width, frames, bins = features.shape
         channels = width // self.features_per_channel
         columns = features.transpose(2, 3).reshape(batch * channels, self.features_per_channel * bins, frames)
@@ -148,7 +166,7 @@ class LinearFrontEnd(nn.Module):
 def _exportable(codec: SpectroStream) -> SpectroStream:
     twin = copy.deepcopy(codec).to("cpu", torch.float32).eval().requires_grad_(False)
     if isinstance(twin.frontend, PowerSTFT):
-        # Its power law is plain arithmetic around a linear transform.
+        # ONNX has its power law; only the linear transform is replaced.
         twin.frontend.add_module("stft", LinearFrontEnd(twin.frontend.stft))
     elif not isinstance(twin.frontend, Waveform):
         twin.add_module("frontend", LinearFrontEnd(twin.frontend))
@@ -174,23 +192,25 @@ def _export(
             verbose=False,
         )
     assert program is not None
-    program.model.metadata_props.update(
-        {
-            "format": f"spectrostream {name} to {result}",
-            "sample_rate": str(codec.sample_rate),
-            "samples_per_token": str(SAMPLES_PER_TOKEN),
-            "levels": str(levels),
-            "codebook_size": str(codec.codebook_size),
-            "codec": codec_fingerprint(codec).hex(),
-        }
-    )
+    program.model.metadata_props.update(_metadata(codec, f"spectrostream {name} to {result}", levels))
     with whole_file(path) as file:
         program.save(file.name, external_data=False)
 
 
+def _metadata(codec: SpectroStream, graph_format: str, levels: int) -> dict[str, str]:
+    return {
+        "format": graph_format,
+        "sample_rate": str(codec.sample_rate),
+        "samples_per_token": str(SAMPLES_PER_TOKEN),
+        "levels": str(levels),
+        "codebook_size": str(codec.codebook_size),
+        "codec": codec_fingerprint(codec).hex(),
+    }
+
+
 def _require_exporter(path: Path) -> None:
     if path.suffix != ".onnx":
-        raise ExportError(f"{path} does not end in .onnx; ONNX is the one format that is written")
+        raise ExportError(f"{path} does not end in .onnx; ONNX is the only format")
     if not path.parent.is_dir():
         raise ExportError(f"there is no folder {path.parent}; make it first")
     missing = [package for package in ("onnx", "onnxscript") if importlib.util.find_spec(package) is None]
@@ -200,7 +220,7 @@ def _require_exporter(path: Path) -> None:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keeps back what the exporter says of its own parts and of packages that it would also know."""
+    """Hide the exporter's warnings, which are about its own parts and about optional packages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

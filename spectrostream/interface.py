@@ -1,7 +1,7 @@
-"""What every codec can do, so that training, evaluation and reports never ask which one they hold.
+"""The interface of every codec. Training, evaluation and reports do not depend on which codec they use.
 
-`AudioCodec` is all that evaluation needs. `TrainableCodec` adds what training needs. A new codec enters the table
-`spectrostream.registry.CODECS` with one line.
+`AudioCodec` is all that evaluation needs. `TrainableCodec` adds what training needs. A new codec is one line in the
+table `spectrostream.registry.CODECS`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ PARTS = ("encoder", "codebooks", "decoder")
 class Reconstruction(NamedTuple):
     """What a codec returns in training.
 
-    audio: `[batch, channels, samples]`, the same length as the input and aligned with it.
-    commitment_loss: scalar; for DAC its commitment and codebook losses with their own weights. `loss.commitment` weighs
-    it.
+    Attributes:
+        audio: `[batch, channels, samples]`, of the same length as the input and aligned with it.
+        commitment_loss: A scalar, to be weighted by `loss.commitment`. DAC's contains its codebook loss too, with its
+            own weights.
     """
 
     audio: Tensor
@@ -33,16 +34,16 @@ class Reconstruction(NamedTuple):
 
 @runtime_checkable
 class AudioCodec(Protocol):
-    """A lossy codec: audio `[batch, channels, samples]` in [-1, 1] at `sample_rate` to codes, and back to its length.
+    """A lossy codec: audio to codes, and codes to audio of the same length.
 
-    `codes` is what the codec likes (an int64 tensor `[batch, levels, frames]` for SpectroStream); whoever holds it only
-    hands it back to `decode` and asks for its `bits`. `levels` selects the rate: 1 (lowest) .. `codec.levels`.
+    Each codec has its own type of codes, for instance an int64 tensor `[batch, levels, frames]`. Other code only passes
+    codes to `decode` and `bits`.
     """
 
     @property
     @abstractmethod
     def sample_rate(self) -> int:
-        """Hz."""
+        """Sample rate of the audio, in Hz."""
 
     @property
     @abstractmethod
@@ -52,33 +53,38 @@ class AudioCodec(Protocol):
     @property
     @abstractmethod
     def levels(self) -> int:
-        """The highest number of quantizer levels."""
+        """Highest number of quantizer levels."""
 
     @property
     @abstractmethod
     def is_causal(self) -> bool:
-        """True if it can stream."""
+        """True if the codec can stream."""
 
     @property
     @abstractmethod
     def latency_samples(self) -> int | None:
-        """Delay from a sample's arrival to its output when streaming; None if the codec cannot stream."""
+        """Delay from a sample's arrival to its output when streaming, in samples; None if the codec cannot stream."""
 
     @abstractmethod
     def encode(self, audio: Tensor, *, levels: int | None = None) -> Any:
-        """`[batch, channels, samples]` to codes of `levels` (default: all) levels."""
+        """Encode audio.
+
+        Args:
+            audio: `[batch, channels, samples]` in [-1, 1].
+            levels: 1 (the lowest rate) .. `codec.levels` (default).
+        """
 
     @abstractmethod
     def decode(self, codes: Any, *, length: int) -> Tensor:
-        """Codes to `[batch, channels, length]`, aligned to the sample with what was encoded."""
+        """Decode codes to audio `[batch, channels, length]`, aligned with the encoded audio to the sample."""
 
     @abstractmethod
     def kbps(self, levels: int) -> float:
-        """Nominal rate of all channels together, kilobits per second."""
+        """Return the nominal rate of all channels together, in kilobits per second."""
 
     @abstractmethod
     def bits(self, codes: Any) -> int:
-        """Bits that the codes of one example occupy."""
+        """Return the bits that the codes of one example take."""
 
 
 class CodecConfig(Protocol):
@@ -88,7 +94,7 @@ class CodecConfig(Protocol):
 
     @property
     def kind(self) -> str:
-        """The codec's name in `spectrostream.registry.CODECS`; the default of the field."""
+        """The codec's name in `spectrostream.registry.CODECS`, which is the default of the field."""
 
     @property
     def channels(self) -> int:
@@ -102,19 +108,18 @@ class CodecConfig(Protocol):
 class TrainableCodec(nn.Module, AudioCodec):
     """An `AudioCodec` that can be trained, saved and resumed.
 
-    Calling it with audio `[batch, channels, samples]` is one training pass. The methods that are not abstract have the
-    answer of a codec without the peculiarity they ask for.
+    Calling it with audio is one training pass. The methods that are not abstract are right for a simple codec.
     """
 
     config: CodecConfig
 
     @abstractmethod
     def forward(self, audio: Tensor) -> Reconstruction:
-        """One training pass: `[batch, channels, samples]`, coded and decoded, and its commitment loss."""
+        """Encode and decode audio `[batch, channels, samples]` with gradients: one training pass."""
 
     @abstractmethod
     def freeze_part(self, part: str) -> None:
-        """Takes gradients from one of `PARTS`, in place; frozen codebooks quantize as they do in training."""
+        """Freeze one of `PARTS`, in place: it learns no more. Frozen codebooks still quantize as in training."""
 
     @property
     @abstractmethod
@@ -124,12 +129,12 @@ class TrainableCodec(nn.Module, AudioCodec):
     @property
     @abstractmethod
     def network_parameters(self) -> int:
-        """Numbers in the networks, without the codebooks."""
+        """Number of parameters in the networks, without the codebooks."""
 
     @property
     @abstractmethod
     def codebook_parameters(self) -> int:
-        """Numbers in all codebooks, whether they are parameters or buffers."""
+        """Number of values in all codebooks, whether they are parameters or buffers."""
 
     @property
     @abstractmethod
@@ -138,30 +143,30 @@ class TrainableCodec(nn.Module, AudioCodec):
 
     @property
     def channels(self) -> int:
-        """Audio channels."""
+        """Audio channels of the input and of the output."""
         return self.config.channels
 
     @property
     def levels(self) -> int:
-        """Trained quantizer levels."""
+        """Number of trained quantizer levels."""
         return self.config.levels
 
     @property
     def inner_sample_rate(self) -> int:
-        """Rate in Hz that the networks work at; another than `sample_rate` for a codec that resamples."""
+        """Sample rate of the networks, in Hz; it differs from `sample_rate` if the codec resamples."""
         return self.sample_rate
 
     @property
     def draws_for_all_processes(self) -> bool:
-        """Whether each process of a distributed run draws random numbers for the examples of all processes.
+        """True if each process of a distributed run draws random numbers for the examples of all processes.
 
-        If so, all processes are seeded alike, and a batch is the same, however many processes share it.
+        Then all processes have the same seed, and the draws for a batch do not depend on the number of processes.
         """
         return False
 
     @property
     def takes_zero_levels(self) -> bool:
-        """Whether it encodes to 0 levels, and decodes what it knows without any code."""
+        """True if the codec can encode to 0 levels, and decode without any code."""
         return False
 
     @property
@@ -170,10 +175,10 @@ class TrainableCodec(nn.Module, AudioCodec):
         return ()
 
     def freeze(self, parts: Iterable[str]) -> None:
-        """Freezes some `PARTS`, in place. Codes change no more once encoder and codebooks are frozen.
+        """Freeze some of `PARTS`, in place. With encoder and codebooks frozen, the codes do not change.
 
         Raises:
-            ValueError: for a part that does not exist, and if nothing that learns by gradients is left.
+            ValueError: A part does not exist, or nothing is left that learns by gradients.
         """
         chosen = tuple(parts)
         unknown = [part for part in chosen if part not in PARTS]
@@ -185,12 +190,12 @@ class TrainableCodec(nn.Module, AudioCodec):
             raise ValueError(f"with {', '.join(chosen)} frozen nothing is left that learns; leave one of them out")
 
     def adopt_codebooks(self) -> None:
-        """Lets the codebooks learn from where they are; called after weights are loaded."""
+        """Start the codebooks' learning from their present entries; called after weights are loaded."""
 
     def codebook_statistics(self) -> CodebookStatistics | None:
-        """How the entries are used; None for codebooks that do not count it or have not started."""
+        """Return how the entries are used; None if the codec does not count it or its codebooks have not started."""
         return None
 
     def deployed(self) -> Self:
-        """The codec in the form for use and timing, changed in place; it is not trained any more."""
+        """Return the codec in its form for use and timing. It is changed in place and cannot be trained any more."""
         return self

@@ -1,7 +1,7 @@
-"""Finds convolutions that this CPU computes wrongly in a short number format, and runs those in float32.
+"""Find convolutions that this CPU computes wrongly in a 16-bit format, and run those in float32.
 
 oneDNN's bfloat16 convolutions for processors with AMX give wrong results for some shapes, without an error
-(docs/bfloat16.md has the table). So no shape is trusted: each is compared with float32 once, before it is used.
+(docs/bfloat16.md has the table). So each shape is compared with float32 once, before it is used.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ TOLERANCE = 0.03
 """Largest relative error that rounding explains: bfloat16 gives at most 0.009, a wrong kernel 0.4 and more, or NaN."""
 
 _CONVOLUTIONS = (Convolution, TransposedConvolution, nn.modules.conv._ConvNd)
-# oneDNN takes a kernel by features, kernel size, stride, the last axis, and whether there are few positions.
+# oneDNN chooses a kernel by features, kernel size, stride, the last axis, and whether there are few positions.
 _FRAMES = 16
 _BLOCK = 16  # a long last axis is shortened by whole blocks of so many bins
-# A kernel that reads memory which nobody wrote may be right by chance in a fresh process.
+# A kernel that reads uninitialised memory may be right once by chance.
 _REPETITIONS = 2
 _known_errors: dict[tuple[object, ...], float] = {}
 
 
 class WrongConvolution(NamedTuple):
-    """A convolution that runs in float32 because the short format is wrong for its shape.
+    """A convolution that runs in float32 because the 16-bit format is wrong for its shape.
 
-    name: of the layer in its module. error: relative; infinite where the result is not finite.
+    Attributes:
+        name: Name of the layer in its module.
+        error: Relative error; infinite if the result is not finite.
     """
 
     name: str
@@ -46,19 +48,19 @@ class WrongConvolution(NamedTuple):
 def run_wrong_convolutions_in_float32(
     module: nn.Module, run: Callable[[], object], *, dtype: torch.dtype, gradients: bool
 ) -> list[WrongConvolution]:
-    """Compares each convolution of `module` in `dtype` with float32, and runs the wrong ones in float32 from now on.
+    """Compare each convolution of `module` in `dtype` with float32, and run the wrong ones in float32 from now on.
 
-    The error of a shape is measured once per process. The random state of the caller stays as it is.
+    The error of a shape is measured once per process. The random state of the caller does not change.
 
     Args:
-        module: on the CPU; its wrong layers are changed in place. Names, parameters and deep copies stay as they were.
-        run: a forward pass; called once without gradients to see which shapes the layers get. Its length does not
-            matter.
+        module: A module on the CPU. Its wrong layers are changed in place; names and parameters stay, and deep copies
+            work.
+        run: A forward pass of any length. It is called once, without gradients, to see which shapes the layers get.
         dtype: `torch.bfloat16` or `torch.float16`.
-        gradients: whether the gradients of input and parameters are compared too.
+        gradients: Compare the gradients of input and parameters too.
 
     Returns:
-        The wrong convolutions. They are also logged, in one warning.
+        The wrong convolutions. One warning lists their number and the worst.
     """
     with torch.random.fork_rng(devices=[]):
         examples = _example_inputs(module, run, streams=not gradients)
@@ -73,13 +75,17 @@ def run_wrong_convolutions_in_float32(
         # A bound method: a deep copy of the layer then computes with its own weights.
         layer.forward = types.MethodType(_forward_in_float32, layer)
     if wrong:
-        worst = max(wrong, key=lambda one: one.error)
-        logger.warning(
-            "this processor computes %d of %d convolutions wrongly in %s, for instance %s (relative error %.2g); "
-            "they run in float32. See docs/bfloat16.md",
-            len(wrong), len(errors), str(dtype).removeprefix("torch."), worst.name, worst.error,
-        )  # fmt: skip
+        _warn(wrong, len(errors), dtype)
     return wrong
+
+
+def _warn(wrong: list[WrongConvolution], convolutions: int, dtype: torch.dtype) -> None:
+    worst = max(wrong, key=lambda one: one.error)
+    logger.warning(
+        "this processor computes %d of %d convolutions wrongly in %s, for instance %s (relative error %.2g); "
+        "they run in float32. See docs/bfloat16.md",
+        len(wrong), convolutions, str(dtype).removeprefix("torch."), worst.name, worst.error,
+    )  # fmt: skip
 
 
 def _forward_in_float32(self: nn.Module, x: Tensor, *state: Any) -> Tensor:
@@ -90,13 +96,13 @@ def _forward_in_float32(self: nn.Module, x: Tensor, *state: Any) -> Tensor:
 
 
 def _example_inputs(module: nn.Module, run: Callable[[], object], *, streams: bool) -> dict[nn.Module, list[Tensor]]:
-    """A small input for each layout that each convolution gets; its values mean nothing.
+    """Return a small uninitialised input for each memory layout that each convolution gets.
 
-    streams: also those that give one frame and three, as a stream of few tokens does.
+    With `streams`, inputs for one and three output frames are added, which a stream of few tokens has.
     """
     found: dict[nn.Module, dict[tuple[int, ...], Tensor]] = {}
 
-    def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def add_inputs(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0]
         frames = [_FRAMES]
         if streams and isinstance(layer, Convolution):
@@ -107,13 +113,13 @@ def _example_inputs(module: nn.Module, run: Callable[[], object], *, streams: bo
     with ExitStack() as hooks, torch.no_grad(), torch.autocast("cpu", enabled=False):
         for layer in module.modules():
             if isinstance(layer, _CONVOLUTIONS):
-                hooks.enter_context(layer.register_forward_pre_hook(note))
+                hooks.enter_context(layer.register_forward_pre_hook(add_inputs))
         run()
     return {layer: list(inputs.values()) for layer, inputs in found.items()}
 
 
 def _small_input_like(x: Tensor, frames: int) -> Tensor:
-    """One example of so many frames in x's memory layout, `[1, C, T]` or `[1, C, T, F]`; of many bins fewer."""
+    """Return an input `[1, C, frames]` or `[1, C, frames, F]` in x's memory layout; many bins are shortened."""
     axes = [frames, *x.shape[3:]]
     if len(axes) == 2 and axes[1] >= 2 * _BLOCK:
         axes[1] = _BLOCK + axes[1] % _BLOCK
@@ -137,8 +143,8 @@ def _signature(layer: nn.Module) -> tuple[object, ...]:
 
 
 def _measured_error(probe: nn.Module, x: Tensor, dtype: torch.dtype) -> float:
-    """The largest relative error of the output, and of the gradients where the probe's parameters want them."""
-    # What is compared is the arithmetic, not the rounding of the input.
+    """Return the largest relative error of the output, and of the gradients if the parameters require them."""
+    # The rounding of the input must not count as an error.
     x = x.to(dtype).float()
     exact = _results(probe, x, None)
     rounded = [_results(probe, x, dtype) for _ in range(_REPETITIONS)]
@@ -148,13 +154,13 @@ def _measured_error(probe: nn.Module, x: Tensor, dtype: torch.dtype) -> float:
 
 
 def _results(probe: nn.Module, x: Tensor, dtype: torch.dtype | None) -> list[Tensor]:
-    """Output, and gradients of input and parameters where these want them; `dtype`: of autocast, None for none."""
+    """Return the output, and the gradients if the parameters require them; `dtype` is autocast's, None for none."""
     parameters = [parameter for parameter in probe.parameters() if parameter.requires_grad]
     x = x.detach().requires_grad_(bool(parameters))
     with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-        # By its class: the layer may have been found wrong before.
+        # The class's method, because an earlier check may have replaced the layer's own.
         y = type(probe).forward(probe, x)
-    # Numbers that bfloat16 has; all positive, so that no sum over them is small by cancelling.
-    arriving = torch.randint(1, 256, y.shape, generator=torch.Generator().manual_seed(0)).to(y.dtype) / 256
-    gradients = torch.autograd.grad(y, [x, *parameters], arriving) if parameters else ()
+    # bfloat16 can represent these values. They are positive, so that sums over them do not cancel.
+    weights = torch.randint(1, 256, y.shape, generator=torch.Generator().manual_seed(0)).to(y.dtype) / 256
+    gradients = torch.autograd.grad(y, [x, *parameters], weights) if parameters else ()
     return [result.detach().float() for result in (y, *gradients)]

@@ -1,4 +1,4 @@
-"""Residual vector quantizer with EMA codebooks (SoundStream section III.C; the official training fields)."""
+"""The residual vector quantizer, with codebooks that learn by moving averages (SoundStream, section III.C)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class QuantizerConfig:
     """Codebooks and how they learn."""
 
     levels: int = 64
-    """Levels of the residual quantizer, one codebook each. With `fusion: never` the groups share them out. Allowed: 1
-    or more. Source: official implementation."""
+    """Levels of the residual quantizer, one codebook each. With `fusion: never` the groups divide the levels. Allowed:
+    1 or more. Source: official implementation."""
     codebook_size: int = 1024
     """Entries of a codebook; 1024 are 10 bits per code. Allowed: 2 or more. Source: official implementation."""
     bypass_probability: float = 0.5
@@ -35,7 +35,7 @@ class QuantizerConfig:
     """
     initial_vectors: int = 4096
     """Embeddings that are collected before k-means starts the codebooks; until then every example bypasses the
-    quantizer. With few of them, duplicate centroids are never used. Allowed: `codebook_size` or more."""
+    quantizer. With few embeddings, some centroids are duplicates and never used. Allowed: `codebook_size` or more."""
     kmeans_iterations: int = 10
     """Iterations of Lloyd's algorithm at the start of each level. Allowed: 0 or more."""
     revival_threshold: float = 0.1
@@ -57,7 +57,7 @@ class QuantizerConfig:
 
     @property
     def bits_per_index(self) -> float:
-        """log2 of the codebook size."""
+        """Bits of one code: log2 of the codebook size."""
         return math.log2(self.codebook_size)
 
 
@@ -65,10 +65,10 @@ class Quantized(NamedTuple):
     """The result of a training pass.
 
     Attributes:
-        embeddings: `[batch, embedding_dim * token_groups, frames]`, straight-through.
-        codes: `[batch, levels, frames]`, int64.
-        commitment_loss: Scalar.
-        is_started: False while vectors are still collected for k-means.
+        embeddings: `[batch, embedding_dim * token_groups, frames]`, with straight-through gradients.
+        codes: `[batch, levels, frames]`, int64; no levels before the start.
+        commitment_loss: A scalar.
+        is_started: False while vectors are collected for k-means.
     """
 
     embeddings: Tensor
@@ -78,22 +78,23 @@ class Quantized(NamedTuple):
 
 
 def trainable_levels(levels: int) -> tuple[int, ...]:
-    """The numbers of levels from which training draws: {1..16 step 1, 18..32 step 2, 36..64 step 4} up to `levels`.
+    """Return the numbers of levels from which training draws, in increasing order.
 
-    Uniform draws from this set favour low rates (official configuration). It always contains `levels` itself.
+    They are 1..16, 18..32 in steps of 2, and from 36 on in steps of 4, up to `levels`; `levels` itself is always one of
+    them. Uniform draws from them favour low rates (official configuration).
     """
     drawn = [*range(1, 17), *range(18, 33, 2), *range(36, max(64, levels) + 1, 4)]
     return tuple(sorted({*(n for n in drawn if n <= levels), levels}))
 
 
 class ResidualVectorQuantizer(nn.Module):
-    """Subtracts the nearest entry from the residual, level by level; the codes of fewer levels are a prefix.
+    """Each level quantizes what the levels before it left: the residual. The codes of fewer levels are a prefix.
 
     Args:
         config: Codebooks and how they learn.
         embedding_dim: Features of a token.
-        token_groups: Tokens side by side in an embedding, which share codebooks and bits. Their levels alternate: level
-            l of the codes is level l // token_groups of token l % token_groups, so that a prefix serves all alike.
+        token_groups: Tokens in an embedding. They share codebooks and bits, and their levels alternate: level l of the
+            codes is level l // token_groups of token l % token_groups, so that a prefix treats all tokens alike.
 
     Attributes:
         codebooks: Buffer `[ceil(levels / token_groups), codebook_size, embedding_dim]`; it learns by exponential moving
@@ -131,8 +132,8 @@ class ResidualVectorQuantizer(nn.Module):
             squared_norms: The result of `squared_norms()`, to save time in many short calls.
 
         Returns:
-            Codes `[batch, levels, frames]`, int64. With a number for each example there are as many levels as the
-            highest one, and the levels that an example does not have are `ABSENT`.
+            Codes `[batch, levels, frames]`, int64. With a number for each example, `levels` is the highest number, and
+            codes above an example's number are `ABSENT`.
         """
         most = levels if isinstance(levels, int) else int(levels.max())
         codes = self._nearest_codes(embeddings, -(-most // self.token_groups), squared_norms)[:, :most]
@@ -142,11 +143,11 @@ class ResidualVectorQuantizer(nn.Module):
         return codes.masked_fill(is_absent[..., None], ABSENT)
 
     def squared_norms(self) -> Tensor:
-        """|c|^2 of every entry, `[ceil(levels / token_groups), codebook_size]`."""
+        """Return |c|^2 of every entry, `[ceil(levels / token_groups), codebook_size]`."""
         return self.codebooks.square().sum(-1)
 
     def _nearest_codes(self, embeddings: Tensor, depth: int, squared_norms: Tensor | None) -> Tensor:
-        """Codes `[batch, depth * token_groups, frames]`."""
+        """Return codes `[batch, depth * token_groups, frames]`."""
         norms = self.codebooks[:depth].square().sum(-1) if squared_norms is None else squared_norms
         vectors = self._token_rows(embeddings)
         rows, frames, dim = vectors.shape
@@ -156,21 +157,21 @@ class ResidualVectorQuantizer(nn.Module):
             nearest = nearest_entries(vectors, codebook, norms[level])
             vectors = vectors - codebook[nearest]
             codes.append(nearest.unsqueeze(0))
-        return self._taking_turns(torch.cat(codes).reshape(depth, rows, frames))
+        return self._interleaved(torch.cat(codes).reshape(depth, rows, frames))
 
     def _token_rows(self, embeddings: Tensor) -> Tensor:
-        """`[batch, dim * token_groups, frames]` to float32 `[batch * token_groups, frames, dim]`."""
+        """Map `[batch, dim * token_groups, frames]` to float32 `[batch * token_groups, frames, dim]`."""
         return separate_groups(embeddings, self.token_groups).float().transpose(1, 2)
 
-    def _taking_turns(self, codes: Tensor) -> Tensor:
-        """`[depth, batch * token_groups, frames]` to `[batch, depth * token_groups, frames]`."""
+    def _interleaved(self, codes: Tensor) -> Tensor:
+        """Map `[depth, batch * token_groups, frames]` to `[batch, depth * token_groups, frames]`."""
         depth, rows, frames = codes.shape
         batch = rows // self.token_groups
-        turns = codes.reshape(depth, batch, self.token_groups, frames).permute(1, 0, 2, 3)
-        return turns.reshape(batch, depth * self.token_groups, frames)
+        by_token = codes.reshape(depth, batch, self.token_groups, frames).permute(1, 0, 2, 3)
+        return by_token.reshape(batch, depth * self.token_groups, frames)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Add up the entries of codes.
+        """Add up the entries that codes name.
 
         Args:
             codes: `[batch, levels, frames]`; `ABSENT` codes add nothing.
@@ -182,18 +183,18 @@ class ResidualVectorQuantizer(nn.Module):
         depth = -(-levels // self.token_groups)
         codes = F.pad(codes, (0, 0, 0, depth * self.token_groups - levels), value=ABSENT)
         # [batch * token_groups, frames, depth]
-        turns = codes.reshape(batch, depth, self.token_groups, frames).permute(0, 2, 3, 1).flatten(0, 1)
-        total = self.codebooks.new_zeros(*turns.shape[:2], self.codebooks.shape[-1])
+        by_token = codes.reshape(batch, depth, self.token_groups, frames).permute(0, 2, 3, 1).flatten(0, 1)
+        total = self.codebooks.new_zeros(*by_token.shape[:2], self.codebooks.shape[-1])
         for level, codebook in enumerate(self.codebooks[:depth]):
-            index = turns[..., level]
+            index = by_token[..., level]
             total = total + codebook[index.clamp(min=0)] * (index >= 0)[..., None]
         return join_groups(total.transpose(1, 2), self.token_groups)
 
     def forward(self, embeddings: Tensor) -> Quantized:
         """Draw each example's levels and bypass, quantize, and update the codebooks: one training pass.
 
-        Every level learns from every example: a dropped level gets the residual that it would have had. So high levels
-        learn enough although low rates are drawn more often.
+        Every level learns from every example, also from those that do not use it. So high levels learn enough although
+        low rates are drawn more often.
 
         Args:
             embeddings: `[batch, embedding_dim * token_groups, frames]`.
@@ -207,7 +208,7 @@ class ResidualVectorQuantizer(nn.Module):
             return Quantized(embeddings, codes, embeddings.new_zeros(()), is_started=False)
         levels, is_bypassed = self._draw(batch, embeddings.device)
         codes, partial_sums = self._quantize_and_learn(embeddings, flat)
-        # [batch * token_groups, frames, dim]: the sum of each token's own number of levels, zero for none
+        # [batch * token_groups, frames, dim]: the sum over each token's number of levels, zero for no levels
         chosen = partial_sums[(levels - 1).clamp(min=0), torch.arange(len(levels), device=levels.device)]
         chosen = chosen * (levels > 0)[:, None, None]
         straight_through = flat + (chosen - flat).detach()
@@ -219,18 +220,22 @@ class ResidualVectorQuantizer(nn.Module):
     def _draw(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Draw levels and bypass of every token, `[batch * token_groups]`; the tokens of an example share its draw.
 
-        Processes with equal random states together draw what a single process with all their examples would draw.
+        Each process draws for all, so that one process with all examples would draw the same.
         """
-        everywhere = batch * process_count()
-        levels = self.level_choices[own_share(torch.randint(len(self.level_choices), (everywhere,), device=device))]
-        is_bypassed = own_share(torch.rand(everywhere, device=device)) < self.config.bypass_probability
-        turn = torch.arange(self.token_groups, device=device)
-        own_levels = (levels[:, None] - turn + self.token_groups - 1).div(self.token_groups, rounding_mode="floor")
+        examples = batch * process_count()
+        levels = self.level_choices[own_share(torch.randint(len(self.level_choices), (examples,), device=device))]
+        is_bypassed = own_share(torch.rand(examples, device=device)) < self.config.bypass_probability
+        token = torch.arange(self.token_groups, device=device)
+        own_levels = (levels[:, None] - token + self.token_groups - 1).div(self.token_groups, rounding_mode="floor")
         return own_levels.flatten(), is_bypassed.repeat_interleave(self.token_groups)
 
     @torch.no_grad()
     def _quantize_and_learn(self, embeddings: Tensor, flat: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes `[batch, levels, frames]`; the sums after each level, `[depth, batch * token_groups, frames, dim]`."""
+        """Quantize to all levels and update the codebooks.
+
+        Returns:
+            Codes `[batch, levels, frames]`; the sums after each level, `[depth, batch * token_groups, frames, dim]`.
+        """
         rows, frames, dim = flat.shape
         depth = len(self.codebooks)
         codes = self._nearest_codes(embeddings, depth, None)
@@ -244,24 +249,24 @@ class ResidualVectorQuantizer(nn.Module):
 
 
 def commitment_loss(embeddings: Tensor, partial_sums: Tensor, levels: Tensor, counts: Tensor) -> Tensor:
-    """Mean squared distance of an embedding from its quantization after 1, 2, .. levels, over the levels drawn.
+    """Compute the mean squared distance of an embedding from its quantization after each of the drawn levels.
 
-    All processes divide by the number of all their examples, so that the average of their losses is the loss of all
+    Each process divides by the examples of all processes, so that the average over the processes is the loss of all
     examples.
 
     Args:
         embeddings: `[batch, frames, dim]`.
         partial_sums: `[levels, batch, frames, dim]`; no gradient flows into it.
-        levels: `[batch]`, the levels drawn.
-        counts: `[batch]`, bool, the examples that take part.
+        levels: `[batch]`, the drawn levels.
+        counts: `[batch]`, bool, True for examples that count.
 
     Returns:
-        A scalar; 0 if no example takes part. An example without levels adds 0.
+        A scalar; 0 if no example counts. An example without levels adds 0.
     """
     distances = (embeddings - partial_sums.detach()).square().mean((2, 3))  # [levels, batch]
     index = torch.arange(1, partial_sums.shape[0] + 1, device=levels.device)[:, None]
     active = (index <= levels) & counts
     per_example = (distances * active).sum(0) / levels.clamp(min=1)
-    everywhere = counts.sum().float()
-    summed(everywhere)
-    return per_example.sum() * process_count() / everywhere.clamp(min=1)
+    examples = counts.sum().float()
+    summed(examples)
+    return per_example.sum() * process_count() / examples.clamp(min=1)

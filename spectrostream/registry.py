@@ -1,4 +1,4 @@
-"""The codecs that can be built from a configuration, by their `kind`; a new codec enters `CODECS` with one line."""
+"""The codecs that can be built from a configuration, by their `kind`. A new codec is one line in `CODECS`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from spectrostream.width_matching import WidthMatch, matched_widths
 
 
 class CodecKind(NamedTuple):
-    """What is known of one kind of codec.
+    """One kind of codec.
 
-    config: a frozen dataclass, a `CodecConfig`. codec: built from it alone.
-    find_trained: finds trained weights in more places than our own files; raises WeightsError.
-    match_widths: widths of one configuration for the cost of another, as `matched_widths`; None if there are none.
+    Attributes:
+        config: The configuration, a frozen dataclass with the properties of `CodecConfig`.
+        codec: Builds the codec from its configuration.
+        find_trained: Loads a trained codec from other places than our own files, or raises `WeightsError`.
+        match_widths: Finds the widths at which one configuration costs as much as another; see `matched_widths`.
     """
 
     config: type[Any]
@@ -34,12 +36,16 @@ CODECS: dict[str, CodecKind] = {
 
 
 def build_codec(config: CodecConfig) -> TrainableCodec:
-    """A codec with random weights."""
+    """Build a codec with random weights."""
     return CODECS[config.kind].codec(config)
 
 
 def config_from_plain(plain: Any) -> CodecConfig:
-    """Inverse of `dataclasses.asdict`. Raises ValueError for an unknown kind or key."""
+    """Build a codec's configuration from a dictionary; see `config_of`.
+
+    Raises:
+        ValueError: The kind or a key is unknown, or a value is not allowed.
+    """
     kind = kind_of(plain)
     if not isinstance(kind, str) or kind not in CODECS:
         raise ValueError(f"kind = {kind!r} is not a known codec; allowed: {', '.join(CODECS)}")

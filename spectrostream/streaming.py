@@ -1,11 +1,11 @@
-"""The streaming contract: a layer sees a signal whole or piece by piece, and computes the same.
+"""The streaming contract: a layer gives the same result for a whole signal and for the signal in chunks.
 
-Every layer with a memory takes an optional `StreamState`. Without one its input is a whole signal, and the time before
-it is silence (zeros). With one its input is the next piece, as long as a multiple of the layer's stride unless it is
-the last, and the time before it is what the state kept. One forward path serves both.
+Every layer with a memory takes an optional `StreamState`. Without a state, the input is a whole signal, and zeros come
+before it. With a state, the input is the next chunk, and the frames that the state kept come before it. The length of
+a chunk is a multiple of the layer's stride, except for the last. Both cases use the same forward path.
 
-A layer also knows its own arithmetic: `input_span(first, last)` says which input frames the output frames first..last
-can depend on. Whoever composes layers chains the spans, last layer first.
+`input_span(first, last)` of a layer returns the first and the last input frame that output frames first..last can
+depend on. For a stack of layers, the spans are chained, last layer first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Prepared = TypeVar("Prepared")
 
 
 class StreamState:
-    """What the layers of a stream (or of a batch of streams in lockstep) keep between two pieces; empty at first."""
+    """What the layers of a stream (or of a batch of streams in lockstep) keep between chunks; empty at first."""
 
     def __init__(self) -> None:
         self._kept: dict[nn.Module, Tensor] = {}
@@ -32,9 +32,15 @@ class StreamState:
         self._memory: dict[str, Tensor] = {}
 
     def prepend(self, layer: nn.Module, x: Tensor, frames: int) -> Tensor:
-        """`[batch, C, T, F]` with the `frames` frames before it, `[batch, C, frames + T, F]`; keeps its last ones.
+        """Put the layer's `frames` last input frames before x, and keep the last ones of the result.
 
-        Frames before the start are zeros, as the padding of a whole signal.
+        Args:
+            layer: The layer that keeps the frames.
+            x: `[batch, C, T, F]`.
+            frames: How many. Frames before the start are zeros, like the padding of a whole signal.
+
+        Returns:
+            `[batch, C, frames + T, F]`.
         """
         if frames == 0:
             return x
@@ -42,24 +48,27 @@ class StreamState:
         if past is None:
             past = x.new_zeros(*x.shape[:2], frames, x.shape[3])
         joined = torch.cat((past, x), dim=2)
-        # A copy, so that the state does not hold on to the whole piece.
+        # A copy, so that the state does not keep the whole chunk in memory.
         self._kept[layer] = joined[:, :, joined.shape[2] - frames :].clone()
         return joined
 
     def prepared(self, layer: nn.Module, key: Hashable, prepare: Callable[[], Prepared]) -> Prepared:
-        """What `prepare()` gave the layer for this key: views of its memory that every call of one shape uses again."""
+        """Return the result of `prepare()` for this layer and key; it is called once, until the layer's buffer moves.
+
+        Layers prepare views of their memory, which all calls with the same shape use.
+        """
         known: dict[Hashable, Prepared] = self._prepared.setdefault(layer, {})
         if key in known:
             return known[key]
         value = prepare()
-        # Preparing may have moved the layer's buffer, and what was known with the old one.
+        # `prepare` may replace the layer's buffer, which removes the dictionary `known`.
         self._prepared.setdefault(layer, {})[key] = value
         return value
 
     def buffer(self, layer: nn.Module, past: int, frames: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """`[past + frames, *shape]`: the layer's last `past` frames, which it writes there itself, and room for more.
+        """Return the layer's buffer `[past + frames, *shape]`: its last `past` frames, then room for new ones.
 
-        At the start all of it is zero; what the layer does not write keeps its value from call to call.
+        The layer itself writes all frames. The buffer is zero at the start, and keeps its values from call to call.
         """
         buffer = self._buffers.get(layer)
         if buffer is None or len(buffer) < past + frames:
@@ -71,9 +80,9 @@ class StreamState:
         return buffer[: past + frames]
 
     def scratch(self, role: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Memory for an intermediate result, its content undefined; the next caller with this role gets the same.
+        """Return uninitialised memory for an intermediate result; all calls with the same role share the memory.
 
-        Fresh memory for every intermediate result costs more than the arithmetic in it: each new page is a fault.
+        New memory for each intermediate result would cost more time than the arithmetic, because of page faults.
         """
         view = self._scratch.get((role, shape))
         if view is None:

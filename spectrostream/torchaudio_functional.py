@@ -1,11 +1,9 @@
-"""The one place that imports torchaudio.
+"""The only module that imports torchaudio; all others import `resample` and the mel filters from here.
 
-The Linux wheel of torchaudio is linked to CUDA, so on a CPU build of torch its compiled part cannot load
-(`libc10_cuda.so` is missing) and `import torchaudio` raises. Everything used here (`resample`, `melscale_fbanks`) is
-pure torch. Where torch itself has no CUDA library, the module that loads the compiled part is therefore replaced,
-before the import, by one that says "not available", which torchaudio understands. On a CUDA build nothing is touched.
-
-Nothing else here imports torchaudio; it is the only way to `resample` and mel filters.
+The Linux wheel of torchaudio is linked to CUDA. With a CPU build of torch its compiled part cannot be loaded
+(`libc10_cuda.so` is missing), so `import torchaudio` raises. The functions used here are pure torch and do not need it.
+So if torch has no CUDA library, the module that loads the compiled part is replaced before the import. The replacement
+says "not available", which torchaudio accepts. With a CUDA build, nothing is replaced.
 """
 
 from __future__ import annotations

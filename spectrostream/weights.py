@@ -1,4 +1,4 @@
-"""Codecs out of weights and back: our own files, the official release, a hub."""
+"""Load and save the weights of codecs: our own files, the official release, a hub."""
 
 from __future__ import annotations
 
@@ -33,16 +33,21 @@ def load_pretrained(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> SpectroStream:
-    """A trained SpectroStream in evaluation mode, from a path or, where nothing has that path, from a hub.
-
-    source: our own `codec.safetensors`; a folder that holds one (a run's); a folder with the three officially released
-        files, or the one above their `resources/spectrostream`; or a hub id `owner/name`, optionally with a folder in
-        it: `owner/name/folder`. A `Path` is never a hub id.
-    revision, cache_dir, local_files_only: of the hub; branch, tag or commit, where its files are kept (default: where
-        huggingface_hub keeps them), and whether to do without a connection.
+    """Load a trained SpectroStream in evaluation mode from a path or, if nothing has this path, from a hub.
 
     `google/magenta-realtime-2` is the official release; its sizes and SHA-256 are checked. Those weights are licensed
-    CC-BY-4.0: whoever passes them on, or work made of them, must name their authors. Raises WeightsError.
+    CC-BY-4.0: if you share them, or work made from them, you must name their authors.
+
+    Args:
+        source: Our own `codec.safetensors`, a folder that holds one (a run's folder), a folder with the three official
+            files, or the folder above their `resources/spectrostream`. Or a hub id `owner/name`, also with a folder in
+            it: `owner/name/folder`. A `Path` is never a hub id.
+        revision: Branch, tag or commit on the hub.
+        cache_dir: Where the hub's files are kept (default: where huggingface_hub keeps them).
+        local_files_only: Use only files that are already there.
+
+    Raises:
+        WeightsError: The weights are missing, damaged or of another kind.
     """
     return SpectroStream.from_pretrained(
         source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
@@ -50,39 +55,47 @@ def load_pretrained(
 
 
 def from_official(params: Mapping[str, np.ndarray]) -> SpectroStream:
-    """A codec with the official parameters; widths, channels, fusion and split point, levels inferred from the shapes.
+    """Build a codec from the official parameters; its configuration is inferred from their shapes.
 
-    params: official path to array, for instance `decoder/decoder_0/conv2d_3x3/conv/kernel`. A half that is missing
-    altogether (an encoder-only set) stays at its random initialisation. Raises ValueError for an incomplete half and
-    for shapes that do not fit together.
+    A codec without any parameter of the encoder, or of the decoder, keeps the random initialisation of that half.
+
+    Args:
+        params: Official path -> array, for instance `decoder/decoder_0/conv2d_3x3/conv/kernel`.
+
+    Raises:
+        ValueError: A half is incomplete, or shapes do not fit together.
     """
     return SpectroStream.from_weights(official_weights(params))
 
 
 def save_official(codec: SpectroStream, folder: Path) -> None:
-    """Writes the codec as the official release is laid out, for the official code and for `load_pretrained`.
+    """Write the codec in the layout of the official release, for the official code and for `load_pretrained`.
 
-    Raises WeightsError for a codec that this layout cannot express: another front-end than the STFT, channel groups,
-    "never".
+    Raises:
+        WeightsError: The layout has no room for the codec: another front-end than the STFT, channel groups, "never".
     """
     write_official(folder, codec.config, codec.state_dict())
 
 
 def save_codec(codec: TrainableCodec, path: Path) -> None:
-    """Writes the codec's tensors, configuration and their SHA-256 to `path`, beside and then renamed."""
+    """Write the codec's tensors, its configuration and their SHA-256 to a file that appears complete or not at all."""
     write_weights(path, identity_of(codec.config), codec.state_dict())
 
 
 def load_codec(path: Path) -> TrainableCodec:
-    """The codec saved at `path`, in evaluation mode. Raises WeightsError for a missing, foreign or damaged file."""
+    """Load a codec from a file of `save_codec`, in evaluation mode.
+
+    Raises:
+        WeightsError: The file is missing, damaged or of another kind.
+    """
     codec = read_weights(path, config_from_plain).load_into(build_codec)
     codec.adopt_codebooks()
     return codec.eval()
 
 
 def codec_fingerprint(codec: TrainableCodec) -> bytes:
-    """8 bytes that name the configuration and the weights: codes mean something to this codec only.
+    """Return 8 bytes that identify the codec, because only the codec that made codes can decode them.
 
-    They are the first 8 of the SHA-256 that `save_codec` writes.
+    They are the first 8 bytes of the SHA-256 that `save_codec` writes, of configuration and tensors.
     """
     return weights_digest(identity_of(codec.config), codec.state_dict())[:8]

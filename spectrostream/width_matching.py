@@ -1,7 +1,7 @@
-"""Widths at which one SpectroStream costs what another does, so that an ablation compares like with like.
+"""Find widths at which one SpectroStream costs as much as another, so that an ablation compares equal costs.
 
-A front-end, a fusion or a split point changes the cost of a codec. The encoder and the decoder are each widened or
-narrowed until they cost as much as their own counterpart. Costs are counted on the meta device: no weights, no sums.
+A front-end, a fusion or a split point changes the cost of a codec. The encoder and the decoder are each made wider or
+narrower until they cost as much as those of the reference. Costs are counted on the meta device, without computing.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from spectrostream.frontends import SAMPLES_PER_TOKEN
 from spectrostream.quantizer import QuantizerConfig
 
 TOKENS_PER_SECOND = SAMPLE_RATE // SAMPLES_PER_TOKEN
-# How far a matched half may be from its reference. A codec's cost grows with the square of its width.
+# Largest difference of a cost from the reference's. A cost grows with the square of the width, so its steps are coarse.
 TOLERANCE = 0.1
-# What can be matched, and its unit.
+# The costs that can be matched, and their units.
 COSTS = {"macs": "multiply-accumulates per second", "parameters": "parameters"}
-_counted: dict[str, int] = {}  # a study asks for the same baseline once for each variant and seed
+_counted: dict[str, int] = {}  # a study needs the baseline's cost for each variant and seed
 
 
 class MatchError(UserError):
-    """Two codecs that cannot be matched; the message says how near they come."""
+    """Two codecs that cannot be matched; the message gives the nearest cost."""
 
 
 class HalfCosts(NamedTuple):
-    """What the encoder and the decoder cost, each on its own: parameters, or multiply-accumulates per second."""
+    """The separate costs of encoder and decoder: parameters, or multiply-accumulates per second."""
 
     encoder: int
     decoder: int
 
 
 class HalfMatch(NamedTuple):
-    """One half: the width that was found, its cost, and the cost it was to have."""
+    """The matched encoder or decoder: its width, its cost, and the reference's cost."""
 
     width: int
     cost: int
@@ -49,12 +49,12 @@ class HalfMatch(NamedTuple):
 
     @property
     def excess(self) -> float:
-        """Cost beyond the reference's, as a fraction of that; negative if it is cheaper."""
+        """Difference from the reference's cost, as a fraction of it; negative if this one is cheaper."""
         return self.cost / self.reference - 1
 
 
 class WidthMatch(NamedTuple):
-    """The variant with matched widths, what was matched ("macs" or "parameters"), and how close each half came."""
+    """The variant with matched widths, the matched cost ("macs" or "parameters"), and the match of each half."""
 
     config: SpectroStreamConfig
     by: str
@@ -63,14 +63,14 @@ class WidthMatch(NamedTuple):
 
 
 def encoder_and_decoder_parameters(config: SpectroStreamConfig) -> HalfCosts:
-    """Weights and biases of each half, exactly; codebooks belong to neither."""
+    """Count the weights and biases of each half; codebooks belong to neither."""
     return HalfCosts(*(_cost(config, half, "parameters") for half in HalfCosts._fields))
 
 
 def encoder_and_decoder_macs(config: SpectroStreamConfig) -> HalfCosts:
-    """Multiply-accumulates of each half for one second of all channels: half of what torch's FlopCounterMode counts.
+    """Count the multiply-accumulates of each half for one second of all channels: half of FlopCounterMode's count.
 
-    Convolutions are counted, zeros at the edges included; front-end, quantizer and element-wise work are not.
+    Only convolutions count, with the zeros at the edges. Front-end, quantizer and element-wise operations do not.
     """
     return HalfCosts(*(_cost(config, half, "macs") for half in HalfCosts._fields))
 
@@ -78,10 +78,16 @@ def encoder_and_decoder_macs(config: SpectroStreamConfig) -> HalfCosts:
 def matched_widths(
     variant: SpectroStreamConfig, reference: SpectroStreamConfig, by: str = "macs", *, tolerance: float = TOLERANCE
 ) -> WidthMatch:
-    """The variant with the `encoder_width` and the `decoder_width` whose costs are nearest to the reference's.
+    """Find the `encoder_width` and the `decoder_width` of the variant whose costs are nearest to the reference's.
 
-    by: "macs" or "parameters". tolerance: the largest difference allowed, as a fraction of the reference's cost.
-    Raises MatchError for another word, or if no width comes within the tolerance.
+    Args:
+        variant: The configuration whose widths change.
+        reference: The configuration whose costs are matched.
+        by: The cost, one of `COSTS`.
+        tolerance: The largest allowed difference, as a fraction of the reference's cost.
+
+    Raises:
+        MatchError: There is no such cost, or no width is within the tolerance.
     """
     if by not in COSTS:
         raise MatchError(f"match = {by!r} is not known; allowed: {', '.join(COSTS)}")
@@ -106,8 +112,8 @@ def _with_width(config: SpectroStreamConfig, half: str, width: int) -> SpectroSt
 
 
 def _nearest_width(cost: Callable[[int], int], target: int, start: int) -> int:
-    """The width 1, 2, .. whose cost, which grows with the width, is nearest to the target."""
-    # Between two layers of width w lie w^2 products, so this guess is seldom more than one off.
+    """Return the width 1, 2, .. whose cost is nearest to the target; the cost grows with the width."""
+    # A layer between two layers of width w has w^2 products, so this guess is rarely wrong by more than 1.
     low = max(1, round(start * math.sqrt(target / cost(start))))
     high, step = low + 1, 1
     while low > 1 and cost(low) > target:
@@ -149,8 +155,8 @@ def _macs(module: nn.Module, one_second: Tensor) -> int:
 
 
 def _half_without_memory(config: SpectroStreamConfig, half: str) -> tuple[nn.Module, Tensor]:
-    """The encoder or the decoder on the meta device, and one second of its input."""
-    # Codebooks cost neither half anything; the smallest are built fastest.
+    """Build the encoder or the decoder on the meta device, and one second of its input."""
+    # The smallest codebooks, because they are built fastest and do not count.
     smallest = QuantizerConfig(levels=config.token_groups, codebook_size=2, initial_vectors=2)
     with torch.device("meta"):
         codec = SpectroStream(dataclasses.replace(config, quantizer=smallest))

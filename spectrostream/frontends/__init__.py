@@ -1,7 +1,7 @@
-"""Front-ends: audio to features `[batch, channels * features, frames, bins]` and back, and the strides that suit them.
+"""Front-ends: audio to features `[batch, channels * features, frames, bins]` and back, with strides for the stacks.
 
-All give 25 tokens/s at 48 kHz (1920 samples a token) and the same number of blocks, so a fusion or split point means
-the same thing in each.
+All give 25 tokens per second at 48 kHz (1920 samples per token) and the same number of blocks. So a fusion or split
+point means the same in each.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every front-end promises, and how the stacks around it reduce its features to tokens."""
+"""The interface of every front-end, and how the residual stacks reduce its features to tokens."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ SAMPLES_PER_TOKEN = 1920
 class Layout:
     """How the residual stacks reduce a front-end's features to tokens.
 
-    strides: (time, frequency) of each encoder block, first to last; the decoder runs them backwards.
-    multipliers: width of each block's output over that of its input.
-    kernel: of the residual convolutions; outer_kernel: of the first and the last convolution.
+    Attributes:
+        bins: Bins of the front-end.
+        strides: (time, frequency) of each encoder block, first to last; the decoder has them in reverse order.
+        multipliers: Width of each block's output divided by the width of its input.
+        kernel: Kernel of the residual convolutions.
+        outer_kernel: Kernel of the encoder's first and the decoder's last convolution.
     """
 
     bins: int
@@ -30,7 +33,7 @@ class Layout:
 
     @property
     def frames_per_token(self) -> int:
-        """Front-end frames that make one token."""
+        """Front-end frames per token."""
         frames = 1
         for stride in self.strides:
             frames *= stride[0]
@@ -38,14 +41,14 @@ class Layout:
 
     @property
     def token_bins(self) -> int:
-        """Bins left at the bottleneck."""
+        """Bins at the bottleneck."""
         bins = self.bins
         for stride in self.strides:
             bins //= stride[1]
         return bins
 
     def widths(self, base: int) -> tuple[int, ...]:
-        """Width before each block and after the last: one more than there are blocks."""
+        """Return the width before each block and after the last, for the width `base` before the first."""
         widths = [base]
         for multiplier in self.multipliers:
             widths.append(widths[-1] * multiplier)
@@ -53,10 +56,16 @@ class Layout:
 
 
 class FrontEnd(Protocol):
-    """The contract of a front-end; the first samples of `synthesis(analysis(x))` are x, as far as the features hold it.
+    """A transform from audio to features and back; `synthesis(analysis(x))` is x, as far as the features hold it.
 
-    Frame k stands for samples hop_length * k .. hop_length * (k + 1) - 1 and sees `look_ahead` samples beyond them,
-    none before. So any piece of a signal gives its own frames once those samples are there; synthesis remembers.
+    Frame k stands for samples hop_length * k .. hop_length * (k + 1) - 1. It depends on these, on the `look_ahead`
+    samples after them, and on no sample before them. So the analysis of a stream needs no state; the synthesis does.
+
+    Attributes:
+        hop_length: Samples per frame.
+        look_ahead: Samples after its own that a frame depends on.
+        features_per_channel: Features of one channel.
+        layout: How the residual stacks reduce the features to tokens.
     """
 
     hop_length: int
@@ -65,13 +74,25 @@ class FrontEnd(Protocol):
     layout: Layout
 
     def analysis(self, audio: Tensor) -> Tensor:
-        """`[batch, channels, samples]` to `[batch, channels * features_per_channel, ceil(samples/hop), bins]`.
+        """Compute features in float32, for audio of any type.
 
-        Samples after the end are zeros. Computed in float32 whatever comes in.
+        Args:
+            audio: `[batch, channels, samples]`; zeros follow after the end.
+
+        Returns:
+            `[batch, channels * features_per_channel, ceil(samples / hop_length), bins]`.
         """
 
     def synthesis(self, features: Tensor, state: StreamState | None = None) -> Tensor:
-        """`[batch, channels * features_per_channel, frames, bins]` to `[batch, channels, frames * hop_length]`."""
+        """Compute audio from features.
+
+        Args:
+            features: `[batch, channels * features_per_channel, frames, bins]`.
+            state: The state of the stream whose next chunk this is; None for a whole signal.
+
+        Returns:
+            `[batch, channels, frames * hop_length]`.
+        """
 
     def synthesis_span(self, first: int, last: int) -> Span:
-        """Frames that output samples first..last depend on."""
+        """Return the first and last frame that output samples first..last depend on."""

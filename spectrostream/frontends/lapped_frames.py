@@ -1,4 +1,4 @@
-"""Frames of 960 samples that overlap by half: what the spectral front-ends share."""
+"""Frames of 960 samples that overlap by half, for the spectral front-ends."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SPECTRAL_LAYOUT = Layout(
 
 
 def lapped_frames(audio: Tensor) -> Tensor:
-    """`[batch, channels, samples]` to float32 `[batch, channels, ceil(samples / 480), 960]`.
+    """Map `[batch, channels, samples]` to float32 frames `[batch, channels, ceil(samples / 480), 960]`.
 
-    Frame k holds samples 480k .. 480k + 959; only the right end is completed with zeros.
+    Frame k holds samples 480k .. 480k + 959; zeros follow after the end.
     """
     samples = audio.shape[-1]
     frames = -(-samples // HOP_LENGTH)
@@ -30,16 +30,22 @@ def lapped_frames(audio: Tensor) -> Tensor:
 
 
 def overlap_add(windowed: Tensor, layer: nn.Module, state: StreamState | None) -> Tensor:
-    """`[batch, channels, frames, 960]` to `[batch, channels, 480 * frames]`; the last frame's tail is held back.
+    """Add up overlapping frames, without the second half of the last frame.
 
-    layer: under whose name the state keeps that tail.
+    Args:
+        windowed: `[batch, channels, frames, 960]`.
+        layer: The front-end for which the state keeps the second half of the last frame.
+        state: The state of a stream, or None.
+
+    Returns:
+        `[batch, channels, 480 * frames]`.
     """
     first, second = windowed.split(HOP_LENGTH, dim=-1)
-    # Block k is the first half of frame k plus the second half of frame k - 1; the last tail has no partner yet.
+    # Block k is the first half of frame k plus the second half of frame k - 1.
     tails = F.pad(second, (0, 0, 1, 0)) if state is None else state.prepend(layer, second, 1)
     return (first + tails[..., :-1, :]).flatten(-2)
 
 
 def frames_over(first: int, last: int) -> Span:
-    """Frames that lie over samples first..last."""
+    """Return the first and last frame that contain samples first..last."""
     return first // HOP_LENGTH - 1, last // HOP_LENGTH

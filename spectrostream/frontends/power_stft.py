@@ -1,4 +1,4 @@
-"""The complex spectrogram with its moduli compressed by a power law."""
+"""The complex spectrogram with moduli compressed by a power law."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from spectrostream.streaming import Span, StreamState
 
 
 def power_law(features: Tensor, exponent: float, threshold: float) -> Tensor:
-    """Complex values z as (re, im) pairs of features to z |z|^(exponent - 1): modulus |z|^exponent, the phase kept.
+    """Map complex values z to z |z|^(exponent - 1): the modulus becomes |z|^exponent, the phase stays.
 
-    features: `[batch, channels * 2, frames, bins]`. Below `threshold` the law is linear, through the origin and the
-    power law's point at the threshold: z times threshold^(exponent - 1). There alone a power below one has an infinite
-    slope at zero and a power above one has none, so that a gradient would be NaN, or would vanish. Both pieces have
-    an inverse of the same kind: exponent 1 / exponent, threshold threshold^exponent.
+    Below the threshold, the map is linear: z times threshold^(exponent - 1). Otherwise the slope at zero would be
+    infinite or zero, and gradients would be NaN or vanish. The inverse is the same function with the exponent
+    1 / exponent and the threshold threshold^exponent.
+
+    Args:
+        features: `[batch, channels * 2, frames, bins]`, real and imaginary parts alternate.
+        exponent: Exponent of the modulus.
+        threshold: Modulus below which the map is linear.
     """
     values = features.unflatten(1, (-1, 2))
     power = values.square().sum(2, keepdim=True).clamp(min=threshold**2)
@@ -22,11 +26,11 @@ def power_law(features: Tensor, exponent: float, threshold: float) -> Tensor:
 
 
 class PowerSTFT(nn.Module):
-    """`ComplexSTFT` with each value X replaced by |X|^0.3 e^{i phase(X)}: loud and soft bins count more alike.
+    """`ComplexSTFT` with each value X replaced by |X|^0.3 e^{i phase(X)}, so that soft bins count more.
 
-    The exponent is the one of speech enhancement (Ephrat et al., "Looking to Listen at the Cocktail Party", 2018,
-    arXiv:1804.03619, which compresses complex spectrograms so at input and output). `threshold` is a modulus of the
-    unscaled STFT: a tone at -128 dB below full scale, less than the noise of 16-bit samples.
+    The exponent comes from speech enhancement: Ephrat et al., "Looking to Listen at the Cocktail Party", 2018,
+    arXiv:1804.03619, compress complex spectrograms in this way at input and output. The threshold is a modulus of the
+    unscaled STFT: that of a tone 128 dB below full scale, less than the noise of 16-bit samples.
     """
 
     exponent = 0.3
@@ -41,7 +45,7 @@ class PowerSTFT(nn.Module):
         self.stft = ComplexSTFT()
 
     def analysis(self, audio: Tensor) -> Tensor:
-        """See `FrontEnd.analysis`; features in the STFT's order."""
+        """See `FrontEnd.analysis`; the order of the features is that of `ComplexSTFT`."""
         return power_law(self.stft.analysis(audio), self.exponent, self.threshold)
 
     def synthesis(self, features: Tensor, state: StreamState | None = None) -> Tensor:

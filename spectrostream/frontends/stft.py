@@ -13,8 +13,8 @@ from spectrostream.streaming import Span, StreamState
 class ComplexSTFT(nn.Module):
     """Complex spectrogram: periodic Hann 960, hop 480, the Nyquist bin dropped (paper; official implementation).
 
-    Frame k covers samples 480k .. 480k + 959; only the right end is zero-padded, so the first 480 samples lie in one
-    frame and come back with a fade-in. Everything else comes back but for the dropped bin.
+    Frame k contains samples 480k .. 480k + 959. Only one frame contains the first 480 samples, so they are
+    reconstructed with a fade-in. All later samples are reconstructed, except for the Nyquist bin.
     """
 
     window: Tensor
@@ -27,15 +27,15 @@ class ComplexSTFT(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         window = torch.hann_window(2 * self.hop_length, periodic=True, dtype=torch.float64)
-        # Overlap-add of w * w / (w^2 + shifted w^2) is one wherever two frames meet.
+        # w * w / (w^2 + shifted w^2) adds up to one where two frames overlap.
         power = window.square()
         synthesis_window = window / (power + power.roll(self.hop_length))
         self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("synthesis_window", synthesis_window.float(), persistent=False)
 
     def analysis(self, audio: Tensor) -> Tensor:
-        """See `FrontEnd.analysis`; features in the order L re, L im, R re, R im."""
-        # [batch, channels, frames, bins] without the Nyquist bin
+        """See `FrontEnd.analysis`; the order of the features is L re, L im, R re, R im."""
+        # [batch, channels, frames, bins]
         spectrum = torch.fft.rfft(lapped_frames(audio) * self.window)[..., :-1]
         return torch.stack((spectrum.real, spectrum.imag), dim=2).flatten(1, 2)
 

@@ -1,4 +1,4 @@
-"""No front-end at all: the samples themselves."""
+"""The waveform as a front-end, for a codec that works on samples."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from spectrostream.streaming import Span, StreamState
 
 
 class Waveform(nn.Module):
-    """Samples as they are: one feature per channel, one bin; the stacks become 1-D strided residual networks.
+    """The samples themselves: one feature per channel and one bin. The stacks become 1-D residual networks.
 
-    Strides follow the spectral stack's reduction of time x frequency positions as closely as 1920 samples a token
-    allow. At equal widths it costs half of the spectral stack; `spectrostream.width_matching` finds the widths of equal
-    cost.
+    The strides reduce the positions as the spectral stack's do, as closely as 1920 samples per token allow. At equal
+    widths this stack costs half as much; `spectrostream.width_matching` finds widths of equal cost.
     """
 
     hop_length = 1
@@ -28,11 +27,11 @@ class Waveform(nn.Module):
     )
 
     def analysis(self, audio: Tensor) -> Tensor:
-        """`[batch, channels, samples]` to `[batch, channels, samples, 1]`."""
+        """Map `[batch, channels, samples]` to `[batch, channels, samples, 1]`."""
         return audio.float().unsqueeze(-1)
 
     def synthesis(self, features: Tensor, state: StreamState | None = None) -> Tensor:
-        """`[batch, channels, samples, 1]` to `[batch, channels, samples]`."""
+        """Map `[batch, channels, samples, 1]` to `[batch, channels, samples]`."""
         return features.float().squeeze(-1)
 
     def synthesis_span(self, first: int, last: int) -> Span:

@@ -19,12 +19,12 @@ from spectrostream.bitstream.files import (
     coded_size,
     read_header,
 )
-from spectrostream.codec import PIECE_TOKENS
+from spectrostream.codec import CHUNK_TOKENS
 from spectrostream.codec_stream import EncoderStream
 from spectrostream.frontends import SAMPLES_PER_TOKEN
 from spectrostream_cli.coding.load_codec import LoadedCodec
 
-PIECE_SAMPLES = PIECE_TOKENS * SAMPLES_PER_TOKEN
+PIECE_SAMPLES = CHUNK_TOKENS * SAMPLES_PER_TOKEN
 
 
 class Coded(NamedTuple):

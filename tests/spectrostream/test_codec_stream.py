@@ -19,7 +19,7 @@ from tiny_codec import (
 from torch import Tensor
 
 from spectrostream import SpectroStream
-from spectrostream.codec import PIECE_TOKENS
+from spectrostream.codec import CHUNK_TOKENS
 from spectrostream.codec_stream import CodecStream, DecoderStream, EncoderStream
 from spectrostream.frontends import FRONT_ENDS
 from spectrostream.streaming import StreamState
@@ -263,9 +263,9 @@ def test_a_stream_takes_pieces_that_need_gradients_and_keeps_none():
 @pytest.mark.parametrize("frontend", STACKS)
 def test_a_signal_of_several_pieces_of_ten_seconds_is_encoded_and_decoded_as_one(frontend):
     codec = tiny_codec(frontend=frontend)
-    audio = torch.randn(1, 2, (PIECE_TOKENS + 2) * TOKEN + 100)
+    audio = torch.randn(1, 2, (CHUNK_TOKENS + 2) * TOKEN + 100)
     codes, length = codec.encode(audio), audio.shape[-1]
-    assert codes.shape[-1] == PIECE_TOKENS + 3
+    assert codes.shape[-1] == CHUNK_TOKENS + 3
     assert torch.equal(codes, whole_codes(codec, audio))
     assert_same_audio(codec.decode(codes, length=length), whole_audio(codec, codes, length))
 
@@ -274,7 +274,7 @@ def test_a_signal_of_several_pieces_of_ten_seconds_is_encoded_and_decoded_as_one
 def test_encode_and_decode_do_not_depend_on_the_length_of_their_pieces(tokens, monkeypatch):
     codec, audio = tiny_codec(), torch.randn(2, 2, 6 * TOKEN - 100)
     codes = whole_codes(codec, audio)
-    monkeypatch.setattr("spectrostream.codec.PIECE_TOKENS", tokens)
+    monkeypatch.setattr("spectrostream.codec.CHUNK_TOKENS", tokens)
     assert torch.equal(codec.encode(audio), codes)
     assert_same_audio(codec.decode(codes, length=audio.shape[-1]), whole_audio(codec, codes, audio.shape[-1]))
 
@@ -285,9 +285,9 @@ def test_a_piece_of_another_batch_is_refused_and_changes_nothing():
     for stream in (codec.streaming(2), codec.streaming(2, levels=torch.tensor([4, 4]))):
         stream.encode(audio[..., :TOKEN])
         stream.decode(codes[..., :1])
-        with pytest.raises(ValueError, match="a piece of 3 streams was given; allowed: pieces of the batch size 2"):
+        with pytest.raises(ValueError, match="a chunk with batch size 3 was given; allowed: 2, as the stream has"):
             stream.encode(torch.zeros(3, 2, TOKEN))
-        with pytest.raises(ValueError, match="a piece of 1 streams was given; allowed: pieces of the batch size 2"):
+        with pytest.raises(ValueError, match="a chunk with batch size 1 was given; allowed: 2, as the stream has"):
             stream.decode(codes[:1])
         rest = torch.cat((stream.encode(audio[..., TOKEN:]), stream.finish_encoding()), dim=-1)
         assert torch.equal(rest, codes)
@@ -299,16 +299,16 @@ def test_encoder_and_decoder_streams_refuse_another_batch_by_themselves():
     encoder, decoder = EncoderStream(codec, 4), DecoderStream(codec)
     encoder.push(torch.zeros(2, 2, 10))
     decoder.push(torch.zeros(2, 4, 1, dtype=torch.int64))
-    with pytest.raises(ValueError, match="a piece of 1 streams was given; allowed: pieces of the batch size 2"):
+    with pytest.raises(ValueError, match="a chunk with batch size 1 was given; allowed: 2, as the stream has"):
         encoder.push(torch.zeros(1, 2, 10))
-    with pytest.raises(ValueError, match="a piece of 1 streams was given; allowed: pieces of the batch size 2"):
+    with pytest.raises(ValueError, match="a chunk with batch size 1 was given; allowed: 2, as the stream has"):
         decoder.push(torch.zeros(1, 4, 1, dtype=torch.int64))
 
 
 def test_finishing_before_anything_was_pushed_is_refused():
     stream = tiny_codec().streaming()
     for finish in (stream.finish, stream.finish_encoding):
-        with pytest.raises(ValueError, match="nothing was encoded: push at least one piece of audio before finish"):
+        with pytest.raises(ValueError, match="nothing was encoded: push at least one chunk of audio before finish"):
             finish()
     stream.decode(torch.zeros(1, 4, 0, dtype=torch.int64))  # no token yet
     with pytest.raises(ValueError, match="nothing was decoded: push at least one token before finish"):

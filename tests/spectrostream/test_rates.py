@@ -91,7 +91,7 @@ def test_wrong_levels_of_the_examples_are_refused(levels, message):
 @pytest.mark.parametrize("levels", [2.5, 2.0, math.nan, "2"])
 def test_levels_that_are_no_whole_number_are_refused(levels):
     codec = tiny_codec()
-    message = re.escape(f"levels = {levels!r} is no whole number; allowed: 0..4, or int64 [batch]")
+    message = re.escape(f"levels = {levels!r} is not a whole number; allowed: 0..4, or int64 [batch]")
     for use in (lambda: codec.encode(torch.zeros(1, 2, 100), levels=levels), lambda: codec.streaming(levels=levels)):
         with pytest.raises(ValueError, match=message):
             use()

@@ -1,1 +1,1 @@
-"""What varies: experiments, studies and the runner that puts the rooms together."""
+"""What varies: experiments and studies, and the runner that joins the other packages."""

@@ -1,4 +1,4 @@
-"""Puts an experiment together: codec, judge, training module and data module from one configuration."""
+"""The parts of an experiment, built from one configuration: codec, training module, data module, protocol."""
 
 from __future__ import annotations
 
@@ -25,16 +25,22 @@ _SEGMENTS_WITHOUT_TABLE = 50
 
 
 def initial_codec(config: ExperimentConfig) -> TrainableCodec:
-    """The codec as it is before its first step: a function of the configuration and training.seed alone."""
+    """Return the codec before its first step; it depends only on `config.model` and `config.training.seed`."""
     torch.manual_seed(config.training.seed)
     return build_codec(config.model)
 
 
 def training_module(config: ExperimentConfig, folder: Path | None = None, start_fingerprint: str = "") -> CodecTraining:
-    """Codec and judge with their initial weights, or with those of `training.start_from`; frozen parts do not learn.
+    """Return codec and discriminator with their initial weights, or with those of `training.start_from`.
 
-    folder: of the run; with a checkpoint in it, that has the weights and those it started from are not needed any more.
-    start_fingerprint: what these must have; empty for any. Raises ConfigError and StartError.
+    Args:
+        config: `training.freeze` names the parts that do not learn.
+        folder: The run's folder. If it has a valid checkpoint, the weights at `training.start_from` are not read.
+        start_fingerprint: The fingerprint that these weights must have; empty allows any.
+
+    Raises:
+        ConfigError: The codec cannot freeze the parts of `training.freeze`.
+        StartError: The weights cannot be read, or have another fingerprint.
     """
     codec = initial_codec(config)
     source = config.training.start_from
@@ -49,19 +55,23 @@ def training_module(config: ExperimentConfig, folder: Path | None = None, start_
 
 
 def data_module(config: ExperimentConfig) -> StereoMusicDataModule:
-    """The corpus of the configuration; scans it when it is first needed."""
+    """Return the data module of the configuration; it scans the corpus at the first use."""
     return StereoMusicDataModule(
         config.data, channels=config.model.channels, batches_per_step=config.training.accumulate
     )
 
 
 def deployed_codec(weights: Path) -> TrainableCodec:
-    """A trained codec as it is used, not as it is trained: without weight normalisation."""
+    """Return a trained codec in its deployed form: without weight normalisation."""
     return load_codec(weights).deployed()
 
 
 def evaluation_protocol(config: ExperimentConfig) -> EvaluationProtocol:
-    """How the codec of this configuration is judged. Raises SegmentsError where its table of segments is missing."""
+    """Return how the codec of this configuration is evaluated.
+
+    Raises:
+        SegmentsError: The table of evaluation segments is missing.
+    """
     table = config.data.evaluation_segments
     if table is None:
         return protocol(config.data.evaluation_segment_seconds)
@@ -69,13 +79,13 @@ def evaluation_protocol(config: ExperimentConfig) -> EvaluationProtocol:
 
 
 def segment_limit(config: ExperimentConfig) -> int | None:
-    """How many held-out segments an evaluation takes at most; None is all that the table of segments lists."""
+    """Return the largest number of held-out segments of an evaluation; None means all of the table of segments."""
     if config.evaluation.segments is None and config.data.evaluation_segments is None:
         return _SEGMENTS_WITHOUT_TABLE
     return config.evaluation.segments
 
 
 def evaluation_segments(config: ExperimentConfig, data: StereoMusicDataModule) -> list[Segment]:
-    """The held-out segments that an evaluation takes, as reports know them."""
+    """Return the held-out segments of an evaluation, in the type that `reports` takes."""
     segments = data.held_out_segments(segment_limit(config))
     return [Segment(segment.track, segment.name, segment.audio) for segment in segments]

@@ -1,4 +1,4 @@
-"""From the runs' folders to a report: cards, records, curves and audio, as they lie on disk."""
+"""Collects the results in the runs' folders for a report: cards, records, curves and audio."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ from spectrostream.errors import UserError
 
 
 class NothingToReportError(UserError):
-    """The baseline did not finish: there is nothing to compare with."""
+    """The baseline did not finish, so there is nothing to compare with."""
 
 
 def measure_costs(tasks: Sequence[Task]) -> None:
-    """Adds real-time factors to finished cards that lack them; one after the other, so that they are comparable."""
+    """Add real-time factors to the cards of finished runs that lack them.
+
+    Only one codec is measured at a time, so that the factors are comparable.
+    """
     for task in tasks:
         path = task.files.card(task.run.name)
         if not has_results(task.folder):
@@ -45,15 +48,20 @@ def measure_costs(tasks: Sequence[Task]) -> None:
 
 
 def study_report(study: Study, tasks: Sequence[Task], failures: Mapping[str, str], folder: Path) -> Path:
-    """Writes the report of all runs into `folder`; returns its index.html."""
+    """Write the report of all runs.
+
+    Args:
+        failures: Run name -> why it failed.
+        folder: The report's folder.
+
+    Returns:
+        The report's `index.html`.
+
+    Raises:
+        NothingToReportError: The baseline has no results.
+    """
     finished = [task for task in tasks if has_results(task.folder)]
-    baseline = next((task for task in finished if task.run.variant.role == BASELINE), None)
-    if baseline is None:
-        folders = ", ".join(str(task.folder) for task in tasks if task.run.variant.role == BASELINE)
-        raise NothingToReportError(
-            f"the baseline has no results in {folders}, so there is nothing to compare with; "
-            "run the study with `spectrostream ablate` and the same words"
-        )
+    baseline = _finished_baseline(tasks)
     cards = [card for task in finished for card in _cards(task)]
     unfinished = [task for task in tasks if task not in finished]
     cards += [failed_card(task.run, failures.get(task.run.name) or _known_failure(task)) for task in unfinished]
@@ -75,8 +83,23 @@ def study_report(study: Study, tasks: Sequence[Task], failures: Mapping[str, str
     return write_report(report, folder)
 
 
+def _finished_baseline(tasks: Sequence[Task]) -> Task:
+    baselines = [task for task in tasks if task.run.variant.role == BASELINE]
+    for task in baselines:
+        if has_results(task.folder):
+            return task
+    folders = ", ".join(str(task.folder) for task in baselines)
+    raise NothingToReportError(
+        f"the baseline has no results in {folders}, so there is nothing to compare with; "
+        "run the study with `spectrostream ablate` and the same arguments first"
+    )
+
+
 def training_curves(folder: Path) -> pd.DataFrame:
-    """Columns step, name, value from the logs of every attempt; the later one holds where two logged a step."""
+    """Return the columns step, name and value from the logs of every attempt.
+
+    If two attempts logged the same step, the later attempt counts.
+    """
     frames = []
     for attempt, path in enumerate(RunFolder(folder).logs()):
         wide = pd.read_csv(path)
@@ -92,7 +115,7 @@ def training_curves(folder: Path) -> pd.DataFrame:
 
 def _cards(task: Task) -> list[SystemCard]:
     cards = [read_card(path) for path in task.files.cards()]
-    # Words are the study's: they may have been improved since the run was made.
+    # The study's texts may have changed since the run.
     variant = task.run.variant
     return [
         dataclasses.replace(card, title=variant.title, change=variant.change, axis=variant.axis, role=variant.role)
@@ -108,7 +131,7 @@ def _known_failure(task: Task) -> str:
 
 
 def _decoded_audio(folder: Path) -> dict[tuple[str, int, str], Path]:
-    """`<system>/<levels>/<segment>.flac` by its parts."""
+    """Return (system, levels, segment) -> its file `<system>/<levels>/<segment>.flac`."""
     return {
         (path.parent.parent.name, int(path.parent.name), path.stem): path for path in sorted(folder.glob("*/*/*.flac"))
     }
@@ -116,25 +139,25 @@ def _decoded_audio(folder: Path) -> dict[tuple[str, int, str], Path]:
 
 def _lead(study: Study, cards: Sequence[SystemCard]) -> tuple[str, ...]:
     trained = [card for card in cards if card.role != "check" and card.steps is not None]
-    steps = _span([card.steps or 0 for card in trained], 1, "{:,.0f}")
-    heard = _span([card.audio_seconds_seen or 0.0 for card in trained], 60, "{:.1f}")
-    minutes = _span([card.training_seconds or 0.0 for card in trained], 60, "{:.1f}")
+    steps = _range_in_words([card.steps or 0 for card in trained], 1, "{:,.0f}")
+    audio = _range_in_words([card.audio_seconds_seen or 0.0 for card in trained], 60, "{:.1f}")
+    minutes = _range_in_words([card.training_seconds or 0.0 for card in trained], 60, "{:.1f}")
     budget = (
-        f"Each model here was trained for {steps} steps: {heard} minutes of audio, {minutes} minutes of computing. "
+        f"Each model here was trained for {steps} steps: {audio} minutes of audio, {minutes} minutes of computing. "
         "The published systems were trained for hundreds of thousands of steps on thousands of hours."
     )
     return (budget, study.caveat) if study.caveat else (budget,)
 
 
-def _span(values: Sequence[float], unit: float, style: str) -> str:
-    """One number if all print alike, else the lowest and the highest."""
+def _range_in_words(values: Sequence[float], unit: float, style: str) -> str:
+    """Return one number if all print alike, else the lowest and the highest."""
     low, high = (style.format(end / unit) for end in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
 
 
 def _held_out(baseline: Task) -> str:
     seconds = [soundfile.info(path).duration for path in baseline.files.references()]
-    lengths = _span(seconds, 1, "{:.1f}") if seconds else "?"
+    lengths = _range_in_words(seconds, 1, "{:.1f}") if seconds else "?"
     kind = {
         "end": "the ends of the tracks that were trained on, never the same seconds",
         "track": "whole tracks that were not trained on",

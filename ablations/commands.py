@@ -1,4 +1,4 @@
-"""What `spectrostream train`, `ablate` and `report` do."""
+"""The commands `spectrostream train`, `ablate` and `report`, without the command line."""
 
 from __future__ import annotations
 
@@ -39,10 +39,21 @@ from spectrostream.errors import UserError
 
 
 def train(config: str, overrides: Sequence[str], out: Path, display: Display, *, accept_changes: bool = False) -> Path:
-    """One training in `out`; started again it resumes.
+    """Train one codec in `out`, or resume its training.
 
-    It refuses to go on under another configuration, unless `accept_changes` and a checkpoint can go on with it. What
-    can be known to go wrong is told before anything is written.
+    Mistakes that can be found beforehand are errors before any file is written.
+
+    Args:
+        config: A shipped configuration or a YAML file.
+        overrides: `key=value` words.
+        out: The run's folder.
+        accept_changes: Resume under another configuration, if the checkpoint allows it.
+
+    Returns:
+        The file of the trained weights.
+
+    Raises:
+        UserError: The training is not possible, or it diverged.
     """
     require_writable(out)
     require_run_or_empty(out)
@@ -60,13 +71,13 @@ def train(config: str, overrides: Sequence[str], out: Path, display: Display, *,
     # The other processes of a distributed run share the folder with the first.
     is_first = getattr(rank_zero_only, "rank", 0) == 0
     with locked(out) if is_first else nullcontext():
-        # Once more, now that nobody else works in the folder.
+        # Check again: only now can no other process work in the folder.
         changes = require_same_run(out, experiment, data.fingerprint, start, accept_changes=accept_changes)
         if is_first:
             starts.remember()
             claim(out, experiment, data, start, changes)
         shown = display if is_first else Silent()
-        with _replaced_files_told(shown, out), shown.training(experiment.training.max_steps) as progress:
+        with _count_of_replaced_files(shown, out), shown.training(experiment.training.max_steps) as progress:
             try:
                 trained(experiment, out, data, progress.progressed, run_name=out.name, start_fingerprint=start)
             except (TrainingDivergedError, MisconfigurationException, OtherModelError) as error:
@@ -75,8 +86,8 @@ def train(config: str, overrides: Sequence[str], out: Path, display: Display, *,
 
 
 @contextmanager
-def _replaced_files_told(display: Display | Silent, out: Path) -> Iterator[None]:
-    """At the end, however it comes, one line says how many files the run has replaced by others, if any."""
+def _count_of_replaced_files(display: Display | Silent, out: Path) -> Iterator[None]:
+    """Show at the end, also after an error, how many music files the run replaced by others."""
     try:
         yield
     finally:
@@ -87,7 +98,17 @@ def _replaced_files_told(display: Display | Silent, out: Path) -> Iterator[None]
 def ablate(
     study_name: str, overrides: Sequence[str], out: Path, jobs: int | None, display: Display
 ) -> tuple[Path, int]:
-    """Runs what is missing of a study and writes its report; returns the page and how many runs failed."""
+    """Run the missing runs of a study and write its report.
+
+    Args:
+        study_name: A shipped study or a YAML file.
+        overrides: `key=value` words for all runs.
+        out: The study's folder.
+        jobs: Runs at a time; None chooses the number from the machine.
+
+    Returns:
+        The report's page, and the number of failed runs.
+    """
     require_writable(out)
     require_study_or_empty(out)
     study = load_study(study_name)
@@ -101,7 +122,7 @@ def ablate(
 
 
 def report(study_name: str, overrides: Sequence[str], out: Path, display: Display) -> Path:
-    """The report of what lies in `out`, without running anything."""
+    """Write the report of the runs in `out` without training; return its page."""
     study = load_study(study_name)
     return _report(study, study_tasks(study, overrides, out), {}, out, display)
 
@@ -114,10 +135,14 @@ def _report(study: Study, tasks: Sequence[Task], failures: dict[str, str], out: 
 
 
 def study_tasks(study: Study, overrides: Sequence[str], out: Path, *, to_train: bool = False) -> list[Task]:
-    """Every run with its folder; each corpus is scanned once.
+    """Return every run of a study with its folder. Each corpus is scanned once.
 
-    to_train: the runs must be possible on this machine and with this music (ConfigError otherwise), which has what
-    they are to be evaluated on (SegmentsError otherwise), and the folder remembers the weights they start from.
+    Args:
+        to_train: Check that every run is possible here, and record the weights that the runs start from in `out`.
+
+    Raises:
+        ConfigError: A run is not possible on this machine or with this music.
+        SegmentsError: The music lacks evaluation segments, or trains on them.
     """
     corpora: dict[object, StereoMusicDataModule] = {}
     checked: set[StereoMusicDataModule] = set()
@@ -125,7 +150,7 @@ def study_tasks(study: Study, overrides: Sequence[str], out: Path, *, to_train: 
     tasks = []
     for run in study.runs(overrides, starts=starts):
         _require_one_process(run)
-        # What scan and division depend on: a track shorter than a crop is left out, seeds and batches do not matter.
+        # Seeds, batches and workers change neither the scan nor the split, so such runs share one data module.
         scanned = replace(run.config.data, seed=0, batch_size=1, num_workers=0)
         data = corpora.setdefault((scanned, run.config.model.channels), data_module(run.config))
         if to_train:
@@ -150,9 +175,10 @@ def _require_one_process(run: Run) -> None:
 
 
 def default_jobs(tasks: Sequence[Task], counts: Mapping[str, int] | None = None) -> int:
-    """As many runs at a time as there are accelerators, or cores for their threads.
+    """Return how many runs fit on the machine at a time: one per accelerator, or as many as have cores.
 
-    counts: devices by kind; this machine's by default.
+    Args:
+        counts: Number of devices by kind; this machine's if None.
     """
     counts = device_counts() if counts is None else counts
     trainer = tasks[0].run.config.trainer
@@ -163,7 +189,7 @@ def default_jobs(tasks: Sequence[Task], counts: Mapping[str, int] | None = None)
 
 
 def cuda_devices(tasks: Sequence[Task], counts: Mapping[str, int] | None = None) -> list[str]:
-    """The CUDA devices that the study's runs share, as CUDA_VISIBLE_DEVICES names them; none for runs elsewhere."""
+    """Return the CUDA devices for the study's runs, as CUDA_VISIBLE_DEVICES names them; empty without CUDA."""
     counts = device_counts() if counts is None else counts
     if chosen_accelerator(tasks[0].run.config.trainer.accelerator, counts) != "cuda":
         return []

@@ -1,4 +1,4 @@
-"""An experiment out of YAML files and `key=value` overrides; a mistake is an error that names its key."""
+"""Composes an experiment from YAML files and `key=value` overrides; an error names the wrong key."""
 
 from __future__ import annotations
 
@@ -24,17 +24,25 @@ from spectrostream.interface import CodecConfig
 
 
 class ConfigError(UserError):
-    """A configuration that cannot be: the message names the key, what was given and what is allowed."""
+    """An impossible configuration; the message says the key, its value and the allowed values."""
 
 
 def configs_folder() -> Path:
-    """The shipped configurations: in the repository, or inside the installed package."""
+    """Return the folder of the shipped configurations: in the repository, or inside the installed package."""
     packaged = Path(__file__).parent / "configs"
     return packaged if packaged.is_dir() else Path(__file__).parent.parent / "configs"
 
 
 def find_yaml(name: str, folder: Path, what: str) -> Path:
-    """A path as given, or the shipped file of that name. ConfigError lists what there is."""
+    """Return the file of a path, or the shipped file of that name.
+
+    Args:
+        name: A path, or the name of a YAML file in `folder` without its ending.
+        what: The key that the error names.
+
+    Raises:
+        ConfigError: There is no such file; the message lists the shipped ones.
+    """
     for path in (Path(name), folder / f"{name}.yaml"):
         if path.is_file():
             return path
@@ -43,13 +51,13 @@ def find_yaml(name: str, folder: Path, what: str) -> Path:
 
 
 def load_layer(path: Path) -> DictConfig:
-    """A YAML file as one layer of a configuration.
+    """Read a YAML file as one layer of a configuration.
 
-    The config.yaml in the folder of a run names all keys of its time; keys that were added later are filled in with
-    their neutral values, so that the layer means what it meant then.
+    The config.yaml of a run lacks the keys that were added later. They get their neutral values, so that the layer
+    keeps its meaning.
 
     Raises:
-        ConfigError: if the file holds no mapping.
+        ConfigError: The file is not YAML, or holds no mapping.
     """
     try:
         layer = OmegaConf.load(path)
@@ -68,9 +76,13 @@ def _neutral_layer(record: DictConfig) -> DictConfig:
 
 
 def overrides_layer(overrides: Sequence[str]) -> DictConfig:
-    """`key=value` words as one layer; `data=..` is short for `data.root` (a folder), manifests or shards.
+    """Read `key=value` words as one layer.
 
-    A folder that `data prepare` made is known by the manifest or the index in it.
+    `data=..` is short for `data.root`, `data.manifests` or `data.shards`. The manifest or the index in a folder shows
+    that `data prepare` made it.
+
+    Raises:
+        ConfigError: A word is no override, or its value is not YAML.
     """
     layer = OmegaConf.create({})
     for word in overrides:
@@ -94,13 +106,13 @@ def _data_words(value: str) -> list[str]:
         return [f"data.manifests=[{','.join(names)}]"]
     manifest = Path(value) / MANIFEST_NAME
     if manifest.is_file():
-        # Without it what was divided officially would be divided anew, and the music for the test trained on.
+        # The manifest keeps the official split. With the folder alone, training would use test music.
         return [f"data.manifests=[{manifest}]", f"data.root={value}"]
     return [f"data.root={value}"]
 
 
 def keys_layer(changes: Mapping[str, Any]) -> DictConfig:
-    """Dotted keys to values as one layer; `model: {kind: ..}` replaces the whole section."""
+    """Return a layer of dotted keys and their values; `model: {kind: ..}` replaces the whole section."""
     layer = OmegaConf.create({})
     for key, value in changes.items():
         OmegaConf.update(layer, key, value, force_add=True)
@@ -108,21 +120,21 @@ def keys_layer(changes: Mapping[str, Any]) -> DictConfig:
 
 
 def compose(*layers: DictConfig, starts: Starts | None = None) -> ExperimentConfig:
-    """Schema, then each layer over the ones before it.
+    """Compose an experiment from the schema's defaults and the layers; a later layer overrides an earlier one.
 
-    A layer with another `model.kind` replaces the model section, one with another `discriminator.kind` that section:
-    the keys of one kind mean nothing to another.
-    With `training.start_from` the model is that of the weights; a key that says something else is an error, but for
-    `LEARNING_KEYS`. starts: what is known of such weights; they are read otherwise.
-    Raises ConfigError, naming the nearest right key for a mistyped one.
+    A layer with another `model.kind` or `discriminator.kind` replaces that whole section, because kinds have
+    different keys. With `training.start_from` the model section is that of the weights.
+
+    Args:
+        layers: The layers, the weakest first.
+        starts: The known weights that runs start from; other weights are read.
+
+    Raises:
+        ConfigError: A key or value is not possible, or a key other than `LEARNING_KEYS` contradicts the weights. The
+            message suggests the nearest key for a mistyped one.
+        StartError: The weights of `training.start_from` cannot be read.
     """
-    merged = OmegaConf.create({})
-    for layer in layers:
-        for section in KINDS:
-            kind = OmegaConf.select(layer, f"{section}.kind")
-            if kind is not None and kind != _kind(merged, section) and section in merged:
-                merged.pop(section)
-        merged = _merged(merged, layer)
+    merged = _stacked(layers)
     schema = OmegaConf.create({name: OmegaConf.structured(one) for name, one in _schemas(merged).items()})
     try:
         plain = OmegaConf.to_container(merged, resolve=True)
@@ -145,6 +157,18 @@ def compose(*layers: DictConfig, starts: Starts | None = None) -> ExperimentConf
     return config
 
 
+def _stacked(layers: Sequence[DictConfig]) -> DictConfig:
+    """Return the merged layers; another kind removes the section of the layers before it."""
+    merged = OmegaConf.create({})
+    for layer in layers:
+        for section in KINDS:
+            kind = OmegaConf.select(layer, f"{section}.kind")
+            if kind is not None and kind != _kind(merged, section) and section in merged:
+                merged.pop(section)
+        merged = _merged(merged, layer)
+    return merged
+
+
 def _start(plain: Mapping[Any, Any], kind: str, starts: Starts) -> Start | None:
     training = plain.get("training")
     source = training.get("start_from") if isinstance(training, dict) else None
@@ -163,7 +187,7 @@ def _require_weights_shape(model: CodecConfig, start: Start) -> None:
 
 
 def leaves(plain: Any, prefix: str = "") -> dict[str, Any]:
-    """All values of nested mappings by their dotted keys, behind `prefix`."""
+    """Return all values of nested mappings by their dotted keys; each key begins with `prefix`."""
     found: dict[str, Any] = {}
     for key, value in plain.items():
         found |= leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -171,7 +195,7 @@ def leaves(plain: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _require_possible(section: DictConfig, prefix: str) -> None:
-    """Makes the innermost objects first: an object that stands in several places does not know its own place."""
+    """Build the innermost objects first, so that an error can name the full key of an object used in several places."""
     for key in map(str, section):
         inner = section._get_node(key)
         if isinstance(inner, DictConfig):
@@ -182,8 +206,8 @@ def _require_possible(section: DictConfig, prefix: str) -> None:
         raise ConfigError(str(error).splitlines()[0]) from error
     except (ValueError, TypeError) as error:
         words = str(error).splitlines()[0]
-        knows_its_place = words.startswith(tuple(f"{name}." for name in SECTIONS))
-        raise ConfigError(words if knows_its_place else f"{prefix}{words}") from error
+        names_its_key = words.startswith(tuple(f"{name}." for name in SECTIONS))
+        raise ConfigError(words if names_its_key else f"{prefix}{words}") from error
 
 
 def _merged(*layers: DictConfig) -> DictConfig:
@@ -197,7 +221,7 @@ def _kind(merged: DictConfig, section: str) -> Any:
 
 
 def _schemas(merged: DictConfig) -> dict[str, Any]:
-    """The class of each section; the section's kind chooses among several."""
+    """Return the class of each section, by its kind where there are several."""
     return {
         name: _schema_of_kind(name, _kind(merged, name)) if name in KINDS else section.default_factory
         for name, section in SECTIONS.items()
@@ -212,7 +236,7 @@ def _schema_of_kind(section: str, kind: Any) -> type:
 
 
 def _fill(schema: DictConfig, given: Mapping[Any, Any], prefix: str) -> None:
-    """Puts what is given into the schema, key by key, so that an error knows its key."""
+    """Put the given values into the schema, key by key, so that an error can name the key."""
     for key, value in given.items():
         name = f"{prefix}{key}"
         if key not in schema:
@@ -250,16 +274,16 @@ def _in_words(hint: Any) -> str:
 
 
 def load_experiment(config: str, overrides: Sequence[str] = (), *, starts: Starts | None = None) -> ExperimentConfig:
-    """A shipped or own YAML with `key=value` overrides; `starts` as in `compose`."""
+    """Load a shipped configuration or a YAML file with `key=value` overrides; for `starts` and errors see `compose`."""
     path = find_yaml(config, configs_folder(), "config")
     return compose(load_layer(path), overrides_layer(overrides), starts=starts)
 
 
 def to_plain(config: ExperimentConfig) -> dict[str, Any]:
-    """Nested dictionaries and lists, as YAML and JSON take them."""
+    """Return the configuration as nested dictionaries and lists, for YAML and JSON."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def to_yaml(config: ExperimentConfig) -> str:
-    """The resolved configuration."""
+    """Return the resolved configuration as YAML."""
     return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))

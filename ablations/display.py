@@ -1,4 +1,4 @@
-"""What the commands show while they work; the command line shows it on a terminal, a notebook as it likes."""
+"""The interface through which commands show their progress. The command line implements it for a terminal."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ class TrainingProgress(Protocol):
     """Shows one training."""
 
     def progressed(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
-        """As `ablations.run.Report`."""
+        """Show the progress of the training; the arguments are those of `ablations.run.Report`."""
 
 
 class Display(Protocol):
     """Shows what a command does."""
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Show a line that stays."""
 
     def busy(self, what: str) -> AbstractContextManager[object]:
-        """Within it, something of unknown length goes on."""
+        """Show work of unknown length until the context ends."""
 
     def training(self, total_steps: int) -> AbstractContextManager[TrainingProgress]:
-        """Within it, one training goes on."""
+        """Show one training until the context ends."""
 
     def runs(self, total_steps: int) -> AbstractContextManager[RunsDisplay]:
-        """Within it, the runs of a study go on."""
+        """Show the runs of a study until the context ends."""
 
 
 class Silent:
-    """A `Display` of one training that shows nothing: of the further processes of a distributed run."""
+    """A `Display` of one training that shows nothing; for all processes of a distributed run but the first."""
 
     def say(self, line: str) -> None:
-        """Nothing."""
+        """Show nothing."""
 
     def training(self, total_steps: int) -> AbstractContextManager[TrainingProgress]:
-        """Shows nothing."""
+        """Show nothing."""
         return nullcontext(self)
 
     def progressed(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Nothing."""
+        """Show nothing."""

@@ -1,4 +1,4 @@
-"""A trained run becomes scores, cards and decoded audio."""
+"""Evaluates a trained run: scores, cards and decoded audio."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ from reports.records import SystemCard
 from spectrostream.added_keys import identity_of
 from spectrostream.interface import AudioCodec, TrainableCodec
 
-# Checks of the baseline: the untrained codec, and the trained decoder without any codes.
+# The baseline's learning checks: the untrained codec, and the trained decoder without codes.
 STEP_0 = "step0"
 ZERO_CODES = "zero-codes"
 
 
 def evaluation_identity(run: Run) -> str:
-    """Hash of how a codec is evaluated: operating points, metrics, segments; not of how many processes do it."""
+    """Return a hash of how a codec is evaluated: operating points, metrics, segments."""
     plain = identity_of(run.config.evaluation)
-    plain.pop("workers")
-    # Of a table the protocol says how many.
+    plain.pop("workers")  # processes change no score
+    # The protocol counts the segments of a table.
     plain["segments"] = None if run.config.data.evaluation_segments else segment_limit(run.config)
     plain["protocol"] = evaluation_protocol(run.config).hash
-    if run.variant.role == BASELINE:  # its learning checks are made there
+    if run.variant.role == BASELINE:  # its learning checks are evaluated at these levels
         plain["compared_at"] = run.compared_at
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -55,12 +55,21 @@ def evaluation_identity(run: Run) -> str:
 def evaluate_run(
     run: Run, folder: Path, data: StereoMusicDataModule, result: FitResult
 ) -> tuple[pd.DataFrame, list[SystemCard]]:
-    """Scores and cards of a trained run, and of the checks of the baseline; `result` is its training."""
+    """Evaluate a trained run, and the learning checks of a baseline; write the audio into the run's folder.
+
+    Args:
+        folder: The run's folder, with the trained weights.
+        data: Has the held-out segments.
+        result: The run's training.
+
+    Returns:
+        The scores (the columns are `reports.records.COLUMNS`), and a card for each codec, the run's own first.
+    """
     config = run.config
     files = RunFolder(folder)
     segments = evaluation_segments(config, data)
     codec = deployed_codec(files.weights)
-    shutil.rmtree(files.audio, ignore_errors=True)  # of an evaluation at other levels or of other segments
+    shutil.rmtree(files.audio, ignore_errors=True)  # an earlier evaluation may have other levels or segments
     audio = files.audio if config.evaluation.keep_audio else None
     if audio is not None:
         _write_references(segments, files.reference_audio)
@@ -72,7 +81,7 @@ def evaluate_run(
         cards = [_card(run, codec, read_json(files.facts), result)]
         if run.variant.role == BASELINE:
             for name, title, checked in _learning_checks(run, codec):
-                # Without ViSQOL: the cheap distances tell.
+                # No ViSQOL: the cheap distances show what the codec learnt.
                 frames.append(
                     evaluate(name, checked, segments, levels=[run.compared_at], visqol=None, audio_folder=audio)
                 )
@@ -81,7 +90,7 @@ def evaluate_run(
 
 
 def _learning_checks(run: Run, codec: TrainableCodec) -> Iterator[tuple[str, str, AudioCodec]]:
-    """Name, title and codec of what a trained codec has to beat."""
+    """Yield name, title and codec of each codec that a trained one must beat."""
     yield f"{run.name}@{STEP_0}", "untrained (step 0)", initial_codec(run.config)
     if codec.takes_zero_levels:
         yield f"{run.name}@{ZERO_CODES}", "trained decoder, zero codes", ZeroCodes(codec)
@@ -128,7 +137,7 @@ def _check_card(of: SystemCard, name: str, title: str) -> SystemCard:
 
 
 def failed_card(run: Run, reason: str) -> SystemCard:
-    """What is known of a run that did not finish."""
+    """Return the card of a run that did not finish."""
     return SystemCard(
         name=run.name,
         title=run.variant.title,

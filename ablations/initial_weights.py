@@ -1,4 +1,4 @@
-"""Trained weights that a training starts from: found, named by a fingerprint, remembered, put into a codec."""
+"""The trained weights that a training starts from: finds, identifies, records and loads them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spectrostream.interface import CodecConfig, TrainableCodec
 from spectrostream.registry import CODECS, config_from_plain
 from spectrostream.weights import codec_fingerprint, load_codec
 
-# How a codec learns may differ from how the weights learnt; everything else is what they are.
+# The keys that may differ from the configuration of the weights: they change how a codec learns, not its layers.
 LEARNING_KEYS = (
     "model.quantizer.bypass_probability",
     "model.quantizer.decay",
@@ -24,33 +24,41 @@ LEARNING_KEYS = (
     "model.quantizer.revival_threshold",
     "model.quantizer_dropout",
 )
-# Buffers of the codebooks' learning; they begin anew.
+# Buffers of the codebooks' learning; a new training does not take them over.
 _LEARNING_STATE = "quantizer.learning."
 
 
 class StartError(UserError):
-    """`training.start_from` names weights that cannot be had, or other ones than before."""
+    """`training.start_from` names weights that cannot be read, or that changed since the run began."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Weights by their source as typed, their fingerprint (16 hexadecimal digits) and their configuration."""
+    """Trained weights that a run starts from."""
 
     source: str
+    """The value of `training.start_from`."""
     fingerprint: str
+    """16 hexadecimal digits."""
     model: CodecConfig
+    """The configuration of the weights."""
 
     def plain_model(self) -> dict[str, Any]:
-        """The configuration as YAML and JSON take it."""
+        """Return `model` as nested dictionaries and lists, for YAML and JSON."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self.model)))
         return plain
 
 
 class Starts:
-    """The starts that the runs in a folder name; what the folder remembers of them holds when the weights are gone."""
+    """The weights that the runs in a folder start from.
+
+    The folder records them, so that a run can resume when the weights were removed.
+
+    Args:
+        folder: The folder of a run or a study; None records nothing.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
-        """folder: of a run or a study; None remembers nothing beyond this object."""
         self._folder = folder
         record = read_json(RunFolder(folder).start) if folder else None
         self._known = {
@@ -59,18 +67,22 @@ class Starts:
         }
 
     def find(self, source: str, kind: str = "spectrostream") -> Start:
-        """What `source` names: as remembered, or read now. Raises StartError."""
+        """Return the recorded start of `source`, or read it.
+
+        Raises:
+            StartError: There are no such weights of this kind.
+        """
         if source not in self._known:
             codec = read_weights(source, kind)
             self._known[source] = Start(source, codec_fingerprint(codec).hex(), codec.config)
         return self._known[source]
 
     def fingerprint(self, source: str | None, kind: str = "spectrostream") -> str:
-        """Of the weights at `source`; empty where a run starts from none."""
+        """Return the fingerprint of the weights at `source`; empty for a run that starts from none."""
         return self.find(source, kind).fingerprint if source else ""
 
     def remember(self) -> None:
-        """Writes what was found into the folder."""
+        """Write all starts that were found into the folder."""
         if self._folder and self._known:
             facts = {
                 one.source: {"fingerprint": one.fingerprint, "model": one.plain_model()} for one in self._known.values()
@@ -79,9 +91,14 @@ class Starts:
 
 
 def read_weights(source: str, kind: str) -> TrainableCodec:
-    """The trained codec at `source`.
+    """Read a trained codec.
 
-    It is found as `CODECS` says for its kind, or else in a file of ours or in the folder of a run. Raises StartError.
+    Args:
+        source: What `CODECS` can find for this kind; otherwise a weights file or the folder of a run.
+        kind: A key of `CODECS`.
+
+    Raises:
+        StartError: There are no such weights, or they are of another kind.
     """
     find = CODECS[kind].find_trained
     try:
@@ -106,9 +123,13 @@ def _read_own(source: str, kind: str) -> TrainableCodec:
 
 
 def put_start_into(codec: TrainableCodec, source: str, fingerprint: str) -> None:
-    """Gives `codec` the weights at `source`; the codebooks go on learning from where they are.
+    """Load the weights at `source` into `codec`; its codebooks continue to learn from these vectors.
 
-    fingerprint: what the weights must have; empty for any. Raises StartError.
+    Args:
+        fingerprint: The fingerprint that the weights must have; empty allows any.
+
+    Raises:
+        StartError: The weights cannot be read, or have another fingerprint.
     """
     weights = read_weights(source, codec.config.kind)
     found = codec_fingerprint(weights).hex()

@@ -1,4 +1,4 @@
-"""What can be known to go wrong before a training touches its folder: devices, music, room on the disk."""
+"""Checks before a training writes into its folder: devices, music, space on the disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from spectrostream.errors import UserError
 logger = logging.getLogger(__name__)
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
-# Adam keeps two numbers for each weight, and an average of the weights is a third.
+# The weights, Adam's two numbers for each weight, and the averaged weights.
 _COPIES_OF_WEIGHTS = 4
 
 
@@ -30,19 +30,27 @@ class NoRoomError(UserError):
 
 
 def usable_cores() -> int:
-    """Of this process: a container or a batch system may grant fewer than the machine has."""
+    """Return the number of cores of this process; a container or a batch system may grant only some of the machine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def device_counts() -> dict[str, int]:
-    """How many devices of each kind this machine has."""
+    """Return the number of devices of this machine by kind."""
     return {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": usable_cores()}
 
 
 def chosen_accelerator(name: str, counts: Mapping[str, int]) -> str:
-    """The kind of device that `trainer.accelerator` means here. Raises ConfigError for one that is not there."""
+    """Return the kind of device that `trainer.accelerator` means on this machine.
+
+    Args:
+        name: The value of `trainer.accelerator`.
+        counts: Number of devices by kind.
+
+    Raises:
+        ConfigError: The name is not known, or the machine has no such device.
+    """
     if name not in ACCELERATORS:
         raise ConfigError(f"trainer.accelerator = {name!r} is not known; allowed: {', '.join(ACCELERATORS)}")
     wanted = {"auto": ("cuda", "mps", "cpu"), "gpu": ("cuda", "mps")}.get(name, (name,))
@@ -57,9 +65,13 @@ def chosen_accelerator(name: str, counts: Mapping[str, int]) -> str:
 
 
 def require_devices(trainer: TrainerConfig, counts: Mapping[str, int] | None = None) -> None:
-    """Raises ConfigError for an accelerator, or for more devices, than there are; too many CPU processes are warned of.
+    """Check that the machine has the devices of `trainer`. More CPU processes than cores are a warning.
 
-    counts: devices by kind; this machine's by default.
+    Args:
+        counts: Number of devices by kind; this machine's if None.
+
+    Raises:
+        ConfigError: There is no such accelerator, or there are too few devices.
     """
     counts = device_counts() if counts is None else counts
     kind = chosen_accelerator(trainer.accelerator, counts)
@@ -77,10 +89,15 @@ def require_devices(trainer: TrainerConfig, counts: Mapping[str, int] | None = N
 
 
 def require_music(config: ExperimentConfig, train_seconds: float) -> None:
-    """Raises ConfigError if the crops of one update hold more music than there is to train on.
+    """Check that the corpus holds at least as much music as the crops of one update.
 
-    Crops are drawn at random, so such an update would hold the same music several times.
-    train_seconds: of the training part of the corpus.
+    Crops are drawn at random, so that a larger update would contain the same music several times.
+
+    Args:
+        train_seconds: Length of the corpus' training part.
+
+    Raises:
+        ConfigError: The corpus is shorter.
     """
     factors = {
         "data.batch_size": config.data.batch_size,
@@ -103,14 +120,22 @@ def require_music(config: ExperimentConfig, train_seconds: float) -> None:
 
 
 def require_segments(data: StereoMusicDataModule) -> None:
-    """Raises SegmentsError for a table of evaluation segments that this music has not, or trains on; reads no audio."""
+    """Check the table of evaluation segments against the music, without reading audio.
+
+    Raises:
+        SegmentsError: The music lacks segments of the table, or trains on them.
+    """
     data.segment_places(limit=1)
 
 
 def require_room(out: Path, module: CodecTraining, keep: int) -> None:
-    """Raises NoRoomError unless `out` is, or can become, a folder with room for the checkpoints of `module`.
+    """Check that `out` can be written and that its disk has space for the checkpoints.
 
-    keep: how many stay at a time; one more is written before the oldest goes.
+    Args:
+        keep: `trainer.keep_checkpoints`; one more is written before the oldest is removed.
+
+    Raises:
+        NoRoomError: Files cannot be written there, or the disk is too full.
     """
     require_writable(out)
     there = len(list(RunFolder(out).checkpoints.glob("step-*.ckpt"))) if out.is_dir() else 0
@@ -124,7 +149,11 @@ def require_room(out: Path, module: CodecTraining, keep: int) -> None:
 
 
 def require_writable(out: Path) -> None:
-    """Raises NoRoomError unless files can be written in `out` or in the folder that it will be made in."""
+    """Check that files can be written in `out`, or in the folder where it will be created.
+
+    Raises:
+        NoRoomError: They cannot.
+    """
     nearest = _nearest(out)
     if not nearest.is_dir():
         raise NoRoomError(f"out = {out} is not possible: {nearest} is a file; type out=FOLDER")
@@ -135,13 +164,13 @@ def require_writable(out: Path) -> None:
 
 
 def checkpoint_bytes(module: CodecTraining) -> int:
-    """At most what one checkpoint takes: weights, what the optimizers keep of them, and buffers."""
+    """Return the largest size of one checkpoint: weights, their averages, optimizer states and buffers."""
     learnt = sum(one.numel() * one.element_size() for one in module.parameters() if one.requires_grad)
     state = sum(one.numel() * one.element_size() for one in module.state_dict().values())
     return state + (_COPIES_OF_WEIGHTS - 1) * learnt
 
 
 def _nearest(path: Path) -> Path:
-    """The path, or the first above it that exists."""
+    """Return the path, or its first parent that exists."""
     path = path.absolute()
     return path if path.exists() or path.parent == path else _nearest(path.parent)

@@ -1,4 +1,4 @@
-"""What a result was made with: git revision and the versions of the packages that matter."""
+"""What a result was made with: the git revision and the versions of packages; and its JSON files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _PACKAGES = ("torch", "torchaudio", "lightning", "transformers", "visqol-python"
 
 
 def git_revision() -> str:
-    """Short revision of the repository this code lies in, with "-modified" if files differ; "" outside a repository."""
+    """Return the short revision of this code, with "-modified" if files differ; "" outside its repository."""
     repository = Path(__file__).parent.parent
     top = _git(repository, "rev-parse", "--show-toplevel")
-    # An installed copy may lie inside somebody else's repository.
+    # An installed copy may be inside another repository.
     if not top or Path(top).resolve() != repository.resolve():
         return ""
     return _git(repository, "describe", "--always", "--abbrev=10", "--dirty=-modified", "--exclude=*")
@@ -33,7 +33,7 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Python and the installed ones of the packages that results depend on."""
+    """Return the versions of Python and of the installed packages that results depend on."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -44,10 +44,10 @@ def package_versions() -> dict[str, str]:
 
 
 def write_json(value: Any, path: Path) -> None:
-    """Writes a JSON file that appears whole or not at all."""
+    """Write a JSON file; it appears complete or not at all."""
     write_whole(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """None if there is no such file."""
+    """Return the content of a JSON file; None if there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

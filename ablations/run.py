@@ -1,4 +1,4 @@
-"""One run of a study in its own folder: train, evaluate, write its records and its card. Started again, it resumes."""
+"""One run in its own folder: trains or resumes, evaluates, writes records and cards."""
 
 from __future__ import annotations
 
@@ -27,31 +27,39 @@ from spectrostream.errors import UserError
 from spectrostream.weights import save_codec
 
 Report = Callable[[str, int, Mapping[str, float]], None]
-"""Told the phase in words, the generator updates done, and what was logged of this one if anything was."""
+"""(phase in words, generator updates so far, metrics that this update logged) -> None."""
 
 
 class RunBusyError(UserError):
-    """Another process works in this run's folder."""
+    """Another process uses this run's folder."""
 
 
 def folder_of(runs: Path, run: Run, data_fingerprint: str) -> Path:
-    """The folder of a run among the others of its study: its name for people, its signature for identity."""
+    """Return the folder of a study's run: the name is for people, the signature identifies the run."""
     return runs / f"{run.name}-{signature(run.config, data_fingerprint, run.start_fingerprint)}"
 
 
 def has_results(folder: Path) -> bool:
-    """True if the run was trained and evaluated, also under another protocol; the report then says so."""
+    """Return True if the run was trained and evaluated, also under another protocol."""
     return RunFolder(folder).done.exists()
 
 
 def is_done(folder: Path, run: Run) -> bool:
-    """True if the run was trained, and evaluated as it is configured now."""
+    """Return True if the run was trained, and evaluated under its present configuration."""
     done = read_json(RunFolder(folder).done)
     return done is not None and done["evaluation"] == evaluation_identity(run)
 
 
 def train_and_evaluate(run: Run, folder: Path, *, report: Report | None = None) -> None:
-    """Trains (or resumes) and evaluates `run` in `folder`; ends with DONE.json. RunBusyError if another process is."""
+    """Train or resume a run of a study, then evaluate it; the last file is DONE.json.
+
+    Args:
+        folder: The run's folder.
+        report: Called with the progress.
+
+    Raises:
+        RunBusyError: Another process uses the folder.
+    """
     report = report or (lambda _phase, _step, _metrics: None)
     files = RunFolder(folder)
     with locked(folder):
@@ -78,9 +86,15 @@ def trained(
     run_name: str,
     start_fingerprint: str = "",
 ) -> FitResult:
-    """The finished training of `config` in `folder`: done before, resumed, or done now; leaves codec.safetensors.
+    """Train, resume, or read the result of a finished training; the first process writes the weights.
 
-    start_fingerprint: of the weights at `training.start_from`, checked where they are loaded.
+    Args:
+        config: Of the run.
+        folder: The run's folder, which this process has locked.
+        data: The corpus.
+        report: Called with the progress.
+        run_name: The name for the loggers.
+        start_fingerprint: The fingerprint that the weights at `training.start_from` must have; empty allows any.
     """
     files = RunFolder(folder)
     finished = read_json(files.trained)
@@ -91,8 +105,8 @@ def trained(
     module = training_module(config, folder, start_fingerprint)
     data.failure_list = files.unreadable
     with sampling(config, folder, data) as samples, _keyboard_interrupts():
-        told = partial(report, "training")
-        result = fit(module, data, config.trainer, folder, report=told, run_name=run_name, callbacks=samples)
+        progress = partial(report, "training")
+        result = fit(module, data, config.trainer, folder, report=progress, run_name=run_name, callbacks=samples)
     if module.global_rank == 0:
         save_codec(module.codec, files.weights)
         write_json(dataclasses.asdict(result), files.trained)
@@ -100,14 +114,14 @@ def trained(
 
 
 def _quiet_lightning() -> None:
-    """Its hints go, its warnings stay."""
+    """Hide Lightning's hints; its warnings stay."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @contextmanager
 def _keyboard_interrupts() -> Iterator[None]:
-    """Lightning turns a KeyboardInterrupt into an exit with code 1."""
+    """Raise KeyboardInterrupt where Lightning turns it into an exit with code 1."""
     try:
         yield
     except SystemExit as end:
@@ -118,11 +132,15 @@ def _keyboard_interrupts() -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process per folder; the system frees the lock even of a killed one. Raises RunBusyError."""
+    """Lock the folder for this process; the system frees the lock of a killed process.
+
+    Raises:
+        RunBusyError: Another process has the lock.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with RunFolder(folder).lock.open("wb") as file:
         if not lock(file, wait=False):
-            raise RunBusyError(f"{folder} is being worked on by another process; wait for it or stop it")
+            raise RunBusyError(f"{folder} is in use by another process; wait for it or stop it")
         file.write(str(os.getpid()).encode())
         file.flush()
         yield

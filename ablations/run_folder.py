@@ -1,4 +1,4 @@
-"""The folder of a run: each file in it is named here once."""
+"""The folder of a run: the names of all its files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from spectrostream.weight_files.hub import OWN_NAME
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of a run's files, whether they are there or not; `NAMES` has the bare names."""
+    """The paths of a run's files, also of files that do not exist yet; `NAMES` has the bare names."""
 
     path: Path
 
     @property
     def weights(self) -> Path:
-        """The trained codec; there when training is done."""
+        """The trained codec; exists when training is done."""
         return self.path / OWN_NAME
 
     @property
@@ -34,7 +34,7 @@ class RunFolder:
 
     @property
     def readme(self) -> Path:
-        """The same for people."""
+        """The same facts for people."""
         return self.path / "README.md"
 
     @property
@@ -49,22 +49,22 @@ class RunFolder:
 
     @property
     def trained(self) -> Path:
-        """The result of the training; there when it is done."""
+        """The result of the training; exists when training is done."""
         return self.path / "trained.json"
 
     @property
     def lock(self) -> Path:
-        """Locked while a process works in the folder."""
+        """Locked while a process uses the folder."""
         return self.path / "lock"
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the states that a training resumes from."""
+        """Folder of the checkpoints that a training resumes from."""
         return self.path / CHECKPOINTS
 
     @property
     def samples(self) -> Path:
-        """Folder of what was decoded during training."""
+        """Folder of the segments that were decoded during training."""
         return self.path / "samples"
 
     @property
@@ -74,7 +74,7 @@ class RunFolder:
 
     @property
     def unreadable(self) -> Path:
-        """The list of the music files that could not be read."""
+        """List of the music files that could not be read."""
         return self.path / FAILURE_LIST
 
     @property
@@ -88,11 +88,11 @@ class RunFolder:
         return self.path / WANDB_ID
 
     def log(self, attempt: str) -> Path:
-        """The numbers that one start of the training logged; `attempt` has three digits, or is a pattern."""
+        """The metrics that one start of the training logged; `attempt` has three digits, or is a pattern."""
         return self.path / LOGS / f"attempt-{attempt}" / "metrics.csv"
 
     def logs(self) -> list[Path]:
-        """The numbers of every start, in their order."""
+        """The metrics of every start, the oldest first."""
         return sorted(self.path.glob(str(NAMES.log("*"))))
 
     @property
@@ -105,7 +105,7 @@ class RunFolder:
         return self.path / f"card-{system}.json"
 
     def cards(self) -> list[Path]:
-        """The cards that are there."""
+        """The existing cards."""
         return sorted(self.path.glob(str(NAMES.card("*"))))
 
     @property
@@ -115,11 +115,11 @@ class RunFolder:
 
     @property
     def reference_audio(self) -> Path:
-        """Folder of the held-out segments as they were before coding: `<segment>.flac`."""
+        """Folder of the held-out segments before coding: `<segment>.flac`."""
         return self.audio / "reference"
 
     def references(self) -> Iterator[Path]:
-        """The held-out segments that are there."""
+        """The existing files of held-out segments before coding."""
         return self.reference_audio.glob("*.flac")
 
     @property
@@ -134,4 +134,4 @@ class RunFolder:
 
 
 NAMES = RunFolder(Path())
-"""The names of the files, relative to the folder."""
+"""The paths relative to the folder of a run."""

@@ -1,4 +1,4 @@
-"""The folder of a run explains itself and belongs to one configuration; what changes later is named and recorded."""
+"""Records what a run's folder was made with, and refuses to resume it with another configuration or corpus."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.checkpoints import latest_valid_checkpoint
 from spectrostream.atomic_files import UNFINISHED, write_whole
 
-# A corpus may have a hundred thousand files of no use; its manifest lists them all.
+# A corpus may have a hundred thousand unusable files; its manifest lists them all.
 _LISTED = 100
 _ABSENT = object()
 Changes = dict[str, tuple[Any, Any]]
-"""What differs, by key or in words: its value then and now."""
+"""Key, or a description -> the recorded value and the present one."""
 
 CORPUS = "the corpus' fingerprint"
 WEIGHTS = "the fingerprint of the weights at training.start_from"
 VERSION = "the version of the training code"
-# Their shapes, or what a checkpoint keeps of them, would not fit or would silently stay as they were.
+# A checkpoint fixes these keys: their shapes would not fit, or the checkpoint would silently restore the old value.
 _FIXED = ("model.", "discriminator.", "training.freeze", "training.recipe", WEIGHTS)
 _FIXED_ENDS = (".betas", ".weight_decay")
-# Written before run.json tells what the folder is; a training that is killed then leaves no more.
-# Earlier versions called a file .partial while they wrote it.
-RUNS = "cells"  # of a study's folder
+RUNS = "cells"  # in a study's folder
+# The files that exist before run.json: a training that is killed early leaves only these.
+# Earlier versions wrote to a file with the ending .partial first.
 _START, _FACTS = re.escape(NAMES.start.name), re.escape(NAMES.facts.name)
 _STARTS = rf"{_START}|{_START}\.\d+\.partial|\.{_START}{UNFINISHED}"
 _RUN_BEGINS = re.compile(rf"{NAMES.lock}|{_STARTS}|{_FACTS}\.\d+\.partial|\.{_FACTS}{UNFINISHED}")
@@ -47,17 +47,25 @@ _FREE = tuple(key for key in LEARNING_KEYS if not key.endswith("initial_vectors"
 
 
 def require_run_or_empty(out: Path) -> None:
-    """Raises ConfigError if `out` holds files and no training run of ours, finished or not: they are somebody's."""
+    """Check that no other files can be overwritten in `out`.
+
+    Raises:
+        ConfigError: `out` holds files, but no training run.
+    """
     names = _names(out)
     if not all(map(_RUN_BEGINS.fullmatch, names)) and not _is_run(out):
-        raise _foreign(out, names, "no training run", "run")
+        raise _other_files(out, names, "no training run", "run")
 
 
 def require_study_or_empty(out: Path) -> None:
-    """Raises ConfigError if `out` holds files and no study of ours, finished or not: they are somebody's."""
+    """Check that no other files can be overwritten in `out`.
+
+    Raises:
+        ConfigError: `out` holds files, but no study.
+    """
     names = _names(out)
     if not all(map(_STUDY_BEGINS.fullmatch, names)) and not any(map(_RUN_NAME.fullmatch, _names(out / RUNS))):
-        raise _foreign(out, names, "no study", "study")
+        raise _other_files(out, names, "no study", "study")
 
 
 def _names(folder: Path) -> list[str]:
@@ -67,12 +75,12 @@ def _names(folder: Path) -> list[str]:
 def _is_run(out: Path) -> bool:
     try:
         facts = read_json(RunFolder(out).facts)
-    except (ValueError, OSError):  # of somebody else, who may call a folder so
+    except (ValueError, OSError):  # another program's run.json, or a folder of that name
         return False
     return isinstance(facts, dict) and "data_fingerprint" in facts
 
 
-def _foreign(out: Path, names: list[str], missing: str, example: str) -> ConfigError:
+def _other_files(out: Path, names: list[str], missing: str, example: str) -> ConfigError:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ConfigError(
         f"out = {out} holds {', '.join(names[:_NAMED])}{more}, but {missing}, and files there might be overwritten; "
@@ -81,7 +89,7 @@ def _foreign(out: Path, names: list[str], missing: str, example: str) -> ConfigE
 
 
 def describe(folder: Path, config: ExperimentConfig, data: StereoMusicDataModule, start_fingerprint: str) -> None:
-    """Writes config.yaml, run.json and README.md: what was trained with what, whoever evaluates it later."""
+    """Write config.yaml, run.json and README.md; run.json keeps the revisions and changes of earlier starts."""
     before = read_json(RunFolder(folder).facts) or {}
     revisions = [before["git_revision"]] if before else []
     start = {"source": config.training.start_from, "fingerprint": start_fingerprint} if start_fingerprint else None
@@ -106,10 +114,17 @@ def describe(folder: Path, config: ExperimentConfig, data: StereoMusicDataModule
 def require_same_run(
     out: Path, config: ExperimentConfig, data_fingerprint: str, start_fingerprint: str, *, accept_changes: bool
 ) -> Changes:
-    """What differs from the run that `out` holds, if it may; nothing for the same run and for an empty folder.
+    """Compare with the run that `out` holds, if any.
 
-    Raises ConfigError naming each difference with both values: without `accept_changes`, and for what a checkpoint
-    cannot be continued with.
+    Args:
+        start_fingerprint: Of the weights that the run starts from; empty for none.
+        accept_changes: Return the differences instead of an error, if the checkpoint allows them.
+
+    Returns:
+        The accepted differences; empty for the same run and for a new folder.
+
+    Raises:
+        ConfigError: The run differs; the message names each difference with both values.
     """
     before = read_json(RunFolder(out).signature)
     if before is None or before == signature(config, data_fingerprint, start_fingerprint):
@@ -119,14 +134,14 @@ def require_same_run(
     step = newest_step(out)
     if not accept_changes:
         raise ConfigError(
-            f"{differences}; type the values of then, add --accept-changes to go on from step {step} with those of "
-            "now, or choose another folder with out=FOLDER"
+            f"{differences}; type the earlier values, add --accept-changes to resume from step {step} with the new "
+            "ones, or choose another folder with out=FOLDER"
         )
     fixed = [key for key in changes if _is_fixed(key)]
     if fixed and step:
         raise ConfigError(
-            f"{differences}; a checkpoint cannot go on with another value of {', '.join(fixed)}, so --accept-changes "
-            "does not help; choose another folder with out=FOLDER"
+            f"{differences}; a checkpoint cannot be resumed with another value of {', '.join(fixed)}, so "
+            "--accept-changes does not help; choose another folder with out=FOLDER"
         )
     return changes
 
@@ -134,9 +149,9 @@ def require_same_run(
 def claim(
     out: Path, config: ExperimentConfig, data: StereoMusicDataModule, start_fingerprint: str, changes: Changes
 ) -> None:
-    """Makes `out` this run's folder; accepted changes are recorded in run.json with the step they begin at."""
+    """Make `out` this run's folder; run.json records accepted changes with the step at which they begin."""
     if changes:
-        RunFolder(out).trained.unlink(missing_ok=True)  # what is finished may not be with the new values
+        RunFolder(out).trained.unlink(missing_ok=True)  # with the new values the training may need more steps
     if not RunFolder(out).trained.exists():
         describe(out, config, data, start_fingerprint)
     if changes:
@@ -148,7 +163,7 @@ def claim(
 
 
 def newest_step(out: Path) -> int:
-    """Generator updates after which the newest valid checkpoint was written; 0 without one."""
+    """Return the generator updates of the newest valid checkpoint; 0 without one."""
     newest = latest_valid_checkpoint(RunFolder(out).checkpoints)
     return int(newest.stem.rpartition("-")[2]) if newest else 0  # step-00000100, or best-step-00000100
 
@@ -169,13 +184,13 @@ def _changes(out: Path, config: ExperimentConfig, data_fingerprint: str, start_f
 
 def _in_words(changes: Changes) -> str:
     words = [f"{key} was {_shown(then)!r} and is {_shown(now)!r}" for key, (then, now) in changes.items()]
-    return ", ".join(words) or "what it was made with is not recorded"
+    return ", ".join(words) or "its configuration is not recorded"
 
 
 def _shown(value: Any) -> Any:
     if value is _ABSENT:
         return "absent"
-    # A corpus' SHA-256 is long; its beginning tells two apart.
+    # The beginning of a corpus' SHA-256 is enough to distinguish two.
     return f"{value[:12]}.." if isinstance(value, str) and len(value) == 64 else value
 
 

@@ -1,4 +1,4 @@
-"""The runs of a study, each in its process: what is done is not repeated, what fails does not stop the rest."""
+"""Runs the runs of a study, each in its own process. Finished runs are skipped; a failed run does not stop the rest."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ablations.provenance import read_json, write_json
 from ablations.run import is_done, train_and_evaluate
 from ablations.run_folder import RunFolder
 from ablations.study import Run
-from datamodules.workers.processes import fork_server, obey_signals
+from datamodules.workers.processes import accept_signals, fork_server
 
 if TYPE_CHECKING:
-    # Where processes can only be spawned, as on Windows, there are no such classes.
+    # Windows has no such classes: processes can only be spawned there.
     from multiprocessing.context import ForkServerContext, ForkServerProcess
 
-# Imported once in the server that the runs' processes are forked from: Lightning alone takes seconds.
+# The fork server imports it once for all runs: Lightning alone takes seconds.
 _PRELOADED = ["ablations.run"]
-# Exit code of a process that has written its reason.
+# Exit code of a process that has written the reason of its failure.
 _EXPLAINED = 3
 
 
@@ -43,34 +43,39 @@ class Task:
 
 
 class RunsDisplay(Protocol):
-    """What the runner tells while it works."""
+    """Shows the progress of the runs; the runner calls its methods."""
 
     def started(self, task: Task) -> None:
-        """A process begins with the run."""
+        """Show that a process starts the run."""
 
     def progressed(self, task: Task, phase: str, step: int) -> None:
-        """The run reports."""
+        """Show the phase and the step of the run."""
 
     def ended(self, task: Task, reason: str | None, seconds: float) -> None:
-        """The run is done; `reason` says why it failed."""
+        """Show that the run has ended; `reason` says why it failed, None if it did not."""
 
 
 @dataclass
 class _Running:
-    """connection: progress comes in; if it is closed at this end, the process ends itself. device: that it sees."""
+    """A run and its process."""
 
     task: Task
     process: ForkServerProcess
-    connection: Connection
-    device: str | None
+    connection: Connection  # receives the progress; if this end is closed, the process ends itself
+    device: str | None  # the CUDA device that the process sees
     started: float = field(default_factory=time.monotonic)
 
 
 def run_tasks(tasks: Sequence[Task], *, jobs: int, display: RunsDisplay, devices: Sequence[str] = ()) -> dict[str, str]:
-    """Runs every task that is not done, `jobs` at a time. Returns the reason of each failed run by its name.
+    """Run every task that is not done.
 
-    devices: CUDA devices as CUDA_VISIBLE_DEVICES names them; each run sees one, which no other has as long as
-    there are as many as jobs. Empty: runs see what this process sees.
+    Args:
+        jobs: Runs at a time.
+        devices: CUDA devices as CUDA_VISIBLE_DEVICES names them. Each run sees one; runs share a device only if there
+            are more jobs than devices. If empty, runs see all devices of this process.
+
+    Returns:
+        Name of each failed run -> the reason.
     """
     waiting = [task for task in tasks if not is_done(task.folder, task.run)]
     context = fork_server(_PRELOADED)
@@ -82,8 +87,8 @@ def run_tasks(tasks: Sequence[Task], *, jobs: int, display: RunsDisplay, devices
                 device = least_used(devices, [one.device for one in running])
                 running.append(_start(context, waiting.pop(0), device))
                 display.started(running[-1].task)
-            heard = wait([one.connection for one in running])
-            for one in [one for one in running if one.connection in heard]:
+            ready = wait([one.connection for one in running])
+            for one in [one for one in running if one.connection in ready]:
                 if _relay(one, display):
                     continue
                 running.remove(one)
@@ -99,13 +104,13 @@ def run_tasks(tasks: Sequence[Task], *, jobs: int, display: RunsDisplay, devices
 
 
 def least_used(devices: Sequence[str], in_use: Sequence[str | None]) -> str | None:
-    """The first of the devices that the fewest use; None of none."""
+    """Return the first of the devices with the fewest runs; None if there are no devices."""
     return min(devices, key=in_use.count, default=None)
 
 
 def _start(context: ForkServerContext, task: Task, device: str | None) -> _Running:
     task.folder.mkdir(parents=True, exist_ok=True)
-    # One pipe per run: a process that is killed in the middle of a message harms no other's.
+    # One pipe per run: a process that is killed in the middle of a message breaks only its own pipe.
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(task, theirs, device), name=task.run.name)
     process.start()
@@ -114,7 +119,7 @@ def _start(context: ForkServerContext, task: Task, device: str | None) -> _Runni
 
 
 def _relay(one: _Running, display: RunsDisplay) -> bool:
-    """Passes one message on; False if the process has ended."""
+    """Pass one message on; return False if the process has ended."""
     try:
         phase, step = one.connection.recv()
     except (EOFError, OSError):
@@ -124,7 +129,7 @@ def _relay(one: _Running, display: RunsDisplay) -> bool:
 
 
 def _conclude(ended: _Running) -> str | None:
-    """Why the process failed, None if it did not; also written into the run's folder."""
+    """Return why the process failed, None if it did not; also write the reason into the run's folder."""
     ended.process.join()
     ended.connection.close()
     if is_done(ended.task.folder, ended.task.run):
@@ -140,32 +145,32 @@ def _conclude(ended: _Running) -> str | None:
 
 
 def _work(task: Task, connection: Connection, device: str | None) -> None:
-    """In the run's process."""
-    # On SIGTERM or SIGUSR1 a run saves itself.
-    obey_signals()
+    """Train and evaluate in the run's process."""
+    # On SIGTERM or SIGUSR1 the training saves a checkpoint and ends.
+    accept_signals()
     if device is not None:
-        # Before anything asks CUDA what there is; the server that this process is forked from never does.
+        # CUDA reads this variable at its first use. The fork server never uses CUDA.
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    # Ctrl-C reaches every process of the terminal; the parent decides.
+    # Ctrl-C reaches every process of the terminal; the parent ends the runs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, args=(connection,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
 
-    def tell(phase: str, step: int, _metrics: Mapping[str, float]) -> None:
+    def send(phase: str, step: int, _metrics: Mapping[str, float]) -> None:
         try:
             connection.send((phase, step))
         except OSError:
             os._exit(1)
 
     try:
-        train_and_evaluate(task.run, task.folder, report=tell)
+        train_and_evaluate(task.run, task.folder, report=send)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         write_json({"reason": reason, "traceback": traceback.format_exc()}, task.files.failed)
         raise SystemExit(_EXPLAINED) from None
 
 
-def _die_with_parent(connection: Connection) -> None:
-    # A killed parent closes its end; nobody else would stop this process then.
+def _end_with_parent(connection: Connection) -> None:
+    # A killed parent closes its end of the pipe and cannot stop this process otherwise.
     try:
         connection.recv_bytes()
     except (EOFError, OSError):

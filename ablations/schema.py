@@ -1,4 +1,4 @@
-"""What an experiment is made of: the only place where the configurations of all packages meet."""
+"""The configuration of an experiment; only this file joins the configurations of all packages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """Everything that one run needs; each section stands beside the class it builds."""
+    """Everything that one run needs; each section is defined beside the class that it configures."""
 
     model: CodecConfig
     discriminator: DiscriminatorConfig = field(default_factory=MultiScaleSTFTConfig)
@@ -71,5 +71,5 @@ class ExperimentConfig:
 
 
 SECTIONS = {f.name: f for f in dataclasses.fields(ExperimentConfig)}
-# The sections whose schema is chosen by their `kind`, and the kinds; the first one is the default.
+# The sections whose `kind` chooses the schema, with their kinds; the first kind is the default.
 KINDS: dict[str, Mapping[str, CodecKind | DiscriminatorKind]] = {"model": CODECS, "discriminator": DISCRIMINATORS}

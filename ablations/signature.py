@@ -10,9 +10,9 @@ from typing import Any
 from ablations.schema import ExperimentConfig
 from spectrostream.added_keys import identity_of
 
-# Raised with every change of the code that changes what a training computes: finished runs are then run again.
+# Raise this with every change of the code that changes what a training computes: finished runs then run again.
 TRAINING_VERSION = 3
-# What does not change the result of training: how fast it runs, what is written about it, how it is judged afterwards.
+# The keys that do not change the result of training: its speed, its logs, its evaluation.
 NOT_IN_SIGNATURE = (
     "evaluation",
     "trainer.threads",
@@ -27,7 +27,7 @@ NOT_IN_SIGNATURE = (
     "trainer.wandb",
     "trainer.wandb_project",
     "training.start_from",  # the weights count by their fingerprint, wherever they are
-    "data.root",  # the corpus counts by its fingerprint, however its folder is written
+    "data.root",  # the corpus counts by its fingerprint, wherever it is
     "data.manifests",
     "data.num_workers",
     "data.read_timeout_seconds",
@@ -43,17 +43,23 @@ NOT_IN_SIGNATURE = (
 
 
 def is_in_signature(key: str) -> bool:
-    """True if a dotted key counts for the identity of a run."""
+    """Return True if a dotted key is part of the identity of a run."""
     return not any(key == one or key.startswith(f"{one}.") for one in NOT_IN_SIGNATURE)
 
 
 def signature(config: ExperimentConfig, data_fingerprint: str, start_fingerprint: str = "") -> str:
-    """Identity of a training run: a hash of the resolved configuration less `NOT_IN_SIGNATURE`, and of the corpus.
+    """Return the identity of a training run: a hash of the resolved configuration and of the corpus.
 
-    start_fingerprint: of the weights that it starts from, if it does.
+    Args:
+        config: All its keys count except `NOT_IN_SIGNATURE`.
+        data_fingerprint: Of the corpus.
+        start_fingerprint: Of the weights that the run starts from; empty for none.
+
+    Returns:
+        12 hexadecimal digits.
     """
     plain = _counted(identity_of(config))
-    plain["data"]["split"] = config.data.chosen_split  # whether it was typed or not
+    plain["data"]["split"] = config.data.chosen_split  # the same for a default and for the typed value
     plain["data_fingerprint"] = data_fingerprint
     if start_fingerprint:
         plain["start_fingerprint"] = start_fingerprint
@@ -63,7 +69,7 @@ def signature(config: ExperimentConfig, data_fingerprint: str, start_fingerprint
 
 
 def _counted(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Only the keys that are in the signature, and only sections that have such keys."""
+    """Return the keys that are in the signature, without sections that have none."""
     kept: dict[str, Any] = {}
     for key, value in plain.items():
         if not is_in_signature(f"{prefix}{key}"):

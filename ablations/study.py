@@ -1,4 +1,4 @@
-"""A study: a question, a base, and the few keys that change in each variant. Data, never a second script."""
+"""A study: a question, a base configuration, and the keys that change in each variant."""
 
 from __future__ import annotations
 
@@ -24,59 +24,65 @@ _WIDTHS = ("model.encoder_width", "model.decoder_width")
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the study.
-
-    set: dotted configuration keys and their values, over the study's own. change: the one change, in words.
-    axis: the study's axis it lies on; role: "baseline", "variant" or "peer".
-    match: "macs" or "parameters": encoder and decoder are as wide as makes each cost what the baseline's costs.
-    """
+    """One row of the study."""
 
     name: str
     title: str
     role: str
+    """One of "baseline", "variant" and "peer"."""
     set: Mapping[str, Any]
+    """Dotted configuration keys and their values; they override the study's own `set`."""
     change: str = ""
+    """The one change, in words."""
     axis: str = ""
+    """The axis of the study that the variant belongs to; "" for none."""
     match: str = ""
+    """The cost that the widths keep equal to the baseline's: "macs" or "parameters"; "" for none."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a study: a variant with one seed; its `set` names the widths that `match` found.
-
-    compared_at: levels of the study's ablation table. start_fingerprint: of the weights that it starts from, if any.
-    """
+    """One training of a study: a variant with one seed."""
 
     name: str
     variant: Variant
+    """Its `set` includes the widths that `match` found."""
     config: ExperimentConfig
     seed: int
     compared_at: int
+    """Levels of the study's ablation table."""
     start_fingerprint: str = ""
+    """Of the weights that the run starts from; "" for none."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A parsed study file.
-
-    caveat: what a reader must know, printed in the report's first lines.
-    axes: axis in words -> the configuration key it moves. compared_at: levels of the ablation table.
-    """
+    """A parsed study file."""
 
     name: str
     title: str
     question: str
     caveat: str
+    """What a reader must know; the report begins with it."""
     base: DictConfig
+    """The base configuration with the study's `set`."""
     variants: tuple[Variant, ...]
+    """The baseline first."""
     seeds: tuple[int, ...]
     axes: Mapping[str, str]
+    """Name of the axis -> the configuration key that changes along it."""
     compared_at: int
+    """Levels of the ablation table."""
 
     def runs(self, overrides: Sequence[str] = (), *, starts: Starts | None = None) -> tuple[Run, ...]:
-        """Every run of the study; `key=value` overrides hold for all of them, `starts` as in `compose`.
+        """Return every run of the study.
 
-        Raises ConfigError.
+        Args:
+            overrides: `key=value` words for all runs.
+            starts: See `compose`.
+
+        Raises:
+            ConfigError: A run is not possible, or an override contradicts its variant.
         """
         shared, starts = overrides_layer(overrides), starts or Starts()
         return tuple(self._run(variant, seed, shared, starts) for variant in self.variants for seed in self.seeds)
@@ -95,7 +101,7 @@ class Study:
 
     def _composed(self, variant: Variant, seed: int, shared: DictConfig, starts: Starts) -> ExperimentConfig:
         seeded = {"training.seed": seed, "data.seed": seed}
-        # An override of the model's keys cannot hold for a codec of another kind.
+        # A codec of another kind does not have the model's keys.
         if variant.role == "peer" and "model" in shared:
             shared = OmegaConf.masked_copy(shared, [str(key) for key in shared if key != "model"])
         own = keys_layer(variant.set)
@@ -114,7 +120,7 @@ class Study:
             )
 
     def positions(self, runs: Sequence[Run]) -> dict[str, list[tuple[str, float | str]]]:
-        """For each axis the runs on it, with their value of its key; the baseline lies on every axis."""
+        """Return axis -> its runs, each with its value of the axis' key; the baseline is on every axis."""
         placed: dict[str, list[tuple[str, float | str]]] = {}
         for axis, key in self.axes.items():
             on_axis = [run for run in runs if run.variant.role == BASELINE or run.variant.axis == axis]
@@ -123,33 +129,28 @@ class Study:
 
 
 def studies_folder() -> Path:
-    """The shipped studies."""
+    """Return the folder of the shipped studies."""
     return Path(__file__).parent / "studies"
 
 
 def load_study(name: str) -> Study:
-    """A shipped study by name, or a YAML file. Raises ConfigError naming what is missing or unknown."""
+    """Read a shipped study by name, or a YAML file.
+
+    Raises:
+        ConfigError: There is no such study, a key is missing or unknown, or a value is not possible.
+    """
     path = find_yaml(name, studies_folder(), "study")
-    try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # YAML's own errors have no common base with OmegaConf's
-        raise ConfigError(f"{path} is not readable YAML: {error}") from error
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"{path} is not a study; it needs the keys title, question, base, baseline and variants")
-    plain: dict[str, Any] = {str(key): value for key, value in loaded.items()}
+    plain = _read_study(path)
     _check_keys(plain, path)
     base = compose_base(plain)
-    variants = [Variant(name=BASELINE, role=BASELINE, **_entry(plain["baseline"], path, BASELINE))]
-    for section, role in (("peers", "peer"), ("variants", "variant")):
-        for key, entry in (plain.get(section) or {}).items():
-            variants.append(Variant(name=str(key), role=role, **_entry(entry, path, key)))
+    variants = _variants(plain, path)
     study = Study(
         name=path.stem,
         title=str(plain["title"]),
         question=" ".join(str(plain["question"]).split()),
         caveat=" ".join(str(plain.get("caveat") or "").split()),
         base=base,
-        variants=tuple(variants),
+        variants=variants,
         seeds=tuple(plain.get("seeds") or (0,)),
         axes=plain.get("axes") or {},
         compared_at=plain["compared_at"],
@@ -159,8 +160,27 @@ def load_study(name: str) -> Study:
     return study
 
 
+def _read_study(path: Path) -> dict[str, Any]:
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # YAML's own errors have no common base with OmegaConf's
+        raise ConfigError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path} is not a study; it needs the keys title, question, base, baseline and variants")
+    return {str(key): value for key, value in loaded.items()}
+
+
+def _variants(plain: Mapping[str, Any], path: Path) -> tuple[Variant, ...]:
+    """Return the baseline, then the peers, then the variants."""
+    variants = [Variant(name=BASELINE, role=BASELINE, **_entry(plain["baseline"], path, BASELINE))]
+    for section, role in (("peers", "peer"), ("variants", "variant")):
+        for key, entry in (plain.get(section) or {}).items():
+            variants.append(Variant(name=str(key), role=role, **_entry(entry, path, key)))
+    return tuple(variants)
+
+
 def compose_base(plain: Mapping[str, Any]) -> DictConfig:
-    """The base configuration with the study's own changes for every run."""
+    """Return the base configuration with the study's changes for every run."""
     layers = [load_layer(find_yaml(str(plain["base"]), configs_folder(), "base"))]
     layers.append(keys_layer(plain.get("set") or {}))
     merged = OmegaConf.merge(*layers)
@@ -197,7 +217,7 @@ def _check_keys(plain: Mapping[str, Any], path: Path) -> None:
 
 def _check_names(names: Sequence[str], path: Path) -> None:
     for name in names:
-        # A name is a folder, and "@" marks the baseline's learning checks.
+        # The name is part of a folder's name, and "@" marks the baseline's learning checks.
         if names.count(name) > 1 or not re.fullmatch(r"[\w.+-]+", name):
             raise ConfigError(
                 f"{path}: the name {name!r} is not possible; allowed: letters, digits and . _ + -, each name once, "
@@ -229,7 +249,7 @@ def _check_match(entry: Mapping[str, Any], path: Path, name: str) -> None:
 def _matched(
     variant: Variant, config: ExperimentConfig, baseline: ExperimentConfig
 ) -> tuple[Variant, ExperimentConfig]:
-    """The variant and its configuration with the baseline's cost; both name the widths. Raises ConfigError."""
+    """Return the variant and its configuration with the widths that cost as much as the baseline's."""
     model, reference = config.model, baseline.model
     match_widths = CODECS[model.kind].match_widths
     if match_widths is None or model.kind != reference.kind:

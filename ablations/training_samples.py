@@ -1,4 +1,4 @@
-"""Samples of a run in training, judged and drawn as reports judge and draw: binds the two rooms that share nothing."""
+"""Samples during training: gives the functions of `reports` that score and draw to `lightning_modules`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ablations.run_folder import RunFolder
 from ablations.schema import ExperimentConfig
 from datamodules.stereo_music import StereoMusicDataModule
 from lightning_modules.samples import Pictures, Samples
-from reports.figures.sample_pictures import clip_picture, codebook_picture
+from reports.figures.sample_pictures import codebook_picture, segment_picture
 from reports.metrics.score import Score
 from reports.metrics.spectral import mel_distance, si_sdr
 from reports.metrics.stereo import cue_errors
@@ -27,40 +27,45 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def sampling(config: ExperimentConfig, folder: Path, data: StereoMusicDataModule) -> Iterator[tuple[Samples, ...]]:
-    """The callback that `trainer.samples_every` asks for, if it does; use it around the training.
+    """Yield the callback of `trainer.samples_every`, if any, for the training within the context.
 
-    Warns where nothing is held out that could be heard.
+    If no held-out music is long enough for a sample, there is a warning and no callback.
     """
     trainer = config.trainer
-    clips = [segment.audio for segment in data.held_out_segments(trainer.sample_clips)] if trainer.samples_every else []
-    if trainer.samples_every and not clips:
+    if not trainer.samples_every:
+        yield ()
+        return
+    segments = [segment.audio for segment in data.held_out_segments(trainer.sample_clips)]
+    if not segments:
         logger.warning(
             "trainer.samples_every = %d, but no held-out music is long enough for a sample", trainer.samples_every
         )
-    if not clips:
         yield ()
         return
-    workers = config.evaluation.workers if config.evaluation.visqol else 0
-    with ClipScores(visqol_workers=workers) as score:
-        pictures = _pictures(data.sample_rate)
-        yield (Samples(clips, RunFolder(folder).samples, every=trainer.samples_every, score=score, pictures=pictures),)
+    samples = RunFolder(folder).samples
+    pictures = _pictures(data.sample_rate)
+    with SegmentScores(visqol_workers=config.evaluation.workers if config.evaluation.visqol else 0) as score:
+        yield (Samples(segments, samples, every=trainer.samples_every, score=score, pictures=pictures),)
 
 
 def _pictures(sample_rate: int) -> Pictures:
-    def clip(original: Tensor, decoded: Tensor) -> Image.Image:
-        return clip_picture(original.numpy(), decoded.numpy(), sample_rate)
+    def segment(original: Tensor, decoded: Tensor) -> Image.Image:
+        return segment_picture(original.numpy(), decoded.numpy(), sample_rate)
 
     def codebooks(statistics: CodebookStatistics, entries: int) -> Image.Image:
         return codebook_picture(statistics.perplexity.tolist(), statistics.used.tolist(), entries)
 
-    return Pictures(clip, codebooks)
+    return Pictures(segment, codebooks)
 
 
-class ClipScores:
-    """Mel distance, SI-SDR, phase error between the channels and ViSQOL-LR of a clip; a context manager.
+class SegmentScores:
+    """Computes mel distance, SI-SDR, IPD error and ViSQOL-LR of a segment; a context manager.
 
-    visqol_workers: processes that start with the first clip and end with the context; 0 is without ViSQOL. A score that
-    does not exist is left out, each reason is warned of once.
+    Missing scores are left out, with one warning for each reason.
+
+    Args:
+        visqol_workers: Processes for ViSQOL; they start with the first segment and end with the context. 0 leaves
+            ViSQOL out.
     """
 
     def __init__(self, *, visqol_workers: int) -> None:
@@ -68,7 +73,7 @@ class ClipScores:
         self._pool: VisqolPool | None = None
         self._warned: set[str] = set()
 
-    def __enter__(self) -> ClipScores:
+    def __enter__(self) -> SegmentScores:
         return self
 
     def __exit__(
@@ -79,7 +84,15 @@ class ClipScores:
             self._pool = None
 
     def __call__(self, decoded: Tensor, original: Tensor) -> dict[str, float]:
-        """`[channels, samples]` at 48 kHz each; what needs two channels is left out for others."""
+        """Score one segment.
+
+        Args:
+            decoded: `[channels, samples]` at 48 kHz.
+            original: The same shape.
+
+        Returns:
+            Name of the metric -> value, without stereo metrics for audio that is not stereo.
+        """
         metrics: dict[str, Callable[[], Score]] = {
             "mel_distance": lambda: mel_distance(original, decoded),
             "si_sdr": lambda: si_sdr(original, decoded),
@@ -94,11 +107,11 @@ class ClipScores:
         for name, score in scores.items():
             if score.reason and f"{name}: {score.reason}" not in self._warned:
                 self._warned.add(f"{name}: {score.reason}")
-                logger.warning("samples: a clip has no %s: %s", name, score.reason)
+                logger.warning("samples: a segment has no %s: %s", name, score.reason)
         return {name: score.value for name, score in scores.items() if not score.reason}
 
     def _visqol(self, decoded: Tensor, original: Tensor) -> Score:
-        """The mean over channels."""
+        """Return the mean over channels."""
         if self._pool is None:
             self._pool = VisqolPool(self._workers).__enter__()
         pairs = zip(original.numpy(), decoded.numpy(), strict=True)
@@ -106,7 +119,7 @@ class ClipScores:
         try:
             scores = [one.result() for one in waiting]
         except VisqolWorkerError as error:
-            # A pool with a lost worker scores nothing more; the next clip starts another.
+            # A pool with a lost worker cannot score again; the next segment starts a new pool.
             self.__exit__(VisqolWorkerError, error, error.__traceback__)
             return Score.missing(str(error))
         reason = "; ".join(sorted({score.reason for score in scores if score.reason}))

@@ -1,4 +1,4 @@
-"""The trained decoder with no codes at all: what a codec must beat to have learnt to use them."""
+"""The trained decoder without codes: a codec that has learnt to use its codes scores better."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from spectrostream.interface import AudioCodec
 
 
 class ZeroCodes:
-    """A codec that sends nothing; its decoder sees zero embeddings. Completes `spectrostream.interface.AudioCodec`."""
+    """An `AudioCodec` that sends no codes; its decoder gets zero embeddings."""
 
     latency_samples = None
 
@@ -20,17 +20,17 @@ class ZeroCodes:
         self.is_causal = codec.is_causal
 
     def encode(self, audio: Tensor, *, levels: int | None = None) -> Tensor:
-        """`[batch, 0, frames]`, whatever `levels` asks for."""
+        """Return `[batch, 0, frames]` for every value of `levels`."""
         return self._codec.encode(audio, levels=0)
 
     def decode(self, codes: Tensor, *, length: int) -> Tensor:
-        """The same audio for every input of one length."""
+        """Return the audio of zero embeddings: the same for every input of one length."""
         return self._codec.decode(codes, length=length)
 
     def kbps(self, levels: int) -> float:
-        """Nothing is sent."""
+        """Return 0: nothing is sent."""
         return 0.0
 
     def bits(self, codes: Tensor) -> int:
-        """Nothing is sent."""
+        """Return 0: nothing is sent."""
         return 0

@@ -1,1 +1,1 @@
-"""What is measured, never asserted. Numbers are kept in BENCHMARKS.md."""
+"""Measurements of speed, memory and exactness. The results are in BENCHMARKS.md."""

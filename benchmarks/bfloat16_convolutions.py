@@ -1,7 +1,7 @@
-"""Which bfloat16 convolutions this processor computes wrongly: a sweep of small shapes against float32, as a table.
+"""Finds the bfloat16 convolutions that this processor computes wrongly: compares many small shapes with float32.
 
-Run `python -m benchmarks.bfloat16_convolutions` on any machine. With AMX it shows the faults of oneDNN
-(docs/bfloat16.md), and with ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 on the same machine none of them.
+Run `python -m benchmarks.bfloat16_convolutions` on any machine. On a processor with AMX it shows the faults of oneDNN
+(docs/bfloat16.md); with ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 the same processor shows none.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class Shape:
 
 
 def few_features(shape: Shape) -> bool:
-    """The first kind known to be wrong: 2 to 14 features, even, that fill rows of a tile with the kernel's width."""
+    """Return True for the first fault: an even number of 2 to 14 features that fills tile rows with the kernel."""
     row = shape.features * shape.kernel[1]
     return shape.features < 16 and shape.features % 2 == 0 and row % 32 == 0 and row >= 64
 
 
 def single_bin(shape: Shape) -> bool:
-    """The second kind known to be wrong: strided along frequency, with an output one bin wide.
+    """Return True for the second fault: a stride along frequency, and an output one bin wide.
 
-    Right is only an even kernel on an input of just its width, without padding.
+    The exception is an even kernel on an unpadded input of its own width.
     """
     outputs = (shape.bins + 2 * shape.padding[1] - shape.kernel[1]) // shape.stride[1] + 1
     is_exact = shape.padding[1] == 0 and shape.bins == shape.kernel[1] and shape.kernel[1] % 2 == 0
@@ -57,7 +57,7 @@ def single_bin(shape: Shape) -> bool:
 
 
 def few_positions(shape: Shape) -> bool:
-    """The third kind known to be wrong: a 1x1 kernel on 2 to 4 positions."""
+    """Return True for the third fault: a 1x1 kernel on 2 to 4 positions."""
     return shape.kernel == (1, 1) and 2 <= shape.frames * shape.bins <= 4
 
 
@@ -65,12 +65,12 @@ KINDS = {"few features": few_features, "single bin": single_bin, "few positions"
 
 
 def kind_of(shape: Shape) -> str:
-    """The known kind that it is of, or nothing."""
+    """Return the name of the known fault of this shape; "" for none."""
     return next((name for name, is_of in KINDS.items() if is_of(shape)), "")
 
 
 def swept() -> Iterator[Shape]:
-    """All kinds with their neighbours: few features and wide kernels, narrow inputs, few positions."""
+    """Yield shapes around all known faults: few features with wide kernels, narrow inputs, few positions."""
     for features, width in itertools.product(
         (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), (1, 3, 4, 7, 8, 9, 12, 16, 20, 24, 32)
     ):
@@ -88,7 +88,7 @@ def swept() -> Iterator[Shape]:
 
 
 def relative_error(shape: Shape, repetitions: int = 3) -> float:
-    """Of the bfloat16 result against float32 on the same numbers; infinite where it is not finite."""
+    """Return the largest relative error of bfloat16 against float32; infinity if a result is not finite."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, shape.features, shape.frames, shape.bins, generator=generator).bfloat16()
     weight = torch.randn(shape.outputs, shape.features, *shape.kernel, generator=generator).bfloat16()
@@ -101,7 +101,7 @@ def relative_error(shape: Shape, repetitions: int = 3) -> float:
 
 
 def processor() -> str:
-    """The processor, its units for bfloat16, and what limits oneDNN."""
+    """Return the processor, its units for bfloat16, oneDNN's limit and torch's version, in words."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
     facts = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
@@ -114,9 +114,9 @@ def processor() -> str:
 
 
 def main(words: list[str] | None = None) -> None:
-    """The command."""
+    """Run the command with these words, or with those of the process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--all", action="store_true", help="print the right shapes too")
+    parser.add_argument("--all", action="store_true", help="print the correct shapes too")
     arguments = parser.parse_args(words)
     print(processor())
     print("| features | outputs | kernel | stride | padding | input | relative error | known as |\n" + "|---" * 8 + "|")

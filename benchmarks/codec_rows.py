@@ -1,4 +1,4 @@
-"""The codecs of `benchmarks.codec_speed`: a name, how it is built, and what its share of the peak refers to."""
+"""The codecs of `benchmarks.codec_speed`: name, constructor and precision."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from spectrostream.codec_config import SpectroStreamConfig
 from spectrostream.interface import AudioCodec
 
 RELEASED = "SpectroStream, eager"
-COMPILED = "SpectroStream, compiled"  # minutes of compiling, so only when it is asked for
+COMPILED = "SpectroStream, compiled"  # takes minutes to compile, so it is not among the defaults
 
 
 @dataclass(frozen=True)
 class CodecRow:
-    """build: the codec at full size with random weights, as it is used.
-
-    precision: of its products, which names the peak that they are held against: float32, bfloat16 or int8.
-    arithmetic_of: the row that computes the same function in countable operations (whose multiply-accumulates are then
-        this row's too); None: they are counted on this one.
-    """
+    """One codec of the table."""
 
     build: Callable[[], AudioCodec]
+    """Builds the codec for inference, at full size with random weights."""
     precision: str = "float32"
+    """The precision of its products, float32, bfloat16 or int8; the peak is measured in the same precision."""
     arithmetic_of: str | None = None
+    """The row whose multiply-accumulates count for this row, because torch cannot count those here. None: count here.
+    """
 
 
 def _released() -> AudioCodec:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.codec_speed --seconds 10 --rounds 3
 
-Stereo noise, one example, everything compiled and warmed up first. In each round every operation goes through all
-codecs in turn, only one computing at a time, on the same processors with as many threads; ratios are taken within a
-round, then their median. The official code runs in an environment of its own (`make bench-official` makes it); without
+The input is one example of stereo noise. Everything is compiled and warmed up first. Each round times every operation
+on one codec after the other, on the same processors with the same number of threads. Ratios are taken within a round;
+the table shows their median. The official code runs in its own environment (`make bench-official` makes it); without
 it the official rows are missing.
 """
 
@@ -33,7 +33,7 @@ SEED = 0
 
 
 def main() -> int:
-    """Prints Markdown; the exit code."""
+    """Print Markdown; return the exit code."""
     arguments = _arguments()
     try:
         _share_processors(arguments.threads)
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def build_codecs(arguments: argparse.Namespace, stack: ExitStack) -> dict[str, TimedCodec]:
-    """The chosen codecs by name, the official one first; what cannot be built is named and left out."""
+    """Return the chosen codecs by name, the official one first; print a note for each that cannot be built."""
     torch.manual_seed(SEED)
     audio = 0.1 * torch.randn(1, 2, round(arguments.seconds * 48000))
     codecs: dict[str, TimedCodec] = {}
@@ -77,7 +77,11 @@ Times = dict[str, dict[str, list[float]]]
 
 
 def take_turns(codecs: Mapping[str, TimedCodec], rounds: int) -> tuple[dict[str, float], Times]:
-    """The machine's peaks, the best of all rounds, and codec -> operation -> one time per round."""
+    """Time all codecs in turn.
+
+    Returns:
+        Precision -> the machine's best peak of all rounds, and codec -> operation -> seconds of each round.
+    """
     times: Times = {name: {} for name in codecs}
     peaks: dict[str, float] = {}
     for _ in range(rounds):
@@ -107,7 +111,7 @@ def _report(
 
 
 def _measured(name: str, codecs: Mapping[str, TimedCodec], peaks: Mapping[str, float], times: Times) -> Measured:
-    row = CODEC_ROWS.get(name)  # the official one is none of them: float32, the released layout
+    row = CODEC_ROWS.get(name)  # None for the official codec: float32, the released layout
     counted_on = RELEASED if row is None else row.arithmetic_of or name
     return Measured(
         parameters=codecs[name].parameters,
@@ -118,7 +122,7 @@ def _measured(name: str, codecs: Mapping[str, TimedCodec], peaks: Mapping[str, f
 
 
 def _share_processors(threads: int) -> None:
-    """As many processors as threads for this process and its worker, where the system can say so."""
+    """Give this process and its worker as many processors as threads, where the system allows it."""
     if not hasattr(os, "sched_setaffinity"):
         torch.set_num_threads(threads)
         return
@@ -132,14 +136,14 @@ def _share_processors(threads: int) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=_positive, default=10.0, help="of audio in each call")
-    parser.add_argument("--rounds", type=_count, default=3, help="turns of every codec")
+    parser.add_argument("--rounds", type=_count, default=3, help="times that each codec is timed")
     parser.add_argument("--threads", type=_count, default=min(2, os.cpu_count() or 1), help="of each implementation")
     parser.add_argument(
         "--codecs",
         nargs="+",
         choices=CODEC_ROWS,
         default=[name for name in CODEC_ROWS if name != COMPILED],
-        help="beside the official",
+        help="the codecs beside the official one",
     )
     parser.add_argument("--require-official", action="store_true", help="fail without the official environment")
     return parser.parse_args()

@@ -1,6 +1,6 @@
-"""A small training in processes of its own, with a fault on its way: `python -m benchmarks.drilled_run FOLDER`.
+"""Runs a small training with a planned fault: `python -m benchmarks.drilled_run FOLDER`.
 
-Exit codes and words are those of `spectrostream train`. Noise is its music: what counts is every bit of the result.
+Exit codes and messages are those of `spectrostream train`. The music is noise: only the bits of the result matter.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ MOMENTS = ("update", "validation")
 
 
 def small_module() -> CodecTraining:
-    """The same every time; the codebooks start in the second update."""
+    """Return a training module with fixed initial weights; its codebooks start in the second update."""
     torch.manual_seed(0)
     quantizer = QuantizerConfig(levels=2, codebook_size=8, initial_vectors=16, kmeans_iterations=2)
     codec = SpectroStream(SpectroStreamConfig(encoder_width=2, decoder_width=2, embedding_dim=8, quantizer=quantizer))
-    judge = MultiScaleSTFTDiscriminator(
+    discriminator = MultiScaleSTFTDiscriminator(
         MultiScaleSTFTConfig(windows=(256,), width=2, multipliers=(2, 2), frequency_strides=(2, 2), time_strides=(1, 2))
     )
-    return CodecTraining(codec, judge, TrainingConfig(max_steps=STEPS, adversarial_start=1))
+    return CodecTraining(codec, discriminator, TrainingConfig(max_steps=STEPS, adversarial_start=1))
 
 
 def small_config(*, devices: int = 1) -> TrainerConfig:
-    """Checkpoints and validations fall on different updates."""
+    """Return a trainer configuration with checkpoints and validations after different updates."""
     return TrainerConfig(
         accelerator="cpu",
         devices=devices,
@@ -62,18 +62,18 @@ def small_config(*, devices: int = 1) -> TrainerConfig:
 
 
 class Noise(lightning.LightningDataModule):
-    """Batch k is a function of k; each process has its share of it."""
+    """Noise whose batch k depends only on k; each process gets its share of the batch."""
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        """Endless, from the trainer's step on."""
+        """Return an endless loader that begins at the trainer's step."""
         return DataLoader(_Endless(self), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        """One batch."""
+        """Return a loader of one batch."""
         return DataLoader([self.share(-1)], batch_size=None)  # type: ignore[arg-type]
 
     def share(self, index: int) -> Tensor:
-        """`[batch, channels, samples]` of this process."""
+        """Return the part of batch `index` for this process, `[batch, channels, samples]`."""
         assert self.trainer is not None
         generator = torch.Generator().manual_seed(1000 + index)
         batch = 0.1 * torch.randn(BATCH, 2, SAMPLES, generator=generator)
@@ -90,7 +90,7 @@ class _Endless(IterableDataset[Tensor]):
 
 
 class Fault(Callback):
-    """The process of `rank` gets a signal while it does update `step`, or in the validation after it."""
+    """Sends a signal to the process of `rank` during update `step`, or during the validation after it."""
 
     def __init__(self, number: signal.Signals, *, step: int, rank: int = 0, moment: str = MOMENTS[0]) -> None:
         self.number = number
@@ -99,22 +99,22 @@ class Fault(Callback):
         self.moment = moment
 
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
-        """In the update."""
+        """Send the signal in the update, if that is the moment."""
         if self.moment == "update" and trainer.global_step == self.step - 1:
-            self._strike(trainer)
+            self._send(trainer)
 
     def on_validation_start(self, trainer: lightning.Trainer, *_: Any) -> None:
-        """In the validation."""
+        """Send the signal in the validation, if that is the moment."""
         if self.moment == "validation" and trainer.global_step == self.step:
-            self._strike(trainer)
+            self._send(trainer)
 
-    def _strike(self, trainer: lightning.Trainer) -> None:
+    def _send(self, trainer: lightning.Trainer) -> None:
         if trainer.global_rank == self.rank:
             os.kill(os.getpid(), self.number)
 
 
 def main() -> int:
-    """Trains, or goes on; returns the exit code."""
+    """Train or resume; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--devices", type=int, default=1)

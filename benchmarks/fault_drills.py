@@ -1,7 +1,7 @@
-"""Faults that trainings meet with, for real: `python -m benchmarks.fault_drills` or `make drills`.
+"""Tests real faults on small trainings: `python -m benchmarks.fault_drills` or `make drills`.
 
-Each drill lets a training run into one fault, starts it again, and compares its last checkpoint with that of a run that
-nothing happened to: weights, optimizers and counters, bit for bit. Exit code 1 if one differs.
+Each drill causes one fault, resumes the training, and compares its last checkpoint with that of an undisturbed run:
+weights, optimizers and counters, bit for bit. The exit code is 1 if one differs.
 """
 
 from __future__ import annotations
@@ -31,34 +31,37 @@ _LIMIT_SECONDS = 300
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended. seconds: from its start."""
+    """How a process ended."""
 
     code: int
+    """The exit code; -9 after SIGKILL."""
     said: str
+    """The standard error."""
     seconds: float
+    """Time from start to end."""
 
 
 class DrillError(Exception):
-    """What was not as it must be."""
+    """A drill did not end as required."""
 
 
 class Drills:
-    """Runs in folders below `place`; the undisturbed ones are made once."""
+    """Runs drills in folders below `place`; an undisturbed run is made once for each number of processes."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
         self._undisturbed: dict[int, dict[str, Any]] = {}
 
     def kill(self, step: int) -> str:
-        """SIGKILL in the midst of update `step`."""
+        """Send SIGKILL in the middle of update `step`."""
         folder = self.place / f"kill-{step}"
         ended = start(folder, "--signal=KILL", f"--step={step}")
         _require(ended.code == -9, f"ended with {ended.code} instead of being killed: {ended.said}")
         found = latest_valid_checkpoint(folder / "checkpoints")
-        return self._finish(folder, f"went on from {found.name if found else 'the start'}")
+        return self._finish(folder, f"resumed from {found.name if found else 'the start'}")
 
     def terminate(self, signal_name: str, moment: str, devices: int) -> str:
-        """SIGTERM or SIGUSR1 to the first process: one checkpoint, exit code 75, no rank left."""
+        """Send SIGTERM or SIGUSR1 to the first process; require a checkpoint, exit code 75 and no process left."""
         folder = self.place / f"{signal_name}-{moment}-{devices}"
         step = 5 if moment == "update" else 3
         words = [f"--signal={signal_name}", f"--step={step}", f"--moment={moment}", f"--devices={devices}"]
@@ -68,32 +71,32 @@ class Drills:
         expected = step if moment == "update" else step + 1
         _require(saved == expected, f"saved step {saved} instead of {expected}")
         _require(f"step {saved} of {STEPS}" in ended.said, f"did not say where it stopped: {ended.said}")
-        _require(ended.said.count("error:") == 1, f"not one process spoke for all: {ended.said}")
+        _require(ended.said.count("error:") == 1, f"not exactly one process reported: {ended.said}")
         return self._finish(folder, f"exit code 75 at step {saved}", devices=devices)
 
     def lose_rank(self, rank: int) -> str:
-        """SIGKILL of one process of two: the other ends, with an error."""
+        """Send SIGKILL to one of two processes; require that the other ends with an error."""
         folder = self.place / f"rank-{rank}"
         ended = start(folder, "--signal=KILL", "--step=5", f"--rank={rank}", "--devices=2")
-        _require(ended.code != 0, "the run ended as if all were well")
+        _require(ended.code != 0, "the run ended without an error")
         return self._finish(folder, f"all ended, code {ended.code}", devices=2)
 
     def damage(self, how: Callable[[Path], None]) -> str:
-        """The newest checkpoint of a killed run is not what was written."""
+        """Damage the newest checkpoint of a killed run; require that it resumes from the one before."""
         folder = self.place / how.__name__
         start(folder, "--signal=KILL", "--step=7")
         how(numbered_path(folder / "checkpoints", 6))
-        return self._finish(folder, "went on from step 4", said="is damaged")
+        return self._finish(folder, "resumed from step 4", said="is damaged")
 
     def fill_disk(self) -> str:
-        """The disk takes two checkpoints and no more, until somebody makes room."""
+        """Train on a disk with space for two checkpoints, then enlarge it and resume."""
         self.undisturbed(1)
         size = numbered_path(self.place / "undisturbed-1" / "checkpoints", STEPS).stat().st_size
         folder = self.place / "disk"
         with small_disk(folder / "checkpoints", int(2.5 * size)) as (limits, what, grow):
             ended = start(folder, limits=limits)
             _require(ended.code == 1, f"ended with {ended.code}: {ended.said}")
-            _require("training goes on" in ended.said, f"no warning while it trained: {ended.said}")
+            _require("training goes on" in ended.said, f"no warning during the training: {ended.said}")
             _require("make room" in ended.said, f"no remedy: {ended.said}")
             left = [path.name for path in (folder / "checkpoints").iterdir() if "partial" in path.name]
             _require(not left, f"unfinished files are left: {left}")
@@ -101,7 +104,7 @@ class Drills:
             return self._finish(folder, what)
 
     def undisturbed(self, devices: int) -> dict[str, Any]:
-        """What a run is that nothing happens to."""
+        """Return the final state of an undisturbed run with this number of processes."""
         if devices not in self._undisturbed:
             folder = self.place / f"undisturbed-{devices}"
             ended = start(folder, f"--devices={devices}")
@@ -110,9 +113,9 @@ class Drills:
         return self._undisturbed[devices]
 
     def _finish(self, folder: Path, outcome: str, *, devices: int = 1, said: str = "") -> str:
-        """Goes on in `folder` to the end; raises DrillError if that is not the undisturbed run's, or not `said`."""
+        """Resume in `folder` to the end; require the state of the undisturbed run, and the message `said`."""
         ended = start(folder, f"--devices={devices}")
-        _require(ended.code == 0, f"could not go on: {ended.said}")
+        _require(ended.code == 0, f"could not resume: {ended.said}")
         _require(said in ended.said, f"did not say {said!r}: {ended.said}")
         difference = first_difference(final_state(folder), self.undisturbed(devices))
         _require(difference is None, f"{difference} differs from the undisturbed run")
@@ -120,19 +123,28 @@ class Drills:
 
 
 def truncate(path: Path) -> None:
-    """Loses the last byte."""
+    """Remove the last byte of a file."""
     os.truncate(path, path.stat().st_size - 1)
 
 
 def flip_bits(path: Path) -> None:
-    """Of one byte in the middle, which torch would load without a word."""
+    """Flip bits of one byte in the middle; torch would load such a file without an error."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x41
     path.write_bytes(content)
 
 
 def start(folder: Path, *words: str, limits: Callable[[], None] | None = None) -> Ended:
-    """The small training, up to its end; DrillError if a process of it outlives the first one."""
+    """Run the small training to its end.
+
+    Args:
+        folder: The run's folder.
+        words: Options of `benchmarks.drilled_run`.
+        limits: Called in the new process before it starts.
+
+    Raises:
+        DrillError: The training hangs, or leaves processes behind.
+    """
     command = [sys.executable, "-m", "benchmarks.drilled_run", str(folder), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
     began = time.monotonic()
@@ -154,7 +166,7 @@ def start(folder: Path, *words: str, limits: Callable[[], None] | None = None) -
 
 
 def survivors(folder: Path, *, within_seconds: float = 5.0) -> list[int]:
-    """Ids of processes that still train in `folder` after a while; reads /proc."""
+    """Return the ids of processes that still train in `folder` after a while; reads /proc."""
     deadline = time.monotonic() + within_seconds
     while (found := _training_in(folder)) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -175,9 +187,10 @@ def _training_in(folder: Path) -> list[int]:
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[tuple[Callable[[], None] | None, str, Callable[[], None]]]:
-    """A disk of `size` bytes at `folder`, what it is in words, and how to make room.
+    """Mount a disk of `size` bytes at `folder`; without the right to mount, limit the size of files instead.
 
-    Where nothing may be mounted, a limit for the size of files that no checkpoint fits.
+    Yields:
+        A function that sets the limit in a new process (or None), the disk in words, and a function that makes room.
     """
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
@@ -193,13 +206,13 @@ def small_disk(folder: Path, size: int) -> Iterator[tuple[Callable[[], None] | N
 
 
 def final_state(folder: Path) -> dict[str, Any]:
-    """What is compared of the last checkpoint."""
+    """Return the compared parts of the last checkpoint."""
     content = torch.load(numbered_path(folder / "checkpoints", STEPS), weights_only=True)
     return {key: content[key] for key in COMPARED}
 
 
 def first_difference(one: Any, other: Any, name: str = "") -> str | None:
-    """Where two states differ, in any bit."""
+    """Return the place of the first differing bit of two states; None if they are equal."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return None if one.dtype == other.dtype and torch.equal(one, other) else name
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
@@ -212,7 +225,7 @@ def first_difference(one: Any, other: Any, name: str = "") -> str | None:
 
 
 def all_drills(drills: Drills) -> list[tuple[str, Callable[[], str]]]:
-    """Names and what to do."""
+    """Return the name and the function of every drill."""
     listed: list[tuple[str, Callable[[], str]]] = []
     for step in (1, CHECKPOINT_EVERY, CHECKPOINT_EVERY + 1, 5, STEPS):
         listed.append((f"kill -9 in update {step}", lambda step=step: drills.kill(step)))
@@ -231,7 +244,7 @@ def all_drills(drills: Drills) -> list[tuple[str, Callable[[], str]]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints a row for each drill; 0 if all went as they must."""
+    """Print a row for each drill; return 0 if all ended as required."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="WORDS", help="the drills whose names contain these words")
     given = parser.parse_args(arguments)

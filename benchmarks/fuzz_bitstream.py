@@ -1,12 +1,12 @@
-"""Coverage-guided fuzzing of the coded file's readers.
+"""Coverage-guided fuzzing of the readers of coded files.
 
     pip install atheris
     python -m benchmarks.fuzz_bitstream -runs=1000000
 
-Starts from a few small valid files, mutates them, and mends the checksums of every other one, so that the mutations
-reach what lies behind the checksums. Each file is read strictly, with concealment, by its header alone and by
-repacking; `examine` says what must hold. Anything but `BitstreamError`, more than 10 s for one file or more than 1 GB
-of memory ends the run with an exit status above 0 and leaves the file in `runs/fuzz/`. Further options are libFuzzer's.
+It mutates a few small valid files. Every second mutation gets correct checksums, so that it tests the code after the
+checks. Each file is read strictly, with concealment, by its header alone and by repacking; `examine` compares the
+results. Any error but `BitstreamError`, more than 10 s for one file or more than 1 GB of memory ends the run with an
+exit code above 0 and leaves the file in `runs/fuzz/`. All other options are those of libFuzzer.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from torch import Tensor
 
 FOLDER = Path("runs/fuzz")
 OPTIONS = ("-max_len=1024", "-timeout=10", "-rss_limit_mb=1024", "-print_final_stats=1", f"-artifact_prefix={FOLDER}/")
-_RECORD_BYTES = 18  # of the format's documentation; a fuzzer that asked the reader would share its mistakes
+_RECORD_BYTES = 18  # from the format's documentation, not from the reader, whose mistakes this must find
 
 
 def main() -> None:
-    """Runs until libFuzzer has done what its options ask for."""
+    """Fuzz until libFuzzer's options say stop."""
     try:
         import atheris
     except ModuleNotFoundError:
@@ -58,7 +58,11 @@ def _forget_modules() -> None:
 
 
 def examine(content: bytes) -> None:
-    """AssertionError, or whatever a reader lets through, if it does with these bytes what it must not."""
+    """Read a file in all ways and check the results.
+
+    Raises:
+        AssertionError: The readers contradict each other or the file. Other errors are the readers' own faults.
+    """
     strict = _read(content, conceal=False)
     concealed = _read(content, conceal=True)
     _examine_header(content)
@@ -70,7 +74,7 @@ def examine(content: bytes) -> None:
 
 
 def _read(content: bytes, *, conceal: bool) -> Tensor | None:
-    """The codes of all chunks; None if there is an error or no end."""
+    """Return the codes of all chunks; None after an error or without an end record."""
     from spectrostream.bitstream.files import BitstreamError, BitstreamReader
 
     try:
@@ -83,7 +87,7 @@ def _read(content: bytes, *, conceal: bool) -> Tensor | None:
         lost = sum(loss.frames for loss in reader.lost)
         assert lost == sum(int((chunk == -1).all(dim=0).sum()) for chunk in chunks)
         assert conceal or not reader.lost
-        # A frame of so many bits needs a sixteenth of them in the file, lost or not.
+        # Each frame takes at least a sixteenth of its bits in the file, also a lost one.
         assert reader.frames * reader.header.bits_per_frame <= 2 * 16 * 8 * len(content)
         if reader.end is None:
             assert conceal
@@ -112,7 +116,7 @@ def _examine_message(error: Exception) -> None:
 
 
 def _examine_repacked(content: bytes, codes: Tensor) -> None:
-    """Half of the levels, read back; and all of them, which must give the same frames again."""
+    """Check that half of the levels, repacked and read back, have the same codes."""
     from spectrostream.bitstream.files import read_bitstream, repack
 
     levels = -(-len(codes) // 2)
@@ -125,7 +129,7 @@ def _examine_repacked(content: bytes, codes: Tensor) -> None:
 
 
 def seed_files() -> dict[str, bytes]:
-    """Small valid files that use everything the format has, by name."""
+    """Return small valid files by name; together they use every feature of the format."""
     from spectrostream.bitstream.files import BitstreamWriter, FrequencyTables, StreamHeader
 
     generator = np.random.default_rng(0)
@@ -141,7 +145,7 @@ def seed_files() -> dict[str, bytes]:
         ("lost-frames", 3, 5, 30, 6, False, True),
         ("coded-lost-frames", 3, 4, 45, 15, True, True),
     ):
-        # Squared uniform numbers favour low indices, so that entropy coding has something to gain.
+        # Powers of uniform numbers favour low indices, so that entropy coding saves bits.
         codes = torch.from_numpy((generator.random((levels, frames)) ** 6 * 2**bits).astype(np.int64))
         tables = FrequencyTables.fit(codes.repeat(1, 500), bits) if is_coded else None
         if is_torn:
@@ -156,7 +160,7 @@ def seed_files() -> dict[str, bytes]:
 
 
 def with_mended_checksums(content: bytes) -> bytes:
-    """The same file with all the checksums that its lengths still lead to made right."""
+    """Return the file with correct checksums wherever its lengths still lead."""
     mended = bytearray(content)
     if len(mended) < 30:
         return bytes(mended)
@@ -175,7 +179,7 @@ def with_mended_checksums(content: bytes) -> bytes:
 
 
 def _mend_tables(content: bytearray, start: int) -> int:
-    """Bytes of the frequency tables, checksum included."""
+    """Correct the checksum of the frequency tables; return their bytes, checksum included."""
     levels, bits = struct.unpack_from("<HB", content, 22)
     flag_bytes = -(-levels // 8)
     flags = int.from_bytes(content[start : start + flag_bytes], "little") & ((1 << levels) - 1)
@@ -185,7 +189,7 @@ def _mend_tables(content: bytearray, start: int) -> int:
 
 
 def _mend(content: bytearray, start: int, end: int) -> None:
-    """Make the last four bytes before `end` the checksum of what precedes them from `start` on."""
+    """Write the checksum of the bytes from `start` into the last four bytes before `end`."""
     if start + 4 <= end <= len(content):
         struct.pack_into("<I", content, end - 4, zlib.crc32(content[start : end - 4]))
 

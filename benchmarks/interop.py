@@ -1,11 +1,11 @@
-"""Live parity at full size with the official JAX implementation.
+"""Compares the codec at full size with the official JAX implementation.
 
     python -m benchmarks.interop --layouts released mono
 
-The official code (in an environment of its own; `make interop` makes it) draws seeded weights and computes every part
-of the codec on real music; `spectrostream.weights.from_official` takes the same weights, and each part is compared on
-the official code's inputs. Ends with 1 if a limit is broken. Writes parity.json and the official arrays, one NPZ of
-about 150-260 MB for each layout.
+The official code (in its own environment; `make interop` makes it) draws seeded weights and computes every part of the
+codec on real music. Our codec gets the same weights, and each part gets the official code's inputs. The exit code is 1
+if a limit is broken. The command writes parity.json and the official arrays, one NPZ of about 150-260 MB for each
+layout.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from spectrostream.weights import from_official
 
 MUSIC = Path(__file__).resolve().parent.parent / "datamodules" / "demo_corpus" / "freedoom_e1m1.flac"
 MUSIC_START_SECONDS = 2.0
-SAMPLES = 191_777  # 4 s, odd: half an STFT hop and half a token are left over
-FEWER_SAMPLES = 47_777  # 1 s, likewise, for the layouts beside the released one
-# float32 in another order of summation: 2.0e-6 was the highest of all parts and layouts when this limit was chosen.
+SAMPLES = 191_777  # 4 s; an odd number, so that the last STFT hop and the last token are incomplete
+FEWER_SAMPLES = 47_777  # 1 s, for all layouts but the released one
+# float32 in another order of summation; the largest error of all parts and layouts was 2.0e-6 when this was chosen.
 LIMIT = 1e-5
 DEFAULT_LAYOUTS = ("released", "fusion-3", "fusion-0", "no-split", "mono")
 SEED = 20260101
@@ -55,7 +55,7 @@ class OfficialOutputs:
 
     @classmethod
     def read(cls, path: Path) -> OfficialOutputs:
-        """From the NPZ that the worker wrote (entries as in `tests/fixtures/README.md`)."""
+        """Read the NPZ of the worker; `tests/fixtures/README.md` lists its entries."""
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
         params = {name.removeprefix("param/"): value for name, value in arrays.items() if name.startswith("param/")}
@@ -63,21 +63,21 @@ class OfficialOutputs:
 
     @property
     def audio(self) -> Tensor:
-        """`[1, channels, samples]`."""
+        """The input, `[1, channels, samples]`."""
         return torch.from_numpy(self.arrays["in/audio"]).T[None]
 
     def codes(self, levels: int | None = None) -> Tensor:
-        """The official codes as ours: int64 `[1, levels, tokens]`."""
+        """Return the official codes in our layout: int64 `[1, levels, tokens]`."""
         return torch.from_numpy(self.arrays["out/codes"]).long().T[None, :levels]
 
     def out(self, name: str) -> NDArray[Any]:
-        """An official output, time first."""
+        """Return an official output, time first."""
         return self.arrays[f"out/{name}"]
 
 
 @torch.no_grad()
 def compare_outputs(official: OfficialOutputs) -> list[Parity]:
-    """Every part on the official code's own inputs; the codes also from the audio on."""
+    """Compare every part on the official code's inputs; the codes also from the audio."""
     parts = (_encoder_parity, _decoder_parity, _streamed_parity, _inference_parity)
     return [parity for part in parts for parity in part(official)]
 
@@ -106,7 +106,7 @@ def _decoder_parity(official: OfficialOutputs) -> Iterator[Parity]:
 
 
 def _streamed_parity(official: OfficialOutputs) -> Iterator[Parity]:
-    """Our whole signal against the official stream, block by block."""
+    """Compare our result for the whole signal with the official stream."""
     if "out/streamed_codes" not in official.arrays:
         return
     codec = official.codec
@@ -123,18 +123,18 @@ def _streamed_parity(official: OfficialOutputs) -> Iterator[Parity]:
 
 
 def _inference_parity(official: OfficialOutputs) -> Iterator[Parity]:
-    """The codec made fast, block by block, against the official whole."""
+    """Compare the codec for inference, in blocks, with the official result for the whole signal."""
     fast, blocks = official.codec.for_inference(), official.audio.split(SAMPLES_PER_TOKEN, dim=-1)
     yield compare_arrays(
         "embeddings, for inference", _time_first(fast.embed(official.audio)), official.out("embeddings"), LIMIT
     )
     stream = fast.streaming()
     codes = torch.cat([*(stream.encode(block) for block in blocks), stream.finish_encoding()], dim=-1)
-    yield _code_parity("codes in pieces, for inference", official, codes, same_embeddings=False)
+    yield _code_parity("codes in blocks, for inference", official, codes, same_embeddings=False)
     audio = [stream.decode(token) for token in official.codes().split(1, dim=-1)]
     waveform = _time_first(torch.cat([*audio, stream.finish_decoding()], dim=-1))
     expected = official.out(f"waveform_{official.codec.levels}")
-    yield compare_arrays("waveform in pieces, for inference", waveform, expected, LIMIT)
+    yield compare_arrays("waveform in blocks, for inference", waveform, expected, LIMIT)
 
 
 def _code_parity(
@@ -158,13 +158,13 @@ def _code_parity(
 
 
 def _time_first(value: Tensor) -> NDArray[Any]:
-    """`[1, features, time]` or `[1, features, time, bins]` to the official `[time, (bins,) features]`."""
+    """Permute `[1, features, time]` or `[1, features, time, bins]` to the official `[time, (bins,) features]`."""
     order = (1, 0) if value.ndim == 3 else (1, 2, 0)
     return value[0].permute(*order).contiguous().numpy()
 
 
 def run_layout(worker: OfficialWorker, layout: str, folder: Path) -> list[Parity]:
-    """Lets the official code compute one layout, and compares."""
+    """Let the official code compute one layout, and compare."""
     channels = LAYOUTS[layout].channels
     samples = SAMPLES if layout == "released" else FEWER_SAMPLES
     audio = read_audio(MUSIC, start_seconds=MUSIC_START_SECONDS, duration_seconds=samples / 48000)[:channels]
@@ -175,14 +175,14 @@ def run_layout(worker: OfficialWorker, layout: str, folder: Path) -> list[Parity
 
 
 def table(layout: str, parities: list[Parity]) -> str:
-    """Markdown."""
+    """Return the comparison of one layout as Markdown."""
     rows = [(*parity.cells(), "yes" if parity.passes else "**no**") for parity in parities]
     lines = [f"{layout}", "", "| part | ours against the official | limit | kept |", "|---|---|---|---|"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), ""])
 
 
 def main() -> int:
-    """Prints a table for each layout and a last line; the exit code."""
+    """Print a table for each layout and a last line; return the exit code."""
     arguments = _arguments()
     folder = arguments.out.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -203,7 +203,7 @@ def main() -> int:
 
 
 def last_line(results: dict[str, list[Parity]], versions: dict[str, Any], seconds: float) -> str:
-    """What was compared, and how it ended."""
+    """Return the result of all comparisons in one line."""
     parities = [parity for rows in results.values() for parity in rows]
     broken = sum(not parity.passes for parity in parities)
     verdict = f"{broken} of {len(parities)} limits broken" if broken else f"all {len(parities)} limits kept"
@@ -216,7 +216,7 @@ def last_line(results: dict[str, list[Parity]], versions: dict[str, Any], second
 def _write_records(path: Path, results: dict[str, list[Parity]], versions: dict[str, Any]) -> None:
     layouts = {layout: [parity.record() for parity in parities] for layout, parities in results.items()}
     document = {"versions": versions | {"torch": torch.__version__}, "seed": SEED, "layouts": layouts}
-    # NaN is no JSON: an error that could not be computed has no number.
+    # JSON has no NaN: an error that cannot be computed becomes null.
     write_whole(path, json.dumps(_finite(document), indent=2, allow_nan=False) + "\n")
 
 

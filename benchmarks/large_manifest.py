@@ -1,11 +1,11 @@
-"""How long a training takes to start on a manifest of many tracks, of which no file is opened.
+"""Measures how long a training takes to start on a manifest of many tracks; no audio file is opened.
 
     python -m benchmarks.large_manifest                # a million tracks
     python -m benchmarks.large_manifest --tracks 100000
 
-Every turn is a process of its own, imports are not counted; medians of the turns. `start` is what happens before the
-first crop is read: the table is read, filtered, weighted and divided, the identity of the run computed, the crops of
-the first batch drawn.
+Every measurement runs in its own process, without the time of imports; the medians are printed. `start` is the time
+before the first crop is read: the table is read, filtered, weighted and split, the identity of the run is computed, and
+the crops of the first batch are drawn.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from datamodules.stereo_music import DataConfig, StereoMusicDataModule
 
 
 def make_manifest(path: Path, tracks: int) -> None:
-    """Names, albums and numbers as a large corpus has them."""
+    """Write a manifest with names, albums and measurements like those of a large corpus."""
     chance = np.random.default_rng(0)
     numbers = range(tracks)
     columns = {
@@ -51,7 +51,7 @@ def make_manifest(path: Path, tracks: int) -> None:
 
 
 def one_turn(path: Path) -> None:
-    """Prints seconds to start, seconds to hand the corpus to a reading process, its megabytes, peak memory in GB."""
+    """Print the seconds to start, the seconds and megabytes to send the corpus to a worker, the peak memory in GB."""
     config = DataConfig(
         manifests=(str(path),), keep="bandwidth_hz > 10000", weights=("2 where genre == 'Rock'",), batch_size=16
     )
@@ -71,11 +71,11 @@ def one_turn(path: Path) -> None:
 
 
 def main() -> None:
-    """Makes the manifest, takes turns, prints a line."""
+    """Write the manifest, measure, print a line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tracks", type=int, default=10**6)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--manifest", type=Path, help=argparse.SUPPRESS)  # of a turn
+    parser.add_argument("--manifest", type=Path, help=argparse.SUPPRESS)  # measure in this process
     arguments = parser.parse_args()
     if arguments.manifest:
         one_turn(arguments.manifest)
@@ -92,7 +92,7 @@ def main() -> None:
     start, sent, size, peak = (statistics.median(map(float, values)) for values in zip(*answers, strict=True))
     print(
         f"{arguments.tracks} tracks, Parquet of {megabytes:.0f} MB: start {start:.1f} s, peak memory {peak:.1f} GB; "
-        f"to a reading process {size:.0f} MB in {sent:.1f} s"
+        f"to a worker {size:.0f} MB in {sent:.1f} s"
     )
 
 

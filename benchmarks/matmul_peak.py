@@ -1,4 +1,4 @@
-"""What the machine can do at most, by precision: square matrix products, two operations per multiply-accumulate."""
+"""Measures the machine's peak in each precision: square matrix products, two operations per multiply-accumulate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 def matmul_peaks(size: int = SIZE, runs: int = RUNS) -> dict[str, float]:
-    """Operations per second of `[size, size] @ [size, size]` with torch's threads, the best of `runs`, by precision."""
+    """Return precision -> operations per second of `[size, size] @ [size, size]`, the best of `runs`."""
     return {precision: 2 * size**3 / _best_seconds(_product(precision, size), runs) for precision in PRECISIONS}
 
 
@@ -29,7 +29,7 @@ def _product(precision: str, size: int) -> Callable[[], Tensor]:
 
 
 def _best_seconds(product: Callable[[], Tensor], runs: int) -> float:
-    product()  # the first one chooses a kernel
+    product()  # the first call chooses a kernel
     best = float("inf")
     for _ in range(runs):
         start = time.perf_counter()

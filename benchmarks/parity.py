@@ -1,4 +1,4 @@
-"""How close two implementations are: arrays against their peak, codes against what float32 can tell apart."""
+"""Compares the results of two implementations: arrays relative to their peak, codes within float32's rounding."""
 
 from __future__ import annotations
 
@@ -19,58 +19,59 @@ LIKELY_ROUNDOFFS = 4.0
 
 
 class ShapeDisagreementError(ValueError):
-    """The two sides gave arrays of different shapes; nothing is trimmed."""
+    """The two arrays have different shapes; nothing is trimmed."""
 
 
 @dataclass(frozen=True)
 class ArrayParity:
-    """max_error, rms_error: of the difference, relative to the highest magnitude of the expected array.
-
-    limit: the highest `max_error` that passes; NaN never does.
-    """
+    """The comparison of two arrays; errors are relative to the largest magnitude of the expected array."""
 
     name: str
     max_error: float
     rms_error: float
     limit: float
+    """The largest `max_error` that passes; NaN never passes."""
 
     @property
     def passes(self) -> bool:
-        """Whether the limit is kept."""
+        """True if the limit is kept."""
         return self.max_error <= self.limit
 
     def cells(self) -> tuple[str, str, str]:
-        """For the table: what, result, limit."""
+        """Return the table's cells: name, result, limit."""
         return (self.name, f"max {self.max_error:.1e}, rms {self.rms_error:.1e} of the peak", f"{self.limit:.0e}")
 
     def record(self) -> dict[str, Any]:
-        """For the JSON file."""
+        """Return the entry of the JSON file."""
         return asdict(self) | {"passes": self.passes}
 
 
 @dataclass(frozen=True)
 class CodeParity:
-    """equal: codes that agree; compared: all of them.
+    """The comparison of codes.
 
-    ties: tokens whose first disagreement float32 cannot decide; splits: tokens whose first disagreement it can. Levels
-    after a token's first disagreement quantize different residuals and are counted in neither.
-    gap_to_bound: the highest ratio of the two candidates' distances' difference to what rounding explains; 0 for none.
+    Only a token's first disagreement counts as a tie or a split: later levels quantize different residuals.
     """
 
     name: str
     equal: int
+    """Codes that agree."""
     compared: int
+    """All codes."""
     ties: int
+    """Tokens whose first disagreement can come from float32's rounding."""
     splits: int
+    """Tokens whose first disagreement cannot."""
     gap_to_bound: float
+    """The largest result of `gap_to_bound`; 0 without disagreements."""
 
     @property
     def passes(self) -> bool:
-        """Whether every disagreement is a tie."""
+        """True if every disagreement is a tie."""
         return self.splits == 0
 
     def cells(self) -> tuple[str, str, str]:
-        """For the table: what, result, limit."""
+        """Return the table's cells: name, result, limit."""
         share = f"{self.equal} of {self.compared} identical"
         if self.ties or self.splits:
             share += f"; first disagreements: {self.ties} ties, {self.splits} not"
@@ -78,7 +79,7 @@ class CodeParity:
         return (self.name, share, "ties only")
 
     def record(self) -> dict[str, Any]:
-        """For the JSON file."""
+        """Return the entry of the JSON file."""
         return asdict(self) | {"passes": self.passes}
 
 
@@ -86,7 +87,11 @@ Parity = ArrayParity | CodeParity
 
 
 def compare_arrays(name: str, actual: Floats, expected: Floats, limit: float) -> ArrayParity:
-    """Difference relative to the peak of `expected`. Raises ShapeDisagreementError for another shape."""
+    """Compare two arrays relative to the peak of `expected`.
+
+    Raises:
+        ShapeDisagreementError: The shapes differ.
+    """
     _require_shape(name, actual, expected)
     peak = float(np.abs(expected).max()) or 1.0
     difference = np.subtract(actual, expected, dtype=np.float64)
@@ -101,11 +106,15 @@ def compare_arrays(name: str, actual: Floats, expected: Floats, limit: float) ->
 def compare_codes(
     name: str, actual: Codes, expected: Codes, *, embeddings: Floats, embedding_error: Floats, codebooks: Floats
 ) -> CodeParity:
-    """Codes `[tokens, levels]` against the expected ones.
+    """Compare codes `[tokens, levels]` with the expected ones.
 
-    embeddings: `[tokens, dim]`, those behind `expected`; embedding_error: `[tokens]`, distance of the ones behind
-    `actual` from them; codebooks: `[levels, entries, dim]`.
-    Raises ShapeDisagreementError for another shape.
+    Args:
+        embeddings: `[tokens, dim]`, from which `expected` was computed.
+        embedding_error: `[tokens]`, distance between these and the embeddings of `actual`.
+        codebooks: `[levels, entries, dim]`.
+
+    Raises:
+        ShapeDisagreementError: The shapes differ.
     """
     _require_shape(name, actual, expected)
     differs = actual != expected
@@ -127,11 +136,15 @@ def compare_codes(
 
 
 def gap_to_bound(residual: Floats, candidates: Floats, residual_error: float) -> float:
-    """How much further one candidate is than the other, over what rounding can hide; at most 1 is a tie.
+    """Return the difference of two candidates' distances, relative to what rounding can explain; at most 1 is a tie.
 
-    The decision compares D(c) = |c|^2 - 2 x.c. In float32 each D is off by about 4 sqrt(dim) u (|c|^2 + 2 |x||c|); an
-    error e of x moves the difference of two D by up to 2 e |c1 - c2|.
-    residual: x, `[dim]`; candidates: `[2, dim]`; residual_error: e.
+    The quantizer compares D(c) = |c|^2 - 2 x.c. In float32 each D has an error of about 4 sqrt(dim) u (|c|^2 +
+    2 |x||c|). An error e of x changes the difference of two D by at most 2 e |c1 - c2|.
+
+    Args:
+        residual: x, `[dim]`.
+        candidates: c1 and c2, `[2, dim]`.
+        residual_error: e.
     """
     distances = np.square(candidates).sum(axis=1) - 2 * candidates @ residual
     norms = np.linalg.norm(candidates, axis=1)
@@ -142,7 +155,7 @@ def gap_to_bound(residual: Floats, candidates: Floats, residual_error: float) ->
 
 
 def _residual(embedding: Floats, codebooks: Floats, prefix: Codes) -> tuple[Floats, float]:
-    """What is left after the entries of `prefix`, and how far subtracting in float32 may have moved it."""
+    """Return the residual after the entries of `prefix`, and the largest error of its float32 subtractions."""
     residual = embedding.astype(np.float64)
     error = 0.0
     for level, code in enumerate(prefix):

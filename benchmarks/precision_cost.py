@@ -1,8 +1,9 @@
-"""What computing in bfloat16 or int8 costs in quality: each against float32, of one codec on the same music.
+"""Measures the loss of quality in bfloat16 and int8: each against float32, with one codec on the same music.
 
     python -m benchmarks.precision_cost --weights runs/tiny --levels 43
 
-Without weights: the released layout with random ones, of which only embeddings and decoded embeddings can be compared.
+Without weights the codec is the released layout with random weights. Then only embeddings and decoded embeddings can be
+compared.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from reports.metrics.visqol import StereoVisqol, VisqolPool
 from spectrostream.codec import SpectroStream
 from spectrostream.codec_config import SpectroStreamConfig
 
-EXCERPT_SECONDS = 5.0
+SEGMENT_SECONDS = 5.0
 START_SECONDS = 8.0
 PRECISIONS = ("bfloat16", "int8")
 BANDS = ((0, 1000), (1000, 4000), (4000, 10000), (10000, 20000))  # Hz
@@ -26,7 +27,7 @@ SAMPLE_RATE = SpectroStream.sample_rate
 
 
 def main() -> None:
-    """Prints one line for each comparison."""
+    """Print one line for each comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", help="as for SpectroStream.from_pretrained")
     parser.add_argument("--levels", type=int, help="of the codes; default: all")
@@ -38,9 +39,9 @@ def main() -> None:
     float32 = codec.for_inference()
     files = sorted(path for path in demo_corpus_root().iterdir() if path.suffix in (".flac", ".ogg"))
     music = torch.stack(
-        [read_audio(path, start_seconds=START_SECONDS, duration_seconds=EXCERPT_SECONDS) for path in files]
+        [read_audio(path, start_seconds=START_SECONDS, duration_seconds=SEGMENT_SECONDS) for path in files]
     )
-    print(f"{len(files)} excerpts of {EXCERPT_SECONDS:g} s; against float32")
+    print(f"{len(files)} segments of {SEGMENT_SECONDS:g} s; against float32")
     for precision in PRECISIONS:
         other = codec.for_inference(precision=precision)
         print(f"{precision}:")
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 def compare_signals(float32: SpectroStream, other: SpectroStream, music: Tensor) -> None:
-    """SNR of the embeddings, and of audio decoded from float32's; of the latter also in bands."""
+    """Print the SNR of the embeddings, and of the audio decoded from float32's embeddings, whole and in bands."""
     embeddings = float32.embed(music)
     print(f"  embeddings: SNR {snr(embeddings, other.embed(music)):.1f} dB")
     expected, actual = (one.synthesize(embeddings, music.shape[-1]) for one in (float32, other))
@@ -63,7 +64,7 @@ def compare_signals(float32: SpectroStream, other: SpectroStream, music: Tensor)
 
 
 def compare_codes(float32: SpectroStream, other: SpectroStream, music: Tensor, levels: int | None) -> None:
-    """Share of equal codes, and ViSQOL of the way through the other."""
+    """Print the share of equal codes, and the ViSQOL of the other precision."""
     expected, actual = (codec.encode(music, levels=levels) for codec in (float32, other))
     first = (expected[:, 0] == actual[:, 0]).float().mean()
     print(f"  equal codes: {(expected == actual).float().mean():.1%} ({first:.1%} in the first level)")
@@ -71,24 +72,24 @@ def compare_codes(float32: SpectroStream, other: SpectroStream, music: Tensor, l
 
 
 def through(codec: SpectroStream, music: Tensor, levels: int | None) -> float:
-    """ViSQOL of the music, encoded and decoded."""
+    """Return the ViSQOL of the music, encoded and decoded."""
     return visqol(music, codec.decode(codec.encode(music, levels=levels), length=music.shape[-1]))
 
 
 def band_snr(expected: Tensor, actual: Tensor, low: float, high: float) -> float:
-    """In decibels, between two frequencies in hertz."""
+    """Return the SNR in dB between two frequencies in Hz."""
     spectra = (torch.fft.rfft(signal) for signal in (expected, actual))
     bins = [round(edge * 2 / SAMPLE_RATE * (expected.shape[-1] // 2)) for edge in (low, high)]
     return snr(*(torch.view_as_real(spectrum[..., bins[0] : bins[1]]) for spectrum in spectra))
 
 
 def snr(expected: Tensor, actual: Tensor) -> float:
-    """In decibels."""
+    """Return the signal-to-noise ratio in dB."""
     return float(10 * (expected.square().sum() / (expected - actual).square().sum()).log10())
 
 
 def visqol(references: Tensor, estimates: Tensor) -> float:
-    """Mean over the excerpts that could be scored."""
+    """Return the mean of ViSQOL-LR over the segments that have a score."""
     with VisqolPool(1) as pool:
         pending = [
             pool.submit_stereo(str(index), reference.numpy(), estimate.numpy())

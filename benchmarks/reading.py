@@ -1,11 +1,11 @@
-"""Crops per second from files, beside bare soundfile reads of the same crops, and memory over many crops.
+"""Measures how fast crops are read from files, compared with plain soundfile, and the memory over many crops.
 
     python -m benchmarks.reading                   # a corpus made from the demo music: WAV, FLAC, Vorbis, MP3
     python -m benchmarks.reading --crops 100000 --formats flac --memory-only
     python -m benchmarks.reading --crops 20000 --formats ogg --memory-only --resampled   # every other file is 44.1 kHz
 
-Both sides read the same 1.28 s of stereo in the same order, in batches as a loader does, in one process, alternating;
-medians of several rounds.
+Both read the same crops of 1.28 s of stereo in the same order, in batches as a loader does, alternately in one process.
+The table shows medians of several rounds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from datamodules.track_reader import TrackReader
 CROP_SECONDS = 1.28
 SAMPLE_RATE = 48000
 BATCH_SIZE = 8
-# name: soundfile's format and subtype
+# Name -> soundfile's format and subtype.
 FORMATS = {
     "wav": ("WAV", "PCM_16"),
     "flac": ("FLAC", "PCM_16"),
@@ -44,12 +44,19 @@ FORMATS = {
 def make_corpus(
     folder: Path, kind: str, *, files: int, seconds: float, rates: tuple[int, ...] = (SAMPLE_RATE,)
 ) -> None:
-    """Tracks in one format, made of the demo music put in a row, each from another place on; `rates` take turns."""
-    pieces = []
+    """Write tracks in one format: the joined demo music, each track from another place on.
+
+    Args:
+        kind: A key of `FORMATS`.
+        files: Number of tracks.
+        seconds: Length of each track.
+        rates: Sample rates in Hz, used in turn.
+    """
+    tracks = []
     for path in sorted(demo_corpus_root().glob("*.*")):
         if path.suffix in (".flac", ".ogg"):
-            pieces.append(soundfile.read(path, dtype="float32", always_2d=True)[0][:, :2])
-    music = np.concatenate([piece if piece.shape[1] == 2 else np.repeat(piece, 2, 1) for piece in pieces])
+            tracks.append(soundfile.read(path, dtype="float32", always_2d=True)[0][:, :2])
+    music = np.concatenate([track if track.shape[1] == 2 else np.repeat(track, 2, 1) for track in tracks])
     container, subtype = FORMATS[kind]
     for number in range(files):
         frames = np.roll(music, -number * len(music) // files, axis=0)
@@ -63,7 +70,7 @@ def make_corpus(
 
 
 def bare_read(path: Path, crop: Crop) -> torch.Tensor:
-    """The least that can be done with soundfile."""
+    """Read a crop with soundfile alone."""
     with soundfile.SoundFile(path) as file:
         file.seek(round(crop.start_seconds * SAMPLE_RATE))
         frames = file.read(round(CROP_SECONDS * SAMPLE_RATE), dtype="float32", always_2d=True)
@@ -71,7 +78,7 @@ def bare_read(path: Path, crop: Crop) -> torch.Tensor:
 
 
 def rate(read: Callable[[range], object], numbers: range) -> float:
-    """Crops per second, when whole batches are asked."""
+    """Return the crops per second of `read`, which reads one batch at a time."""
     start = time.perf_counter()
     for first in numbers[::BATCH_SIZE]:
         read(range(first, min(first + BATCH_SIZE, numbers.stop)))
@@ -79,10 +86,10 @@ def rate(read: Callable[[range], object], numbers: range) -> float:
 
 
 def compare(folder: Path, *, crops: int, rounds: int) -> tuple[float, float]:
-    """Crops per second of ours and of bare soundfile."""
+    """Return the crops per second of our reader and of plain soundfile."""
     corpus = scan_folder(folder)
-    spans = TimeRanges(np.arange(len(corpus.tracks)), np.zeros(len(corpus.tracks)), corpus.durations)
-    draws = RandomCrops(spans, crop_seconds=CROP_SECONDS, sample_rate=SAMPLE_RATE)
+    ranges = TimeRanges(np.arange(len(corpus.tracks)), np.zeros(len(corpus.tracks)), corpus.durations)
+    draws = RandomCrops(ranges, crop_seconds=CROP_SECONDS, sample_rate=SAMPLE_RATE)
     reader = TrackReader(corpus, sample_rate=SAMPLE_RATE, channels=2, cache_audio=False, timeout_seconds=60)
     dataset = CropDataset(reader, draws, crop_seconds=CROP_SECONDS, silence_redraws=0)
     paths = [track.path for track in corpus.tracks]
@@ -101,10 +108,10 @@ def compare(folder: Path, *, crops: int, rounds: int) -> tuple[float, float]:
 
 
 def memory_over(folder: Path, crops: int) -> None:
-    """Prints the resident size as crops go by."""
+    """Print the resident memory from time to time while crops are read."""
     corpus = scan_folder(folder)
-    spans = TimeRanges(np.arange(len(corpus.tracks)), np.zeros(len(corpus.tracks)), corpus.durations)
-    draws = RandomCrops(spans, crop_seconds=CROP_SECONDS, sample_rate=SAMPLE_RATE)
+    ranges = TimeRanges(np.arange(len(corpus.tracks)), np.zeros(len(corpus.tracks)), corpus.durations)
+    draws = RandomCrops(ranges, crop_seconds=CROP_SECONDS, sample_rate=SAMPLE_RATE)
     reader = TrackReader(corpus, sample_rate=SAMPLE_RATE, channels=2, cache_audio=False, timeout_seconds=60)
     dataset = CropDataset(reader, draws, crop_seconds=CROP_SECONDS)
     step = max(crops // 10 // BATCH_SIZE, 1) * BATCH_SIZE
@@ -115,13 +122,13 @@ def memory_over(folder: Path, crops: int) -> None:
 
 
 def resident_megabytes() -> float:
-    """Now; not the peak, which is that of making the corpus and would hide a leak."""
+    """Return the present memory of this process; its peak comes from writing the corpus and would hide a leak."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 
 
 def main() -> None:
-    """Makes the files, measures, prints a table."""
+    """Write the files, measure, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--files", type=int, default=8)

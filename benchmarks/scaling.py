@@ -1,10 +1,11 @@
-"""Time and memory of coding signals from a second to many minutes, in pieces: both are to grow with nothing else.
+"""Measures time and memory of coding signals from a second to many minutes, in blocks.
 
     python -m benchmarks.scaling --seconds 1 10 100 1000
     python -m benchmarks.scaling --seconds 3600 --width 4
 
-Stereo noise is made, encoded, decoded and thrown away piece by piece; every duration runs in a process of its own,
-whose peak memory is the system's count. Random weights; `--width 32` is the released layout.
+The time should grow in proportion to the length, the memory not at all. Stereo noise is generated, encoded and decoded
+block by block. Every length runs in its own process; the system counts its peak memory. The weights are random;
+`--width 32` is the released layout.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ import torch
 from spectrostream.codec import SAMPLE_RATE, SpectroStream
 from spectrostream.codec_config import SpectroStreamConfig
 
-PIECE_SECONDS = 10
+BLOCK_SECONDS = 10
 
 
 def main() -> None:
-    """Prints a Markdown table."""
+    """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, nargs="+", default=[1, 10, 100, 1000])
     parser.add_argument("--width", type=int, default=32, help="of the encoder; the decoder's is twice that")
@@ -46,17 +47,17 @@ def main() -> None:
 
 
 def measured(seconds: int, width: int) -> dict[str, float]:
-    """Seconds of encoding and of decoding, and the process's peak memory."""
+    """Return the seconds of encoding and of decoding, and the peak memory of this process in MB."""
     torch.manual_seed(0)
     config = SpectroStreamConfig(encoder_width=width, decoder_width=2 * width)
     codec = SpectroStream(config).for_inference()
     codec.decode(codec.encode(torch.randn(1, 2, SAMPLE_RATE)))
     stream = codec.streaming()
     encode = decode = 0.0
-    for start in range(0, seconds, PIECE_SECONDS):
-        piece = 0.1 * torch.randn(1, 2, min(PIECE_SECONDS, seconds - start) * SAMPLE_RATE)
+    for start in range(0, seconds, BLOCK_SECONDS):
+        block = 0.1 * torch.randn(1, 2, min(BLOCK_SECONDS, seconds - start) * SAMPLE_RATE)
         begin = time.perf_counter()
-        codes = stream.encode(piece)
+        codes = stream.encode(block)
         encoded = time.perf_counter()
         stream.decode(codes)
         encode, decode = encode + encoded - begin, decode + time.perf_counter() - encoded

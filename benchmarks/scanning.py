@@ -1,11 +1,11 @@
-"""How fast corpora are scanned: many names, and real music.
+"""Measures how fast corpora are scanned: many short files, or real music.
 
     python -m benchmarks.scanning --tracks 1000 10000 100000
     python -m benchmarks.scanning --music /music --workers 1
 
-The names are short files, a hundred in each folder: hard links to a few of them, of which each is read once, so that
-walking, asking for sizes, the table and the Parquet file are what takes time; or copies, of which each is read. Every
-row runs in a process of its own, whose peak memory is the system's count, and so is that of the largest of its helpers.
+Each folder has a hundred short files. They are hard links to a few files, which are read once each, so that finding the
+files and writing the table take most of the time; or they are copies, which are all read. Every row runs in its own
+process; the system counts its peak memory and that of its largest worker.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RATE = 48000
 
 
 def main() -> None:
-    """Prints Markdown tables."""
+    """Print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tracks", type=int, nargs="*", default=[1000, 10000])
     parser.add_argument("--music", type=Path, help="a folder of real music to measure")
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _synthetic_rows(folder: Path, sizes: list[int], workers: int) -> None:
-    print("| tracks | what | seconds | tracks per s | growth | peak memory, MB | of a helper, MB |")
+    print("| tracks | what | seconds | tracks per s | growth | peak memory, MB | of a worker, MB |")
     print("|---|---|---|---|---|---|---|")
     modes = (("headers of links", False, True), ("headers of files", True, True), ("measured files", True, False))
     for what, is_copied, headers_only in modes:
@@ -63,7 +63,7 @@ def _synthetic_rows(folder: Path, sizes: list[int], workers: int) -> None:
             shutil.rmtree(root)
             print(
                 f"| {tracks} | {what} | {row['seconds']:.2f} | {tracks / row['seconds']:.0f} | {growth} "
-                f"| {row['megabytes']:.0f} | {row['helper_megabytes']:.0f} |",
+                f"| {row['megabytes']:.0f} | {row['worker_megabytes']:.0f} |",
                 flush=True,
             )
 
@@ -75,19 +75,19 @@ def _music_row(root: Path, workers: int) -> None:
     print(
         f"| {row['audio'] / 3600:.2f} | {row['tracks']} | {workers} | {row['seconds']:.1f} "
         f"| {row['bytes'] / 1e6 / row['seconds']:.1f} | {row['audio'] / row['seconds'] / workers:.0f} "
-        f"| {row['helper_megabytes']:.0f} |"
+        f"| {row['worker_megabytes']:.0f} |"
     )
 
 
 def _growth(earlier: tuple[int, float] | None, now: tuple[int, float]) -> str:
-    """The exponent e of seconds = tracks ** e between two rows; 1 grows with nothing but the tracks."""
+    """Return the exponent e of seconds = tracks ** e between two rows; 1 is linear growth."""
     if earlier is None:
         return ""
     return f"{math.log(now[1] / earlier[1]) / math.log(now[0] / earlier[0]):.2f}"
 
 
 def make_tree(root: Path, tracks: int, is_copied: bool) -> None:
-    """Names below `root`: links to a few files, or copies of them."""
+    """Make a corpus below `root` from a few files: links to them, or copies."""
     import soundfile
 
     originals = [root / "originals" / f"{number}.flac" for number in range(ORIGINALS)]
@@ -107,7 +107,7 @@ def make_tree(root: Path, tracks: int, is_copied: bool) -> None:
 
 
 def scanned(case: dict) -> dict[str, float]:
-    """Seconds from the folder to the written manifest, and the peak memory of this process."""
+    """Scan a folder and write its manifest; return the seconds, the sizes and the peak memory of this process."""
     from datamodules.corpora.manifest import write_manifest
     from datamodules.scanning.scan import scan
 
@@ -135,25 +135,25 @@ def scanned(case: dict) -> dict[str, float]:
 def _in_process(case: dict) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.scanning", "--one", json.dumps(case)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    helpers = 0.0
+    largest = 0.0
     while process.poll() is None:
-        helpers = max(helpers, _largest_helper(process.pid))
+        largest = max(largest, _largest_worker(process.pid))
         time.sleep(0.2)
     output, _ = process.communicate()
     if process.returncode:
         raise RuntimeError(f"the scan ended with exit code {process.returncode}")
-    return json.loads(output) | {"helper_megabytes": helpers}
+    return json.loads(output) | {"worker_megabytes": largest}
 
 
-def _largest_helper(session: int) -> float:
-    """Peak memory in MB of the largest process of a session but its first."""
+def _largest_worker(session: int) -> float:
+    """Return the peak memory in MB of the largest process of a session, without its first process."""
     largest = 0.0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if int(folder.name) != session and os.getsid(int(folder.name)) == session:
                 status = (folder / "status").read_text()
                 largest = max(largest, int(status.split("VmHWM:")[1].split()[0]) / 1024)
-        except (OSError, IndexError):  # it has ended
+        except (OSError, IndexError):  # the process has ended
             continue
     return largest
 

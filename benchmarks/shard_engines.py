@@ -1,12 +1,12 @@
-"""Random crops of 1.28 s out of prepared music, by engine: ours, WebDataset, LitData, bare soundfile.
+"""Measures how fast engines read random crops of 1.28 s from prepared music: ours, WebDataset, LitData, soundfile.
 
     spectrostream data prepare music.parquet --out shards --format shards --shard-megabytes 64
     python -m benchmarks.shard_engines shards --engines local soundfile http s3 webdataset fsspec
-    python benchmarks/shard_engines.py shards --engines litdata    # in an environment of its own
+    python benchmarks/shard_engines.py shards --engines litdata    # in its own environment
 
-Every engine gives float32 `[2, 61440]` from 16-bit members. The servers are on this machine. `cold` begins with an
-empty cache, `warm` with a full one. WebDataset reads its members one after the other and so takes as many crops of each
-as fit into it; LitData fetches items one by one and so gets items of 10 s.
+Every engine returns float32 `[2, 61440]` from 16-bit members. The servers run on this machine. `cold` begins with an
+empty cache, `warm` with a full one. WebDataset reads whole members in order, so it takes as many crops of each member
+as fit into it. LitData fetches single items, so its items are 10 s long.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ Row = dict[str, Any]
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Nothing on the terminal."""
+        """Write nothing."""
 
 
 @contextmanager
 def http_server(folder: Path) -> Iterator[str]:
-    """The folder at an address of this machine."""
+    """Serve the folder on this machine; yield its URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -60,7 +60,7 @@ def http_server(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def s3_server(folder: Path, below: str = "shards") -> Iterator[str]:
-    """The folder in the bucket `music` of an S3 server on this machine; gives its endpoint."""
+    """Serve the folder in the bucket `music` of an S3 server on this machine; yield the endpoint."""
     import os
 
     import boto3
@@ -81,7 +81,7 @@ def s3_server(folder: Path, below: str = "shards") -> Iterator[str]:
 
 
 def timed(name: str, crops: Callable[[], int], megabytes: float | None = None) -> Row:
-    """Runs `crops`, which returns how many it took."""
+    """Time `crops`, which returns the number of its crops."""
     begin = time.perf_counter()
     count = crops()
     seconds = time.perf_counter() - begin
@@ -90,11 +90,12 @@ def timed(name: str, crops: Callable[[], int], megabytes: float | None = None) -
 
 
 def our_crops(url: str, count: int, cache: Path | None, **options: Any) -> Callable[[], int]:
-    """Through windows of shards, as training takes them."""
+    """Return a function that takes crops through windows of shards, as training does."""
 
     def take() -> int:
         from datamodules.corpora.corpus import Corpus
         from datamodules.corpora.time_ranges import TimeRanges
+        from datamodules.crops import RandomCrops
         from datamodules.shards.reader import ShardReader
         from datamodules.shards.store import ShardStore
         from datamodules.shards.windows import WindowedCrops
@@ -102,11 +103,9 @@ def our_crops(url: str, count: int, cache: Path | None, **options: Any) -> Calla
         store = ShardStore(url, cache_folder=cache, **options)
         reader = ShardReader(Corpus(url, store.read_index()), store)
         seconds = reader.corpus.durations
-        spans = TimeRanges(np.arange(len(seconds)), np.zeros(len(seconds)), seconds)
-        crops = WindowedCrops(
-            spans, reader.shard_of_track, batch_size=16, crop_seconds=_CROP_SECONDS, sample_rate=_RATE,
-            announce=reader.prefetch,
-        )  # fmt: skip
+        ranges = TimeRanges(np.arange(len(seconds)), np.zeros(len(seconds)), seconds)
+        drawn = RandomCrops(ranges, _CROP_SECONDS, _RATE)
+        crops = WindowedCrops(drawn, reader.shard_of_track, batch_size=16, announce=reader.prefetch)
         for index in range(count):
             crop = crops.crop_for(0, *divmod(index, 16))
             assert reader.read(crop.track_index, crop.start_seconds, _CROP_SECONDS).shape == (2, _CROP)
@@ -116,7 +115,7 @@ def our_crops(url: str, count: int, cache: Path | None, **options: Any) -> Calla
 
 
 def soundfile_crops(files: list[Path], count: int) -> Callable[[], int]:
-    """Open, seek, read, close: what a folder of files costs without any of our code."""
+    """Return a function that opens, seeks, reads and closes files, without any of our code."""
 
     def take() -> int:
         import soundfile
@@ -136,7 +135,7 @@ def soundfile_crops(files: list[Path], count: int) -> Callable[[], int]:
 
 
 def webdataset_crops(urls: list[str], cache: Path | None) -> Callable[[], int]:
-    """Each member whole, and as many random crops of it as it has lengths of one; a buffer of 1000 mixes them."""
+    """Return a function that reads whole members and takes random crops of each; a buffer of 1000 mixes them."""
 
     def crops(members: Iterator[Any]) -> Iterator[Any]:
         import soundfile
@@ -160,7 +159,7 @@ def webdataset_crops(urls: list[str], cache: Path | None) -> Callable[[], int]:
 
 
 def fsspec_transfer(urls: list[str], **options: Any) -> Callable[[], int]:
-    """The transfer alone, whole files into memory."""
+    """Return a function that only transfers whole files into memory."""
 
     def take() -> int:
         import fsspec
@@ -175,7 +174,7 @@ def fsspec_transfer(urls: list[str], **options: Any) -> Callable[[], int]:
 
 
 def litdata_items(folder: Path, index: list[list[Any]]) -> Iterator[dict[str, Any]]:
-    """Stretches of 10 s of the members, as LitData is given them."""
+    """Yield items of 10 s for LitData."""
     for shard, offset, size in index:
         content = np.memmap(folder / shard, np.int16, "r", offset + 44, ((size - 44) // 4, 2))
         for start in range(0, len(content) - _ITEM_SECONDS * _RATE, _ITEM_SECONDS * _RATE):
@@ -183,7 +182,7 @@ def litdata_items(folder: Path, index: list[list[Any]]) -> Iterator[dict[str, An
 
 
 def litdata_crops(url: str, count: int, cache: Path, options: dict[str, Any]) -> Callable[[], int]:
-    """A random item, and one random crop within it."""
+    """Return a function that takes random items, and one random crop of each."""
 
     def take() -> int:
         import litdata
@@ -206,7 +205,7 @@ def litdata_crops(url: str, count: int, cache: Path, options: dict[str, Any]) ->
 
 
 def package_megabytes(names: tuple[str, ...]) -> float:
-    """Of packages and all they need but torch and what torch needs."""
+    """Return the size of packages and their requirements, without torch and its requirements."""
     torch_needs = _needed({"torch", "numpy"}) if _is_there("torch") else set()
     return sum(map(_megabytes, _needed(set(names)) - torch_needs))
 
@@ -239,7 +238,7 @@ def _megabytes(name: str) -> float:
 
 
 def run_ours(folder: Path, count: int, engines: list[str]) -> Iterator[Row]:
-    """Everything but LitData, which lives elsewhere."""
+    """Measure all engines but LitData, which needs its own environment."""
     tars = sorted(folder.glob("*.tar"))
     size = sum(path.stat().st_size for path in tars) / 1e6
     if "local" in engines:
@@ -270,7 +269,7 @@ def run_ours(folder: Path, count: int, engines: list[str]) -> Iterator[Row]:
 
 
 def run_litdata(folder: Path, count: int) -> Iterator[Row]:
-    """Local and S3; it knows no plain HTTP."""
+    """Measure LitData, local and on S3; it cannot read plain HTTP."""
     import litdata
     from litdata.streaming import downloader
 
@@ -293,7 +292,7 @@ def _item(item: Any) -> Any:
 
 
 def write_member_list(folder: Path) -> None:
-    """What LitData's environment, which has no Parquet, needs of the index."""
+    """Write the index as JSON for LitData's environment, which has no Parquet."""
     from datamodules.shards.store import ShardStore
 
     table = ShardStore(folder).read_index()
@@ -302,12 +301,12 @@ def write_member_list(folder: Path) -> None:
 
 
 def main() -> None:
-    """Prints a row for each engine as it comes, and what each one's packages take on the disk."""
+    """Print a row for each engine, then the size of its packages on the disk."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", type=Path)
     parser.add_argument("--engines", nargs="+", default=["local", "http", "s3", "fsspec", "webdataset"])
     parser.add_argument("--crops", type=int, default=3000)
-    parser.add_argument("--files", type=Path, help="a folder of audio files, for bare soundfile")
+    parser.add_argument("--files", type=Path, help="a folder of audio files, for plain soundfile")
     arguments = parser.parse_args()
     if arguments.files:
         files = sorted(path for path in arguments.files.rglob("*") if path.suffix in (".flac", ".wav"))

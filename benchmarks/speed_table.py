@@ -1,4 +1,4 @@
-"""Times of codecs that took turns, as Markdown: seconds per second, speed against a reference, share of the peak."""
+"""Tables of codec times in Markdown: seconds per second, speed against a reference, share of the peak."""
 
 from __future__ import annotations
 
@@ -11,36 +11,38 @@ MISSING = "–"
 
 @dataclass
 class Measured:
-    """One codec's times and what they are held against.
-
-    seconds: operation -> one time per round, in the rounds' order. macs: operation -> multiply-accumulates of a call.
-    peak: operations per second of the precision that it computes in.
-    """
+    """One codec's times, and the numbers that they are compared with."""
 
     parameters: int | None
     macs: Mapping[str, float]
+    """Operation -> multiply-accumulates of a call."""
     peak: float
+    """The machine's operations per second in the codec's precision."""
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    """Operation -> the time of each round, in order."""
 
     def median(self, operation: str) -> float | None:
-        """Of the rounds; None if the codec has no such operation."""
+        """Return the median time of an operation; None if the codec lacks it."""
         times = self.seconds.get(operation)
         return statistics.median(times) if times else None
 
     def speed(self, operation: str, reference: Measured) -> float | None:
-        """How many times faster than `reference`: the median of the rounds' ratios, so that a slow spell cancels."""
+        """Return how many times faster this is than `reference`; None if one of them lacks the operation.
+
+        It is the median of the ratios within a round, so that a slow phase of the machine cancels out.
+        """
         pairs = zip(reference.seconds.get(operation, []), self.seconds.get(operation, []), strict=False)
         ratios = [theirs / own for theirs, own in pairs]
         return statistics.median(ratios) if ratios else None
 
     def share_of_peak(self, operation: str) -> float | None:
-        """Operations per second over the peak; None where they could not be counted."""
+        """Return the operations per second over the peak; None if the operations are not counted."""
         median, macs = self.median(operation), self.macs.get(operation)
         return None if median is None or macs is None else 2 * macs / median / self.peak
 
 
 def throughput_table(rows: Mapping[str, Measured], reference: str, seconds: float) -> str:
-    """Encoding and decoding of `seconds` of audio."""
+    """Return a table of encoding and decoding `seconds` of audio."""
     header = ["codec", "parameters", "GMAC per s", "encode, s per s", "decode, s per s"]
     header += [f"encode, speed against {reference}", "decode, likewise", "encode, share of peak", "decode, likewise"]
     lines = []
@@ -54,7 +56,7 @@ def throughput_table(rows: Mapping[str, Measured], reference: str, seconds: floa
 
 
 def step_table(rows: Mapping[str, Measured], reference: str, seconds: float) -> str:
-    """Streaming in blocks of one token (40 ms), and the quantizer alone; codecs that have neither are left out."""
+    """Return a table of streaming in blocks of 40 ms, and of the quantizer alone; other codecs are left out."""
     operations = ("step encode", "step decode", "quantize")
     header = ["codec", "encode a block, ms", "decode a block, ms", "quantizer, ms per s"]
     header += [f"encode, speed against {reference}", "decode, likewise", "quantizer, likewise"]

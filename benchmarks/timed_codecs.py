@@ -1,4 +1,4 @@
-"""Codecs that take turns: ours in this process, the official one in its worker; each gives seconds by operation."""
+"""Codecs whose operations are timed: ours in this process, the official one in a worker process."""
 
 from __future__ import annotations
 
@@ -18,32 +18,38 @@ from reports.metrics.cost import count_parameters
 from spectrostream.frontends import SAMPLES_PER_TOKEN
 from spectrostream.interface import AudioCodec
 
-# What is timed, and how many calls make one time: their median.
+# Operation -> calls per measurement, which is their median.
 OPERATIONS = {"encode": 1, "decode": 1, "quantize": 3, "step encode": 15, "step decode": 15}
 COUNTED = ("encode", "decode")
 
 
 class TimedCodec(Protocol):
-    """operations: those of `OPERATIONS` that it has. macs: multiply-accumulates of one call of the `COUNTED` ones."""
+    """A codec whose operations can be timed."""
 
     parameters: int | None
     operations: frozenset[str]
+    """Those of `OPERATIONS` that the codec has."""
     macs: dict[str, float]
+    """Operation -> multiply-accumulates of one call, for `COUNTED`."""
 
     def seconds(self, operation: str) -> float:
-        """Of one call, now."""
+        """Run an operation now; return the seconds of one call."""
 
 
 class LocalCodec:
-    """A codec in this process on `audio` `[1, channels, samples]`; building it warms up each operation.
+    """A codec in this process; its constructor warms up each operation.
 
-    `quantize` (all levels of the signal's embeddings) and the steps of one token are there for codecs that have
-    SpectroStream's `embed` and `quantizer`, and `streaming`.
+    `quantize` (all levels of the signal's embeddings) needs SpectroStream's `embed` and `quantizer`; the steps of one
+    token need `streaming`.
+
+    Args:
+        codec: The codec.
+        audio: `[1, channels, samples]`.
+        counts: Count multiply-accumulates; False for a codec whose operations torch cannot count.
     """
 
     def __init__(self, codec: AudioCodec, audio: Tensor, *, counts: bool) -> None:
-        """counts: whether multiply-accumulates are counted; not for a codec whose operations torch cannot see."""
-        self.parameters = count_parameters(codec).parameters or None  # weights kept as buffers do not count
+        self.parameters = count_parameters(codec).parameters or None  # None: the weights are buffers
         self._calls: dict[str, Callable[[], Any]] = {}
         with torch.no_grad():
             codes = codec.encode(audio)
@@ -74,19 +80,19 @@ def _quantizing(codec: Any, audio: Tensor) -> dict[str, Callable[[], Any]]:
 
 
 def _stepping(codec: Any, audio: Tensor) -> dict[str, Callable[[], Any]]:
-    """One token's samples in, one token out, in a stream that is under way."""
+    """Return calls that encode and decode one token in a running stream."""
     if not hasattr(codec, "streaming"):
         return {}
     stream = codec.streaming()
     block = audio[..., :SAMPLES_PER_TOKEN]
     codes = codec.encode(block)
-    stream.through(audio[..., : 3 * SAMPLES_PER_TOKEN])  # past the first tokens, which complete nothing
+    stream.through(audio[..., : 3 * SAMPLES_PER_TOKEN])  # the first tokens of a stream give no output
     return {"step encode": lambda: stream.encode(block), "step decode": lambda: stream.decode(codes)}
 
 
 @torch.no_grad()
 def _multiply_accumulates(codec: AudioCodec, calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Half of torch's counted operations in one call; nothing for recurrent layers, which have no formula."""
+    """Return half of torch's counted operations in one call; empty for recurrent layers, which torch cannot count."""
     if not isinstance(codec, nn.Module) or any(isinstance(module, nn.RNNBase) for module in codec.modules()):
         return {}
     counts = {}
@@ -98,12 +104,18 @@ def _multiply_accumulates(codec: AudioCodec, calls: dict[str, Callable[[], Any]]
 
 
 class OfficialCodec:
-    """The official implementation, compiled, on the same signal; its arithmetic is that of the released layout."""
+    """The compiled official implementation in its worker; its operations count as those of the released layout.
+
+    Args:
+        worker: The worker process.
+        audio: `[1, channels, samples]`.
+        folder: Where the worker reads the audio.
+        seed: Of its random weights.
+    """
 
     operations = frozenset(OPERATIONS)
 
     def __init__(self, worker: OfficialWorker, audio: Tensor, folder: Path, *, seed: int) -> None:
-        """audio: `[1, channels, samples]`, handed over as a file in `folder`."""
         signal = folder / "signal.npy"
         write_signal(signal, audio[0].T.numpy())
         counts = worker.ask("build", seed=seed, audio=str(signal))["parameters"]

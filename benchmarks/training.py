@@ -1,13 +1,14 @@
-"""Speed and memory of whole training steps: data, both turns, both updates; DAC in its own recipe beside them.
+"""Measures speed and memory of whole training steps: data, both turns, both updates; also DAC with its own recipe.
 
     python -m benchmarks.training
     python -m benchmarks.training --configs tiny --devices 1,2 --strategy averaging,find_unused
 
-Music of the demo corpus, decoded beforehand; the judge plays from the first update and the codebooks are started. Every
-row hears as many seconds of music per step, in crops about as long as its configuration has them. In each round the
-rows take turns, each turn in a process of its own with a warm-up; ratios are taken within a round, then their median.
-The quantizer's share (hooks that wait for the device) and the operations of a step come from one more process per row.
-"processors" are those that the first process got on average: below --threads, something else ran on the machine too.
+The music is the demo corpus, decoded beforehand. The discriminator trains from the first update, and the codebooks are
+initialised. Every row uses the same seconds of music per step, in crops about as long as its configuration has them.
+Each round measures all rows, each in its own process with a warm-up. Ratios are taken within a round; the table shows
+their median. The quantizer's share (from hooks that wait for the device) and the operations of a step are measured in
+one more process per row. "processors" are those that the first process used on average: if they are fewer than
+--threads, other programs ran too.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ _PRODUCTS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed":
 
 
 class TrainingBenchmarkError(UserError):
-    """Options that do not go together here."""
+    """Options that are not possible on this machine."""
 
 
 def main() -> int:
-    """Prints Markdown; the exit code."""
+    """Print Markdown; return the exit code."""
     arguments = _parser().parse_args()
     try:
         rows = [TrainingRow(case, _kind(case.config)) for case in cases(arguments)]
@@ -58,7 +59,11 @@ def main() -> int:
 
 
 def cases(arguments: argparse.Namespace) -> list[TrainingCase]:
-    """One for each configuration, way of compiling, number of processes and strategy. Raises UserError."""
+    """Return a case for each configuration, compilation switch, number of processes and strategy.
+
+    Raises:
+        UserError: A case is not possible.
+    """
     available = torch.cuda.device_count() if torch.cuda.is_available() else None
     if available is not None and max(arguments.devices) > available:
         given = f"--devices {','.join(map(str, arguments.devices))}"
@@ -79,7 +84,7 @@ def cases(arguments: argparse.Namespace) -> list[TrainingCase]:
                 warm_up=arguments.warm_up,
                 steps=arguments.steps,
             )
-            case.experiment()  # a mistake is told before anything is measured
+            case.experiment()  # a mistake is an error before the first measurement
             found.append(case)
     return found
 
@@ -89,7 +94,7 @@ def _kind(config: str) -> str:
 
 
 def take_turns(rows: Sequence[TrainingRow], rounds: int) -> None:
-    """Fills in every row; what fails is said and missing."""
+    """Measure every row; a failed measurement is reported and missing."""
     peaks: dict[tuple[str, int], float] = {}
     for round_ in range(rounds):
         for execution in {(row.case.precision, row.case.threads) for row in rows}:
@@ -100,7 +105,7 @@ def take_turns(rows: Sequence[TrainingRow], rounds: int) -> None:
             row.turns.append(turn("speed", row.case))
     profiles: dict[TrainingCase, Numbers | None] = {}
     for row in rows:
-        # Neither operations nor shares depend on these.
+        # These change neither operations nor shares.
         case = dataclasses.replace(row.case, compile=False, devices=1, strategy=STRATEGIES[0])
         if case not in profiles:
             _say(f"quantizer and operations: {title(case)}")
@@ -109,7 +114,7 @@ def take_turns(rows: Sequence[TrainingRow], rounds: int) -> None:
 
 
 def turn(what: str, case: TrainingCase) -> Numbers | None:
-    """What `benchmarks.training_turn` measures in a new process; None, with the reason printed, if it fails."""
+    """Run `benchmarks.training_turn` in a new process; if it fails, print the reason and return None."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         words = [what, json.dumps(dataclasses.asdict(case)), str(result)]
@@ -119,12 +124,12 @@ def turn(what: str, case: TrainingCase) -> Numbers | None:
             measured: dict[str, float] = json.loads(result.read_text())
             return measured
     said = ended.stderr.strip().splitlines()
-    _say(f"{title(case)} is missing ({what}): code {ended.returncode}, {said[-1] if said else 'without a word'}")
+    _say(f"{title(case)} is missing ({what}): code {ended.returncode}, {said[-1] if said else 'no message'}")
     return None
 
 
 def matrix_rate(precision: str, threads: int) -> float:
-    """Operations per second of a square matrix product, the best of a few: on the GPU if there is one."""
+    """Return the operations per second of a square matrix product, on the GPU if there is one; the best of a few."""
     if threads:
         torch.set_num_threads(threads)
     if not torch.cuda.is_available():
@@ -134,7 +139,7 @@ def matrix_rate(precision: str, threads: int) -> float:
 
 
 def _seconds(product: Callable[[], object], calls: int = 20) -> float:
-    """Of one call of many: a single one on a GPU is shorter than its start."""
+    """Return the mean time of many calls; on a GPU, one call takes less time than its launch."""
     product()
     start = now()
     for _ in range(calls):
@@ -143,7 +148,7 @@ def _seconds(product: Callable[[], object], calls: int = 20) -> float:
 
 
 def report(rows: Iterable[TrainingRow]) -> dict[str, object]:
-    """Everything that was measured, for a file."""
+    """Return all measurements for the JSON file."""
     return {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -176,9 +181,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--channels-last", action="store_true")
     add("--devices", type=_counts, default=[1], help="numbers of processes, for instance 1,2")
     add("--strategy", type=_strategies, default=[STRATEGIES[0]], help=f"of several processes: {','.join(STRATEGIES)}")
-    add("--steps", type=_count, default=20 if has_gpu else 2, help="with the clock, in each turn")
-    add("--warm-up", type=_count, default=10 if has_gpu else 1, help="steps before")
-    add("--rounds", type=_count, default=3, help="turns of every row")
+    add("--steps", type=_count, default=20 if has_gpu else 2, help="timed steps of each turn")
+    add("--warm-up", type=_count, default=10 if has_gpu else 1, help="steps before the timed ones")
+    add("--rounds", type=_count, default=3, help="times that every row is measured")
     add("--threads", type=_count, default=min(2, os.cpu_count() or 1), help="of each process")
     add("--workers", type=int, default=4 if has_gpu else 0, help="processes that read music, of each process")
     add("--out", type=Path, default=Path("runs/benchmarks/training.json"), help="every number of every round")

@@ -1,4 +1,4 @@
-"""What one row of `benchmarks.training` trains: a shipped configuration at a given length of music per step."""
+"""The training of one row of `benchmarks.training`: a shipped configuration with a given length of music per step."""
 
 from __future__ import annotations
 
@@ -15,32 +15,37 @@ _NEVER = 10**9
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """config: a shipped name, or a path to a YAML file.
-
-    batch_seconds: of music in the batch of each process; crops are about as long as the configuration has them, so that
-        a whole number of them is exactly that.
-    precision: as `trainer.precision`. compile, channels_last: likewise.
-    devices: processes. strategy: how these share gradients: ours, or Lightning's search for unused parameters.
-    threads, workers: of each process; 0 threads leaves torch's own.
-    warm_up, steps: updates before the clock starts, and with it.
-    """
+    """One training to measure."""
 
     config: str
+    """A shipped name, or a path to a YAML file."""
     batch_seconds: float = 1.28
+    """Music in the batch of each process. The crops get a length near the configuration's that divides it."""
     precision: str = "32-true"
+    """As `trainer.precision`."""
     compile: bool = False
     channels_last: bool = False
     devices: int = 1
+    """Number of processes."""
     strategy: str = STRATEGIES[0]
+    """How processes average gradients: ours, or Lightning's search for unused parameters."""
     threads: int = 1
+    """Of each process; 0 keeps torch's default."""
     workers: int = 0
+    """Of each process."""
     warm_up: int = 1
+    """Updates before the timed ones."""
     steps: int = 2
+    """Timed updates."""
 
     def experiment(self, *, extra_steps: int = 0) -> ExperimentConfig:
-        """The configuration that is trained, on the demo corpus, the judge from the first update. Raises ConfigError.
+        """Return the configuration: the demo corpus, and a discriminator that trains from the first update.
 
-        extra_steps: updates after those with the clock.
+        Args:
+            extra_steps: Updates after the timed ones.
+
+        Raises:
+            ConfigError: The case is not possible.
         """
         crops, seconds = self.crops()
         overrides = {
@@ -68,7 +73,7 @@ class TrainingCase:
         return load_experiment(self.config, [f"{key}={value}" for key, value in overrides.items()])
 
     def crops(self) -> tuple[int, float]:
-        """Of one process's batch: how many, and the seconds of each."""
+        """Return the number of crops in the batch of one process, and the seconds of each."""
         usual = load_experiment(self.config).data.crop_seconds
         count = max(1, round(self.batch_seconds / usual))
         return count, self.batch_seconds / count

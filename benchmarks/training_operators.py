@@ -1,7 +1,7 @@
-"""Where the time of one training step goes, by operator and by part: `python -m benchmarks.training_operators`.
+"""Measures the time of one training step by operator and by part: `python -m benchmarks.training_operators`.
 
-One step of the real training after a warm-up, under torch's profiler, which slows small operators down. Parts are
-forward passes, backward passes and updates; what lies in two of them (the quantizer, in the codec) is counted in both.
+It profiles one step after a warm-up with torch's profiler, which slows small operators down. Parts are forward passes,
+backward passes and updates; the time of a part inside another (the quantizer in the codec) counts for both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PART = "part: "
 
 
 def main() -> None:
-    """Prints Markdown."""
+    """Print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="small", help="a shipped name or a path")
     parser.add_argument("--batch-seconds", type=float, default=1.28)
@@ -37,7 +37,14 @@ def main() -> None:
 
 
 class OperatorProfile(Callback):
-    """Profiles the update after `warm_up` others. seconds: of that update."""
+    """Profiles one update.
+
+    Args:
+        warm_up: Updates before it.
+
+    Attributes:
+        seconds: The time of the profiled update.
+    """
 
     def __init__(self, warm_up: int) -> None:
         self.seconds = 0.0
@@ -45,20 +52,20 @@ class OperatorProfile(Callback):
         self._profile = profile()
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
-        """Names the parts and begins."""
+        """Name the parts and start the profiler."""
         if trainer.global_step == self._warm_up:
             name_parts(module)
             self._profile.start()
             self.seconds = -now()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        """Ends."""
+        """Stop the profiler."""
         if trainer.global_step == self._warm_up + 1:
             self.seconds += now()
             self._profile.stop()
 
     def table(self, rows: int) -> str:
-        """Parts by their whole time, then operators by what they spend outside others."""
+        """Return tables of parts by their total time, and of operators by their own time."""
         events = self._profile.key_averages()
         parts = [event for event in events if event.key.startswith((PART, "Optimizer.step"))]
         operators = [event for event in events if event not in parts]
@@ -82,7 +89,7 @@ def _lines(title: str, events: Iterable[Any], microseconds: Callable[[Any], floa
 
 
 def name_parts(module: Any) -> None:
-    """Of a `CodecTraining`: forward passes, losses, backward passes and averages of gradients get names."""
+    """Give the forward passes, losses, backward passes and updates of a `CodecTraining` names in the profile."""
     model = module.codec if hasattr(module.codec, "quantizer") else module.codec.model
     _name(module.codec, "codec, forward")
     _name(model.encoder, "encoder, forward")

@@ -1,4 +1,4 @@
-"""What was measured of trainings that took turns, as Markdown: medians of the rounds, ratios taken within a round."""
+"""A table of measured trainings in Markdown: medians of the rounds; ratios are taken within a round."""
 
 from __future__ import annotations
 
@@ -14,44 +14,46 @@ Numbers = Mapping[str, float]
 
 @dataclass
 class TrainingRow:
-    """One case and its measurements.
-
-    kind: of the codec; rows of "dac" are what others are held against. turns: one per round, as `Stopwatch.measured`,
-    None where the turn failed. profile: as `training_turn.profile`, None where it failed.
-    peak: operations per second of one device, in the case's precision.
-    """
+    """One case and its measurements."""
 
     case: TrainingCase
     kind: str
+    """The codec's kind; other rows are compared with those of "dac"."""
     turns: list[Numbers | None] = field(default_factory=list)
+    """`Stopwatch.measured` of each round; None if it failed."""
     profile: Numbers | None = None
+    """`StepProfile.measured`; None if it failed."""
     peak: float = 0.0
+    """Operations per second of one device in the case's precision."""
 
     def median(self, value: Callable[[Numbers], float]) -> float | None:
-        """Of the rounds that there are."""
+        """Return the median over the rounds that did not fail; None without any."""
         values = [value(turn) for turn in self.turns if turn is not None]
         return statistics.median(values) if values else None
 
     def speed_against(self, other: TrainingRow | None) -> float | None:
-        """Audio-seconds per second over those of `other`: the median of the rounds' ratios, so a slow spell cancels."""
+        """Return the speed relative to `other`; None if there is no common round.
+
+        It is the median of the ratios within a round, so that a slow phase of the machine cancels out.
+        """
         pairs = zip(self.turns, other.turns if other else [], strict=False)
         ratios = [audio_speed(own) / audio_speed(theirs) for own, theirs in pairs if own and theirs]
         return statistics.median(ratios) if ratios else None
 
     def flops_per_second(self) -> float | None:
-        """Of one device."""
+        """Return the operations per second of one device."""
         flops = None if self.profile is None else self.profile["flops"]
         return None if flops is None else self.median(lambda turn: flops * turn["steps"] / turn["seconds"])
 
     def quantizer_share(self) -> float | None:
-        """Of a step, forward and backward."""
+        """Return the quantizer's share of a step, forward and backward."""
         profile = self.profile
         if profile is None:
             return None
         return (profile["quantizer_forward"] + profile["quantizer_backward"]) / profile["seconds"]
 
     def numbers(self) -> dict[str, float | None]:
-        """The row in SI units: seconds, bytes, operations, shares."""
+        """Return the row's numbers in seconds, bytes, operations and shares."""
         achieved = self.flops_per_second()
         return {
             "audio_seconds_per_second": self.median(audio_speed),
@@ -66,13 +68,13 @@ class TrainingRow:
 
 
 def audio_speed(turn: Numbers) -> float:
-    """Audio-seconds per second of wall time, all processes together."""
+    """Return the seconds of audio per second of wall time, of all processes together."""
     return turn["audio_seconds"] / turn["seconds"]
 
 
 COLUMNS = (
     "configuration",
-    "codec + judges",
+    "codec + discriminator",
     "batch of a process",
     "audio-s per s",
     "against DAC",
@@ -89,7 +91,7 @@ COLUMNS = (
 
 
 def training_table(rows: Sequence[TrainingRow]) -> str:
-    """Every row in its order."""
+    """Return the table of all rows in their order."""
     lines = [COLUMNS, ["---"] * len(COLUMNS), *(_cells(row, rows) for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
@@ -117,7 +119,7 @@ def _cells(row: TrainingRow, rows: Iterable[TrainingRow]) -> list[str]:
 
 
 def title(case: TrainingCase) -> str:
-    """The configuration and what is not plain about how it is executed."""
+    """Return the configuration's name and how it runs, in words."""
     words = [case.config.rpartition("/")[2].removesuffix(".yaml"), case.precision]
     words += [word for word, is_so in (("compiled", case.compile), ("channels last", case.channels_last)) if is_so]
     if case.devices > 1:
@@ -131,7 +133,7 @@ def _like(row: TrainingRow, rows: Iterable[TrainingRow], **changes: object) -> T
 
 
 def _dac_beside(row: TrainingRow, rows: Iterable[TrainingRow]) -> TrainingRow | None:
-    """DAC executed in the same way."""
+    """Return DAC's row with the same execution."""
     own = replace(row.case, config="")
     return next((other for other in rows if other.kind == "dac" and replace(other.case, config="") == own), None)
 
@@ -139,7 +141,7 @@ def _dac_beside(row: TrainingRow, rows: Iterable[TrainingRow]) -> TrainingRow | 
 def _parameters(profile: Numbers) -> str:
     if not profile:
         return MISSING
-    return f"{profile['codec_parameters'] / 1e6:.2f} + {profile['judge_parameters'] / 1e6:.2f} M"
+    return f"{profile['codec_parameters'] / 1e6:.2f} + {profile['discriminator_parameters'] / 1e6:.2f} M"
 
 
 def _cell(value: float | None, scale: float, pattern: str) -> str:

@@ -1,6 +1,6 @@
-"""One turn of one row, in a process of its own: `python -m benchmarks.training_turn WHAT CASE RESULT`.
+"""Measures one training in its own process: `python -m benchmarks.training_turn WHAT CASE RESULT`.
 
-WHAT is one of `MEASURED`, CASE a `TrainingCase` as JSON, RESULT the file that the first process writes.
+WHAT is a key of `MEASURED`, CASE a `TrainingCase` as JSON, RESULT the file that the first process writes.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from spectrostream.errors import UserError
 
 
 class SkippedUpdatesError(UserError):
-    """Updates that were not applied: what was measured is no training."""
+    """Updates were skipped, so the measured time is not that of a training."""
 
 
 def speed(case: TrainingCase) -> dict[str, float]:
-    """Trains `case`; see `Stopwatch.measured`."""
+    """Train `case`; return `Stopwatch.measured`."""
     config = case.experiment()
     watch = Stopwatch(warm_up=case.warm_up, last=config.training.max_steps)
     train(case, config, watch)
@@ -46,11 +46,11 @@ def speed(case: TrainingCase) -> dict[str, float]:
 
 
 def profile(case: TrainingCase) -> dict[str, float]:
-    """Trains `case` uncompiled, in one process, so that all can be seen; see `StepProfile.measured`."""
+    """Train `case` uncompiled in one process, so that hooks work; return `StepProfile.measured` and sizes."""
     plain = dataclasses.replace(case, compile=False, devices=1)
     look = StepProfile(warm_up=plain.warm_up, steps=plain.steps)
     module = train(plain, plain.experiment(extra_steps=1), look)
-    counts = {"codec_parameters": module.codec, "judge_parameters": module.discriminator}
+    counts = {"codec_parameters": module.codec, "discriminator_parameters": module.discriminator}
     return look.measured | {name: float(_parameters(side)) for name, side in counts.items()}
 
 
@@ -59,7 +59,11 @@ def _parameters(side: nn.Module) -> int:
 
 
 def train(case: TrainingCase, config: ExperimentConfig, watch: Callback) -> CodecTraining:
-    """As `spectrostream train` does, in a folder that is thrown away; UserError if it was no training."""
+    """Train as `spectrostream train` does, in a temporary folder.
+
+    Raises:
+        SkippedUpdatesError: Updates were skipped, or the weights are not finite.
+    """
     module = training_module(config)
     start_codebooks(module)
     if case.strategy == "find_unused":
@@ -83,9 +87,9 @@ def _require_finite(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def decode_music(data: StereoMusicDataModule, config: ExperimentConfig) -> None:
-    """Reads every crop of the run once: a small corpus is decoded once in a long run, and then is in memory.
+    """Read every crop of the run once, so that the corpus is decoded and in memory, as in a long run.
 
-    Workers decode for themselves, in the warm-up.
+    Workers decode on their own, during the warm-up.
     """
     if config.data.num_workers == 0:
         crops = data.train_dataset()
@@ -95,35 +99,35 @@ def decode_music(data: StereoMusicDataModule, config: ExperimentConfig) -> None:
 
 
 def start_codebooks(module: CodecTraining) -> None:
-    """The quantizer computes as in a run that is under way.
+    """Let the quantizer compute as after the initialisation of its codebooks.
 
-    Collecting enough vectors for k-means takes more steps than are measured here; which numbers the codebooks hold
-    changes nothing in what is computed.
+    Collecting the vectors for k-means takes more steps than are measured here. The values in the codebooks do not
+    change the amount of computing.
     """
     module.codec.adopt_codebooks()
 
 
 def search_for_unused_parameters() -> None:
-    """Lightning's `ddp_find_unused_parameters_true` in place of our averaging, for this process's further life."""
+    """Replace our averaging by Lightning's `ddp_find_unused_parameters_true` for the rest of this process."""
     fitting.AveragingStrategy = lambda: DDPStrategy(find_unused_parameters=True)  # type: ignore[misc,assignment]
     codec_training.GradientAverage = _AveragedAlready  # type: ignore[misc,assignment]
 
 
 class _AveragedAlready:
-    """DistributedDataParallel has averaged the gradients during the backward passes."""
+    """Averages nothing: DistributedDataParallel averages the gradients during the backward passes."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         pass
 
     def finish(self) -> None:
-        """Nothing is on its way."""
+        """Do nothing."""
 
 
 MEASURED = {"speed": speed, "profile": profile}
 
 
 def main(words: Sequence[str]) -> int:
-    """Measures and writes; the exit code."""
+    """Measure and write the result; return the exit code."""
     what, case, result = words
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

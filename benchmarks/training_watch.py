@@ -1,4 +1,4 @@
-"""Callbacks that look at a training while it runs: its time and memory, its quantizer's share, its operations."""
+"""Callbacks that measure a training: its time and memory, its quantizer's share, its operations."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from lightning_modules.clock import TrainingClock
 
 
 def now() -> float:
-    """Seconds; whatever a GPU was given to do is done."""
+    """Return the time in seconds, after the GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def peak_memory_bytes() -> int:
-    """The most that this process held: on the GPU if there is one, resident on the machine otherwise."""
+    """Return the peak memory of this process: on the GPU if there is one, otherwise its resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
     if status.exists():
-        # Unlike getrusage's number it forgets the process that this one was forked from.
+        # getrusage's number would include the process that this one was forked from.
         found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
         assert found is not None
         return int(found.group(1)) * 1024
@@ -49,11 +49,12 @@ class _Mark:
 
 
 class Stopwatch(Callback):
-    """Measures the updates after `warm_up` up to `last`: from the end of one to the end of another.
+    """Measures the time from the end of update `warm_up` to the end of update `last`.
 
-    measured: `seconds` of wall time; `waited`, of these, for data; `processor_seconds` that this process's threads got
-    (on a busy machine fewer than there were); `audio_seconds` of all processes; `steps`; `peak_memory`, bytes of this
-    process, since its start or, on a GPU, in these updates.
+    Attributes:
+        measured: `seconds` of wall time; `waited`, the part of it spent waiting for data; `processor_seconds` of all
+            threads of this process; `audio_seconds` of all processes; `steps`; `peak_memory`, bytes of this process
+            since its start or, on a GPU, in these updates.
     """
 
     def __init__(self, *, warm_up: int, last: int) -> None:
@@ -63,7 +64,7 @@ class Stopwatch(Callback):
         self._start: _Mark | None = None
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        """Reads the clocks twice in a run."""
+        """Read the clocks at the first and at the last of these updates."""
         if trainer.global_step == self._warm_up:
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
@@ -87,7 +88,7 @@ def _read_clocks(trainer: lightning.Trainer) -> _Mark:
 
 
 class QuantizerTimer:
-    """Seconds between a quantizer's entrance and exit, in forward and backward passes, summed, as hooks see them."""
+    """Sums the seconds that a quantizer takes in forward and backward passes, with hooks."""
 
     def __init__(self, quantizer: nn.Module) -> None:
         self.forward_seconds = 0.0
@@ -101,7 +102,7 @@ class QuantizerTimer:
         ]
 
     def remove(self) -> None:
-        """Takes the hooks off."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 
@@ -116,10 +117,11 @@ class QuantizerTimer:
 
 
 class StepProfile(Callback):
-    """After `warm_up` updates: `steps` with the quantizer's hooks, then one whose operations are counted.
+    """Measures the quantizer in `steps` updates after `warm_up` others, then counts the operations of one update.
 
-    measured: `quantizer_forward`, `quantizer_backward` and `seconds`, of all these steps; `flops`, of one step: matrix
-    products and convolutions, both turns, forward and backward (Fourier transforms have no formula in torch).
+    Attributes:
+        measured: `quantizer_forward`, `quantizer_backward` and `seconds` of all these steps; `flops` of one step. The
+            count has matrix products and convolutions of both turns, forward and backward, no Fourier transforms.
     """
 
     def __init__(self, *, warm_up: int, steps: int) -> None:
@@ -131,7 +133,7 @@ class StepProfile(Callback):
         self._counter = FlopCounterMode(display=False)
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
-        """Puts on what looks at this update."""
+        """Start the timer or the counter, if it is this update's."""
         step = trainer.global_step
         if step == self._warm_up:
             self._timer = QuantizerTimer(quantizer_of(module.codec))
@@ -140,7 +142,7 @@ class StepProfile(Callback):
             self._counter.__enter__()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        """Takes it off."""
+        """Stop it and note the result."""
         step = trainer.global_step
         if step == self._warm_up + self._steps:
             assert self._timer is not None
@@ -156,7 +158,7 @@ class StepProfile(Callback):
 
 
 def quantizer_of(codec: Any) -> nn.Module:
-    """Ours, or the one inside DAC."""
+    """Return the quantizer of our codec, or that of DAC's model."""
     found = codec.quantizer if hasattr(codec, "quantizer") else codec.model.quantizer
     assert isinstance(found, nn.Module)
     return found

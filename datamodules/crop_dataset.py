@@ -1,4 +1,4 @@
-"""From crops to tensors: silence, loudness, and other music in place of what cannot be read."""
+"""Crops as tensors: silence is drawn again, unreadable music is replaced, loudness and gain are applied."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from datamodules.workers.unreadable_files import list_failure
 
 logger = logging.getLogger(__name__)
 
-# What `loudness_of` says of silence, and of all that is not louder than its absolute gate.
-_NOTHING_HEARD_LUFS = -70.0
-# So many tracks in a row are no accident: a disk is gone, and the rest of a million need not be tried.
+# What `loudness_of` returns for silence, and for all that is not louder than its absolute gate.
+_SILENT_LUFS = -70.0
+# After this many failures in a row a disk is gone, and the rest of a million tracks need not be tried.
 _MOST_FAILURES = 1000
 
 
@@ -36,9 +36,9 @@ class HeldOutSegment:
     """A fixed segment of held-out music.
 
     Attributes:
-        track: name of the track that was scanned, even if it has become several pieces since.
-        name: unique, and fit for a file name.
-        start_seconds: where it starts in that track.
+        track: Name of the track that was scanned, even if it was divided since.
+        name: Unique, and fit for a file name.
+        start_seconds: Where it starts in that track.
         audio: float32 `[channels, samples]`.
     """
 
@@ -49,16 +49,16 @@ class HeldOutSegment:
 
 
 class NothingReadableError(AudioFileError):
-    """None of the music can be read any more; the message names the last reason."""
+    """None of the music can be read; the message names the last reason."""
 
     def __init__(self, message: str) -> None:
-        # torch hands on what a worker process raised as the text of a traceback, at whose end the message stands.
+        # From a worker process, torch passes the text of a traceback, which ends with the message.
         super().__init__(message.rpartition(f"{NothingReadableError.__name__}: ")[2].strip())
 
 
 @dataclass
-class _Sought:
-    """A crop on its way: what it was drawn as last, how often it was drawn, and why it was drawn again."""
+class _Pending:
+    """A crop that is being read: its last draw, how often it was drawn, and why it was drawn again."""
 
     key: CropKey
     crop: Crop = field(init=False)
@@ -72,19 +72,22 @@ class _Sought:
 class CropDataset(Dataset[Tensor]):
     """Training crops by key `(batch_index, slot)`: float32 `[channels, samples]`.
 
-    A crop whose RMS lies below the threshold is drawn again, at most `silence_redraws` times; then the last one is
-    taken as it is. A file that cannot be read is logged once per process, counted in `failures`, and replaced by a draw
-    from the other tracks; so are all tracks of a shard that cannot be had. Both depend on key, seed and files alone.
+    A crop whose RMS is below the threshold is drawn again, at most `silence_redraws` times; then the last draw is used.
+    A file that cannot be read is logged once per process and replaced by a draw from the other tracks. So are all
+    tracks of a shard that cannot be read. The result depends on key, seed and files only.
 
     Args:
-        reader: of the corpus.
-        crops: where crops may lie.
-        crop_seconds: length of a crop.
-        seed: of the run.
+        reader: Of the corpus.
+        crops: Draws the crops.
+        crop_seconds: Length of a crop.
+        seed: Of the run.
         silence_threshold_db: RMS over all channels, in dB re full scale 1.
-        silence_redraws: 0 takes every first draw.
-        failure_list: file to which each process adds a line for each file that it cannot read.
-        normalize_lufs: loudness that each crop is brought to before its gain, but for silent ones; None leaves it.
+        silence_redraws: 0 uses every first draw.
+        normalize_lufs: Loudness of each crop before its gain, except silent ones; None leaves it.
+        failure_list: File to which each process adds a line for each file that it cannot read.
+
+    Attributes:
+        failures: How often each track could not be read, by name.
     """
 
     def __init__(
@@ -108,20 +111,20 @@ class CropDataset(Dataset[Tensor]):
         self._silence_threshold = 10 ** (silence_threshold_db / 20)
         self._silence_redraws = silence_redraws
         self.failures: Counter[str] = Counter()
-        self._told: set[int] = set()
+        self._listed: set[int] = set()
 
     def __getitem__(self, key: CropKey) -> Tensor:
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[CropKey]) -> list[Tensor]:
-        """The crops of a batch. Each is the one that its key alone would give; together they are read faster."""
-        sought = [_Sought(key) for key in keys]
-        while missing := [one for one in sought if one.audio is None]:
+        """Return the crops of a batch: the same crops as one by one, but read faster."""
+        pending = [_Pending(key) for key in keys]
+        while missing := [one for one in pending if one.audio is None]:
             self._try_once(missing)
-        return [self._finished(one) for one in sought]
+        return [self._finished(one) for one in pending]
 
-    def _try_once(self, missing: Sequence[_Sought]) -> None:
-        """Reads the next draw of each."""
+    def _try_once(self, missing: Sequence[_Pending]) -> None:
+        """Read the next draw of each."""
         for one in missing:
             one.crop = self._crops.crop_for(self._seed, *one.key, attempt=one.attempt, without=one.broken)
             one.attempt += 1
@@ -135,10 +138,10 @@ class CropDataset(Dataset[Tensor]):
             else:
                 one.redraws += 1
 
-    def _finished(self, one: _Sought) -> Tensor:
+    def _finished(self, one: _Pending) -> Tensor:
         audio = one.audio
         assert audio is not None
-        # To make silence as loud as music would be to train on the noise in it.
+        # At the loudness of music, silence would be a training on noise.
         if self._normalize_lufs is not None and not self._is_silent(audio):
             audio = _at_loudness(audio, self._reader.sample_rate, self._normalize_lufs)
         return _varied(audio, one.crop)
@@ -146,17 +149,17 @@ class CropDataset(Dataset[Tensor]):
     def _is_silent(self, audio: Tensor) -> bool:
         return float(torch.linalg.vector_norm(audio)) / math.sqrt(audio.numel()) < self._silence_threshold
 
-    def _note_failure(self, one: _Sought, error: AudioFileError) -> None:
-        """Lets its next draw be of other music; NothingReadableError where there is none."""
+    def _note_failure(self, one: _Pending, error: AudioFileError) -> None:
+        """Draw this crop from other music next; NothingReadableError if there is none."""
         track_index = one.crop.track_index
         lost = self._reader.lost_with(track_index)
-        if track_index not in self._told:
+        if track_index not in self._listed:
             logger.warning("A training file is replaced by others from now on: %s", error)
             list_failure(self._failure_list, error)
-            # A shard or a mount may hold thousands of tracks, for which one line is enough.
-            self._told |= lost
+            # One line is enough for a shard or a mount with thousands of tracks.
+            self._listed |= lost
         self.failures[self._reader.tracks[track_index].name] += 1
-        # A mount may hold a million tracks, which are not copied for each crop.
+        # A mount may hold a million tracks; they are not copied for each crop.
         one.broken = one.broken | lost if one.broken else lost
         one.failures += 1
         if one.broken >= self._crops.track_indices:
@@ -169,15 +172,15 @@ class CropDataset(Dataset[Tensor]):
 class HeldOutDataset(Dataset[Tensor]):
     """Fixed held-out crops `[channels, samples]` in a fixed order.
 
-    One that cannot be read is replaced by the next that can, which the log and the list say: a validation is for
-    watching a training, which should go on. What is evaluated and reported is never replaced.
+    A crop that cannot be read is replaced by the next one, with a line in the log and in the list, so that the training
+    can go on. Segments for the evaluation are never replaced.
     """
 
     def __init__(self, reader: Reader, crops: TimeRanges, failure_list: Path | None = None) -> None:
         self._reader = reader
         self._crops = crops
         self._failure_list = failure_list
-        self._told: set[int] = set()
+        self._listed: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._crops)
@@ -189,10 +192,10 @@ class HeldOutDataset(Dataset[Tensor]):
                 return self._reader.read(crop.track_index, crop.start_seconds, crop.duration_seconds)
             except AudioFileError as error:
                 last = error
-                if crop.track_index not in self._told:
+                if crop.track_index not in self._listed:
                     logger.warning("A validation crop is replaced by another, so losses are of other music: %s", error)
                     list_failure(self._failure_list, error)
-                    self._told |= self._reader.lost_with(crop.track_index)
+                    self._listed |= self._reader.lost_with(crop.track_index)
         raise NothingReadableError(f"None of the {len(self._crops)} validation crops can be read; the last: {last}")
 
 
@@ -203,8 +206,8 @@ def _remedy(error: AudioFileError) -> str:
 
 def _at_loudness(audio: Tensor, sample_rate: int, target_lufs: float) -> Tensor:
     loudness = loudness_of(audio, sample_rate)
-    # At its lowest value nothing was heard, as of rumble below all that is weighted.
-    return audio if loudness <= _NOTHING_HEARD_LUFS else audio * 10 ** ((target_lufs - loudness) / 20)
+    # The lowest value also means sounds that the K-weighting removes, such as rumble.
+    return audio if loudness <= _SILENT_LUFS else audio * 10 ** ((target_lufs - loudness) / 20)
 
 
 def _varied(audio: Tensor, crop: Crop) -> Tensor:

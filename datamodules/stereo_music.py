@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import weakref
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import lightning
 import numpy as np
@@ -23,43 +21,33 @@ from datamodules.corpora.segments import read_segments
 from datamodules.corpora.splits import Split, split_corpus
 from datamodules.corpora.time_ranges import TimeRanges, evenly_spread
 from datamodules.crop_dataset import CropDataset, HeldOutDataset, HeldOutSegment
-from datamodules.crops import StepSampler
 from datamodules.data_config import DataConfig, DataConfigError
-from datamodules.sources import Source, source_of
-from datamodules.workers.processes import worker_context
-from datamodules.workers.resilient_loader import LastingLoader, WorkerStart
+from datamodules.sources import Source, open_source
+from datamodules.workers.resilient_loader import ResilientLoader, StepSampler
 
 __all__ = ["DataConfig", "DataConfigError", "HeldOutSegment", "StereoMusicDataModule"]
 
 logger = logging.getLogger(__name__)
 
-# Metrics need some length: a shorter rest of a held-out span is not evaluated.
+# Metrics need some length: a shorter rest of a held-out range is not evaluated.
 _SHORTEST_SEGMENT_SECONDS = 2.0
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    source: Source
-    split: Split
-    # Of the training spans, float64; None where all are equal.
-    weights: np.ndarray | None
-
-
 class StereoMusicDataModule(lightning.LightningDataModule):
-    """Gives random training crops, fixed validation crops and held-out segments of one corpus.
+    """Random training crops, fixed validation crops and held-out segments of one corpus.
 
     Training batch k depends on the seed and k only. k counts from `trainer.global_step * batches_per_step`, so a
     resumed run continues where it stopped. The training loader never ends: a Trainer stops it by `max_steps`, with
     `max_epochs=-1`. With several processes the Trainer needs `use_distributed_sampler=False`.
 
     Args:
-        config: see `DataConfig`.
-        sample_rate: of the batches, in Hz.
-        channels: of the batches; mono files are repeated in each.
-        batches_per_step: how many batches one count of `trainer.global_step` consumes.
+        config: See `DataConfig`.
+        sample_rate: Of the batches, in Hz.
+        channels: Of the batches; mono files are repeated in each.
+        batches_per_step: Number of batches for one count of `trainer.global_step`.
 
     Attributes:
-        failure_list: may be set to a file, which then lists what could not be read while training.
+        failure_list: May be set to a file, which then lists what could not be read while training.
     """
 
     def __init__(
@@ -78,35 +66,43 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         self.channels = channels
         self.batches_per_step = batches_per_step
         self.failure_list: Path | None = None
-        self._prepared: _Prepared | None = None
-        self._lasting_loader: weakref.ref[LastingLoader] | None = None
+        self._training_loader: ResilientLoader | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Scan and divide the corpus, once; everything else here does it when it is needed."""
-        self._prepare()
+        """Find and divide the corpus; all else here does so when it needs it."""
+        _ = self._weights
+
+    @cached_property
+    def source(self) -> Source:
+        """The corpus and its reader."""
+        return open_source(self.config, sample_rate=self.sample_rate, channels=self.channels)
 
     @property
     def corpus(self) -> Corpus:
-        """The tracks of the manifests, or found below `data.root`."""
-        return self._prepare().source.corpus
+        """The tracks of the manifests, of the shards or below `data.root`."""
+        return self.source.corpus
 
-    @property
+    @cached_property
     def split(self) -> Split:
         """Which seconds are trained on and which are held out."""
-        return self._prepare().split
+        return _divided(self.corpus, self.config)
+
+    @cached_property
+    def _weights(self) -> np.ndarray | None:
+        """Weights of the training ranges, float64 `[ranges]`; None if all are equal."""
+        return range_weights(self.corpus, self.split.train, self.config, sample_rate=self.sample_rate)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that the crops of a run depend on beside its configuration."""
-        prepared = self._prepare()
-        digest = hashlib.sha256(prepared.source.corpus.fingerprint().encode() + prepared.source.order_identity)
-        if prepared.weights is not None:
+        """SHA-256 of all that the crops of a run depend on, besides its configuration."""
+        digest = hashlib.sha256(self.corpus.fingerprint().encode() + self.source.order_identity)
+        if self._weights is not None:
             # They may come from columns of the user's own, which are no part of a corpus' identity.
-            digest.update(prepared.weights.astype("<f8").tobytes())
+            digest.update(self._weights.astype("<f8").tobytes())
         return digest.hexdigest()
 
     def describe(self) -> str:
-        """One line: where, how many tracks, minutes trained on, seconds held out, files skipped."""
+        """Return one line: the place, tracks, minutes trained on, seconds held out, skipped files."""
         is_demo = self.config.root is None and not self.config.manifests and not self.config.shards
         where = "demo corpus" if is_demo else self.corpus.where
         duplicates = f", {len(self.split.duplicates)} duplicates unused" if self.split.duplicates else ""
@@ -116,52 +112,26 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         )
 
     def train_dataloader(self) -> Iterable[Tensor]:
-        """Endless batches `[batch_size, channels, crop samples]`."""
-        workers = self.config.num_workers
-        if not workers:
-            return self._train_loader(self._next_batch)
-        context = worker_context("datamodules.crop_dataset")
-
-        def made(first_batch: Callable[[], int], start: WorkerStart) -> DataLoader[Tensor]:
-            return self._train_loader(
-                first_batch,
-                num_workers=workers,
-                persistent_workers=True,
-                multiprocessing_context=context,
-                worker_init_fn=start,
-            )
-
-        self._rank_and_world_size()  # a wrong trainer is told now
-        loader = LastingLoader(made, self._next_batch, context=context, workers=workers)
-        # Its processes end when nobody holds it any more.
-        self._lasting_loader = weakref.ref(loader)
-        return loader
+        """Return endless batches `[batch_size, channels, crop samples]`."""
+        rank, world_size = self._rank_and_world_size()
+        sampler = StepSampler(self.config.batch_size, rank=rank, world_size=world_size)
+        self._training_loader = ResilientLoader(
+            self.train_dataset(), sampler, self._next_batch, workers=self.config.num_workers
+        )
+        return self._training_loader
 
     def teardown(self, stage: str) -> None:
-        """Ends the processes of the training loader."""
-        loader = None if self._lasting_loader is None else self._lasting_loader()
-        if stage == "fit" and loader is not None:
-            loader.close()
-
-    def _train_loader(self, first_batch: Callable[[], int], **processes: Any) -> DataLoader[Tensor]:
-        rank, world_size = self._rank_and_world_size()
-        return DataLoader(
-            self.train_dataset(),
-            batch_sampler=StepSampler(
-                self.config.batch_size, rank=rank, world_size=world_size, start_batch=first_batch
-            ),
-            pin_memory=torch.cuda.is_available(),
-            generator=self._own_generator(),
-            **processes,
-        )
+        """End the processes of the training loader."""
+        if stage == "fit" and self._training_loader is not None:
+            self._training_loader.close()
 
     def train_dataset(self) -> CropDataset:
-        """The training crops by key `(batch_index, slot)`."""
-        config, prepared = self.config, self._prepare()
+        """Return the training crops by key `(batch index, slot)`."""
+        config = self.config
         world_size = self._rank_and_world_size()[1]
         return CropDataset(
-            prepared.source.reader,
-            prepared.source.draws(prepared.split.train, prepared.weights, world_size),
+            self.source.reader,
+            self.source.draws(self.split.train, self._weights, world_size),
             crop_seconds=config.crop_seconds,
             seed=config.seed,
             silence_threshold_db=config.silence_threshold_db,
@@ -171,83 +141,73 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Tensor] | list[DataLoader[Tensor]]:
-        """Fixed held-out crops `[batch, channels, crop samples]` in a fixed order; an empty list where there are none.
+        """Return fixed held-out crops `[batch, channels, crop samples]` in a fixed order; an empty list if none.
 
-        Every rank gets the same number of crops, because ranks that run out at different times would wait for each
-        other for ever. Where the crops do not divide evenly, the first few stand once more at the end.
+        Every rank gets the same number of crops, because ranks that end at different times would wait for each other
+        for ever. If the crops do not divide evenly, the first few are repeated at the end.
         """
         seconds = self.config.crop_seconds
-        source = self._prepare().source
-        crops = source.validated(self.split.validation).cut(
+        crops = self.source.validated(self.split.validation).cut(
             seconds, sample_rate=self.sample_rate, minimum_seconds=seconds, limit=self.config.validation_crops
         )
         if not len(crops):
             return []
         rank, world_size = self._rank_and_world_size()
         own = [(position + rank) % len(crops) for position in range(0, len(crops), world_size)]
-        dataset = Subset(HeldOutDataset(source.reader, crops, self.failure_list), own)
         return DataLoader(
-            dataset,
+            Subset(HeldOutDataset(self.source.reader, crops, self.failure_list), own),
             batch_size=self.config.batch_size,
             pin_memory=torch.cuda.is_available(),
-            generator=self._own_generator(),
+            # Without one, the loader would draw from the global generator, which the training uses.
+            generator=torch.Generator(),
         )
 
     def held_out_segments(self, limit: int | None = None) -> list[HeldOutSegment]:
-        """Reads the segments that `data.evaluation_segments` lists, or else segments of all the test spans.
+        """Read the segments that `data.evaluation_segments` lists, or else segments of all test ranges.
 
-        The latter follow each other and are `data.evaluation_segment_seconds` long; the last one of a span may be
-        shorter, down to 2 s. A shorter span has none.
+        The latter are consecutive and last `data.evaluation_segment_seconds`. The last one of a range may be shorter,
+        but not shorter than 2 s.
 
         Args:
-            limit: at most so many, spread evenly over all.
+            limit: At most this many, evenly spread over all.
         """
         return [self._segment(parts) for parts in self.segment_places(limit)]
 
     def segment_places(self, limit: int | None = None) -> list[TimeRanges]:
-        """Says where each of these lies: in one row of the corpus, or in rows that are consecutive pieces of a track.
+        """Return where each of these is: in one row of the corpus, or in rows that are consecutive parts of a track.
 
         No audio is read.
 
         Raises:
-            SegmentsError: a table that cannot be used as a whole, whatever the limit.
+            SegmentsError: The table cannot be used as a whole, whatever the limit.
         """
         if self.config.evaluation_segments is None:
-            return [TimeRanges.of([span]) for span in self.evaluation_spans(limit)]
+            return [TimeRanges.of([one]) for one in self.evaluation_ranges(limit)]
         table = Path(self.config.evaluation_segments).expanduser()
         listed = read_segments(table, self.corpus, self.split, sample_rate=self.sample_rate)
         return [listed[number] for number in evenly_spread(len(listed), limit)]
 
-    def evaluation_spans(self, limit: int | None = None) -> TimeRanges:
-        """The segments that are evaluated where no table lists them."""
+    def evaluation_ranges(self, limit: int | None = None) -> TimeRanges:
+        """Return the segments that are evaluated if no table lists them."""
         seconds = self.config.evaluation_segment_seconds
         shortest = min(seconds, _SHORTEST_SEGMENT_SECONDS)
         return self.split.test.cut(seconds, sample_rate=self.sample_rate, minimum_seconds=shortest, limit=limit)
 
     def _segment(self, parts: TimeRanges) -> HeldOutSegment:
-        source = self._prepare().source
         index = parts[0].track_index
-        # Of the music as it was scanned, so that runs on the originals and on shards of them can be compared.
-        track = str(source.corpus.source_tracks.iloc[index])
-        start = parts[0].start_seconds + float(source.corpus.starts[index])
-        read = [source.reader.read(part.track_index, part.start_seconds, part.duration_seconds) for part in parts]
-        return HeldOutSegment(track, f"{_file_stem(track)}-{start:08.3f}s", start, torch.cat(read, dim=-1))
-
-    def _prepare(self) -> _Prepared:
-        if self._prepared is None:
-            source = source_of(self.config, sample_rate=self.sample_rate, channels=self.channels)
-            split = _divided(source.corpus, self.config)
-            weights = range_weights(source.corpus, split.train, self.config, sample_rate=self.sample_rate)
-            self._prepared = _Prepared(source, split, weights)
-            logger.info("%s", self.describe())
-        return self._prepared
+        # By the track that was scanned, so that runs on the originals and on shards of them can be compared.
+        track = str(self.corpus.source_tracks.iloc[index])
+        start = parts[0].start_seconds + float(self.corpus.starts[index])
+        read = self.source.reader.read
+        audio = [read(part.track_index, part.start_seconds, part.duration_seconds) for part in parts]
+        return HeldOutSegment(track, f"{_file_stem(track)}-{start:08.3f}s", start, torch.cat(audio, dim=-1))
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         if self.trainer is None:
             return 0, 1
         connector = getattr(self.trainer, "_accelerator_connector", None)
         if self.trainer.world_size > 1 and getattr(connector, "use_distributed_sampler", False):
-            # Lightning would divide each rank's share once more, without a word.
+            # Lightning would divide each rank's share once more, without a message.
             raise ValueError(
                 "Each rank has its own share of the crops already: give the Trainer use_distributed_sampler=False"
             )
@@ -255,10 +215,6 @@ class StereoMusicDataModule(lightning.LightningDataModule):
 
     def _next_batch(self) -> int:
         return 0 if self.trainer is None else self.trainer.global_step * self.batches_per_step
-
-    def _own_generator(self) -> torch.Generator:
-        # Without one, a loader draws from torch's global generator and so disturbs the random numbers of the training.
-        return torch.Generator().manual_seed(self.config.seed)
 
 
 def _divided(corpus: Corpus, config: DataConfig) -> Split:
@@ -297,7 +253,7 @@ def _divided(corpus: Corpus, config: DataConfig) -> Split:
 
 
 def _file_stem(track: str) -> str:
-    """The track's name as letters, digits, dots and dashes; where that loses something, a hash keeps it unique."""
+    """Return the track's name as letters, digits, dots and dashes, with a hash if that is not the whole name."""
     stem = re.sub(r"[^\w.-]+", "_", track, flags=re.ASCII)
     if stem == track and len(stem) <= 100:
         return stem

@@ -1,10 +1,12 @@
-"""Reads parts of tracks from their files: sums stems, keeps decoded tracks, gives up files that do not answer."""
+"""Reads parts of tracks from their files: sums stems, keeps decoded tracks, gives up files that do not respond."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,42 +25,40 @@ Place = tuple[int, float]
 def read_track(
     track: Track, *, sample_rate: int, channels: int, start_seconds: float = 0.0, duration_seconds: float | None = None
 ) -> Tensor:
-    """A track, or a part of it, as `read_audio` gives it: float32 `[channels, samples]`.
+    """Read a track, or a part of it, like `read_audio`: float32 `[channels, samples]`.
 
-    Parts that end before the track does are silent from there on.
+    Stems are summed; a stem that ends before the track is silent from there on.
 
     Raises:
-        AudioFileError: as `read_audio`, for any of the files.
+        AudioFileError: See `read_audio`, for any of the files.
     """
-    if not track.parts:
-        with reading(track.path):
-            return read_audio(
-                track.path,
-                sample_rate=sample_rate,
-                channels=channels,
-                start_seconds=start_seconds,
-                duration_seconds=duration_seconds,
-            )
-    length = track.duration_seconds - start_seconds if duration_seconds is None else duration_seconds
-    mixture = torch.zeros(channels, round(length * sample_rate))
-    for path in track.parts:
+
+    def read(path: Path, seconds: float | None) -> Tensor:
         with reading(path):
-            mixture += read_audio(
+            return read_audio(
                 path,
                 sample_rate=sample_rate,
                 channels=channels,
                 start_seconds=start_seconds,
-                duration_seconds=length,
-                silent_after_end=True,
+                duration_seconds=seconds,
+                silent_after_end=bool(track.parts),
             )
+
+    if not track.parts:
+        return read(track.path, duration_seconds)
+    length = track.duration_seconds - start_seconds if duration_seconds is None else duration_seconds
+    mixture = torch.zeros(channels, round(length * sample_rate))
+    for path in track.parts:
+        mixture += read(path, length)
     return mixture
 
 
 class Reader(ABC):
-    """Gives parts of tracks: out of files (`TrackReader`) or shards.
+    """Reads parts of tracks, from files (`TrackReader`) or shards.
 
-    tracks: what can be read.
-    sample_rate: Hz, of what is given.
+    Attributes:
+        tracks: What can be read.
+        sample_rate: Of the result, in Hz.
     """
 
     tracks: Sequence[Track]
@@ -66,10 +66,14 @@ class Reader(ABC):
 
     @abstractmethod
     def read(self, track_index: int, start_seconds: float, duration_seconds: float) -> Tensor:
-        """A part of a track, float32 `[channels, samples]`; AudioFileError where it cannot be had."""
+        """Read a part of a track, float32 `[channels, samples]`.
+
+        Raises:
+            AudioFileError: It cannot be read.
+        """
 
     def read_each(self, places: Sequence[Place], duration_seconds: float) -> Iterator[Tensor | AudioFileError]:
-        """What `read` gives or raises for each place, in order."""
+        """Yield for each place, in order, what `read` returns or raises."""
         for track_index, start_seconds in places:
             try:
                 yield self.read(track_index, start_seconds, duration_seconds)
@@ -78,21 +82,24 @@ class Reader(ABC):
 
     @abstractmethod
     def lost_with(self, track_index: int) -> frozenset[int]:
-        """Tracks that need not be tried when this one could not be read."""
+        """Return the tracks that need not be tried when this one could not be read."""
 
 
 class _NotAskedError(AudioFileError):
-    """The file was not even opened."""
+    """The file was not opened, because it hung before."""
 
 
 class TrackReader(Reader):
-    """Reads parts of the tracks of a corpus as float32 `[channels, samples]` at one rate.
+    """Reads parts of the tracks of a corpus.
 
-    With `cache_audio` each track is decoded and resampled once, as a whole, and kept: 23 MB a minute at 48 kHz stereo.
-    Parts are the same either way. A worker process fills a memory of its own, so caching goes best with no workers.
-
-    timeout_seconds: a read that takes longer is an `AudioFileError`, and its track, or the folder where several hang,
-        is not asked for a while; None waits for ever.
+    Args:
+        corpus: The tracks.
+        sample_rate: Of the result, in Hz.
+        channels: Of the result.
+        cache_audio: Whether each track is decoded and resampled once, as a whole, and kept: 23 MB a minute at 48 kHz
+            stereo. The parts are the same. Each worker process keeps its own copy, so this is best without workers.
+        timeout_seconds: A read that takes longer is an `AudioFileError`. Its track, or the folder if several reads hang
+            there, is not read for a while. None waits for ever.
     """
 
     def __init__(
@@ -113,56 +120,54 @@ class TrackReader(Reader):
         self._whole: dict[int, Tensor | None] = {}
 
     def read(self, track_index: int, start_seconds: float, duration_seconds: float) -> Tensor:
-        """A part of a track; raises `AudioFileError` where the file cannot give it."""
+        """Read a part of a track, see `Reader`."""
         whole = self._whole_track(track_index) if self.cache_audio else None
         start = round(start_seconds * self.sample_rate)
         stop = start + round(duration_seconds * self.sample_rate)
         if whole is not None and 0 <= start < stop <= whole.shape[-1]:
             return whole[:, start:stop].clone()
-        return _given(next(self._read_each([(track_index, start_seconds)], duration_seconds)))
+        part = next(self._read_each([(track_index, start_seconds)], duration_seconds))
+        if isinstance(part, AudioFileError):
+            raise part
+        return part
 
     def read_each(self, places: Sequence[Place], duration_seconds: float) -> Iterator[Tensor | AudioFileError]:
-        """What `read` gives or raises for each place, in order."""
+        """Yield for each place, in order, what `read` returns or raises."""
         read_each = super().read_each if self.cache_audio else self._read_each
         return read_each(places, duration_seconds)
 
     def lost_with(self, track_index: int) -> frozenset[int]:
-        """The track itself, or all below a folder that does not answer."""
+        """Return the track itself, or all in a folder that does not respond."""
         return self._hanging.lost_with(track_index)
 
     def _whole_track(self, track_index: int) -> Tensor | None:
-        """The decoded track, or None where only parts of the file are good: these are then read one by one."""
+        """Return the decoded track; None if it cannot be read as a whole, then its parts are read one by one."""
         if track_index not in self._whole:
             audio = next(self._read_each([(track_index, 0.0)], None))
             self._whole[track_index] = None if isinstance(audio, AudioFileError) else audio
         return self._whole[track_index]
 
     def _read_each(self, places: Sequence[Place], duration_seconds: float | None) -> Iterator[Tensor | AudioFileError]:
-        jobs = [self._job(place, duration_seconds) for place in places]
+        jobs = [partial(self._read_now, *place, duration_seconds) for place in places]
         outcomes = each_within(self.timeout_seconds, jobs)
         for (track_index, _), outcome in zip(places, outcomes, strict=True):
-            yield self._judged(track_index, outcome)
+            yield self._outcome(track_index, outcome)
 
-    def _job(self, place: Place, duration_seconds: float | None) -> Callable[[], Tensor]:
-        track_index, start_seconds = place
+    def _read_now(self, track_index: int, start_seconds: float, duration_seconds: float | None) -> Tensor:
+        track = self.tracks[track_index]
+        lost = self._hanging.lost_place(track_index)
+        if lost is not None:
+            where = "" if lost == track.path else f"lies below {str(lost)!r}, which "
+            raise _NotAskedError.of(track.path, f"{where}did not answer a while ago")
+        return read_track(
+            track,
+            sample_rate=self.sample_rate,
+            channels=self.channels,
+            start_seconds=start_seconds,
+            duration_seconds=duration_seconds,
+        )
 
-        def read() -> Tensor:
-            track = self.tracks[track_index]
-            lost = self._hanging.lost_place(track_index)
-            if lost is not None:
-                where = "" if lost == track.path else f"lies below {str(lost)!r}, which "
-                raise _NotAskedError.of(track.path, f"{where}did not answer a while ago")
-            return read_track(
-                track,
-                sample_rate=self.sample_rate,
-                channels=self.channels,
-                start_seconds=start_seconds,
-                duration_seconds=duration_seconds,
-            )
-
-        return read
-
-    def _judged(self, track_index: int, outcome: Future[Tensor]) -> Tensor | AudioFileError:
+    def _outcome(self, track_index: int, outcome: Future[Tensor]) -> Tensor | AudioFileError:
         error = outcome.exception()
         if isinstance(error, TimeoutError):
             return AudioFileError.of(self.tracks[track_index].path, self._hung(track_index))
@@ -171,7 +176,7 @@ class TrackReader(Reader):
         return error if isinstance(error, AudioFileError) else outcome.result()
 
     def _hung(self, track_index: int) -> str:
-        """Why a track is lost whose read takes too long."""
+        """Note that a read takes too long; return the reason for the message."""
         reason = f"takes longer to read than data.read_timeout_seconds={self.timeout_seconds:g}"
         lost = self._hanging.note_hang(track_index)
         if lost == self.tracks[track_index].path:
@@ -180,11 +185,5 @@ class TrackReader(Reader):
         return f"{reason}, as others below {str(lost)!r} do, so its {count} tracks are not asked for a while"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Decoded music is not sent to worker processes.
+        # Worker processes get no decoded music.
         return {**self.__dict__, "_whole": {}}
-
-
-def _given(reading: Tensor | AudioFileError) -> Tensor:
-    if isinstance(reading, AudioFileError):
-        raise reading
-    return reading

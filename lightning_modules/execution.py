@@ -125,8 +125,8 @@ def _only_in_training(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def checkpoint_activations(codec: TrainableCodec, discriminator: nn.Module) -> None:
     """Let residual blocks keep only their input; they run a second time in the backward pass."""
-    judging = (block for block in discriminator.modules() if isinstance(block, ResidualBlock2d))
-    for block in (*codec.recomputed_blocks, *judging):
+    discriminating = (block for block in discriminator.modules() if isinstance(block, ResidualBlock2d))
+    for block in (*codec.recomputed_blocks, *discriminating):
         block.forward = _recomputed(block.forward)
 
 

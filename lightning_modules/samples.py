@@ -1,4 +1,4 @@
-"""Coded samples during training: a few held-out clips are coded, drawn and scored at regular intervals."""
+"""Coded samples during training: a few held-out segments are coded, drawn and scored at regular intervals."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ from spectrostream.codebook_learning import CodebookStatistics
 
 logger = logging.getLogger(__name__)
 
-ScoreClip = Callable[[Tensor, Tensor], Mapping[str, float]]
+ScoreSegment = Callable[[Tensor, Tensor], Mapping[str, float]]
 """Scores decoded against original audio, `[channels, samples]` each, by name; scores that do not exist are left out."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """How audio and codebooks are drawn; whoever assembles the run gives these functions.
+    """How audio and codebooks are drawn; `ablations` gives these functions.
 
     Attributes:
-        clip: Draws original and decoded audio, `[channels, samples]` each.
+        segment: Draws original and decoded audio, `[channels, samples]` each.
         codebooks: Draws codebook statistics, given also the number of entries of a codebook.
     """
 
-    clip: Callable[[Tensor, Tensor], Image.Image]
+    segment: Callable[[Tensor, Tensor], Image.Image]
     codebooks: Callable[[CodebookStatistics, int], Image.Image]
 
 
 class Samples(Callback):
-    """Codes held-out clips at the full rate, during training and at its end, in the first process.
+    """Codes held-out segments at the full rate, during training and at its end, in the first process.
 
     It uses the averaged weights in evaluation mode and leaves the training undisturbed. Each set is a folder
     `folder/step-00001000` with the original and the decoded audio (24-bit FLAC), pictures and codebook statistics. The
-    loggers get the same, and the means of the scores over the clips as `validation/<name>`.
+    loggers get the same, and the means of the scores over the segments as `validation/<name>`.
 
     Args:
-        clips: `[channels, samples]` each, in [-1, 1] at the codec's sample rate.
+        segments: `[channels, samples]` each, in [-1, 1] at the codec's sample rate.
         folder: Where the sets are written.
         every: Generator updates between two sets.
-        score: Scores one clip; a failure gives a warning and does not stop the training.
-        pictures: Draws clips and codebooks.
+        score: Scores one segment; a failure gives a warning and does not stop the training.
+        pictures: Draws segments and codebooks.
     """
 
     def __init__(
-        self, clips: Sequence[Tensor], folder: Path, *, every: int, score: ScoreClip, pictures: Pictures
+        self, segments: Sequence[Tensor], folder: Path, *, every: int, score: ScoreSegment, pictures: Pictures
     ) -> None:
-        if every < 1 or not clips:
+        if every < 1 or not segments:
             raise ValueError(
-                f"samples need every >= 1 and at least one clip; given every = {every}, {len(clips)} clips"
+                f"samples need every >= 1 and at least one segment; given every = {every}, {len(segments)} segments"
             )
-        self._clips = list(clips)
+        self._segments = list(segments)
         self._folder = folder
         self._every = every
         self._score = score
@@ -99,7 +99,7 @@ class Samples(Callback):
         self._step_sampled = step
         try:
             with undisturbed(module):
-                decoded = [_coded(module, clip) for clip in self._clips]
+                decoded = [_coded(module, segment) for segment in self._segments]
                 statistics = module.codec.codebook_statistics()
                 folder = self._write(module, decoded, statistics, step)
         except OSError as error:  # a full disk, for instance
@@ -117,11 +117,11 @@ class Samples(Callback):
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        for index, (original, coded) in enumerate(zip(self._clips, decoded, strict=True)):
+        for index, (original, coded) in enumerate(zip(self._segments, decoded, strict=True)):
             coded = coded.nan_to_num(0.0, 0.0, 0.0)
             _save(original, partial / f"clip-{index}-original.flac", module.codec.sample_rate)
             _save(coded, partial / f"clip-{index}-decoded.flac", module.codec.sample_rate)
-            self._pictures.clip(original, coded).save(partial / f"clip-{index}.png")
+            self._pictures.segment(original, coded).save(partial / f"clip-{index}.png")
         if statistics is not None:
             self._pictures.codebooks(statistics, module.codec.codebook_size).save(partial / "codebooks.png")
             _save_statistics(statistics, partial / "codebooks.csv")
@@ -129,13 +129,13 @@ class Samples(Callback):
         return partial.rename(folder)
 
     def _mean_scores(self, decoded: Sequence[Tensor]) -> dict[str, float]:
-        """Mean of each score over the clips that have it."""
+        """Mean of each score over the segments that have it."""
         values: dict[str, list[float]] = {}
-        for index, (original, coded) in enumerate(zip(self._clips, decoded, strict=True)):
+        for index, (original, coded) in enumerate(zip(self._segments, decoded, strict=True)):
             try:
                 scores = self._score(coded, original)
             except Exception as error:  # a failing score must not end a training
-                logger.warning("clip %d has no scores: %s", index, error)
+                logger.warning("segment %d has no scores: %s", index, error)
                 continue
             for name, value in scores.items():
                 values.setdefault(f"validation/{name}", []).append(value)
@@ -163,10 +163,10 @@ def _set_modes(modes: Mapping[nn.Module, bool]) -> None:
         part.training = mode
 
 
-def _coded(module: CodecTraining, clip: Tensor) -> Tensor:
+def _coded(module: CodecTraining, segment: Tensor) -> Tensor:
     """Code `[channels, samples]` with all levels; the result is on the CPU."""
-    codes = module.codec.encode(clip[None].to(module.device))
-    return module.codec.decode(codes, length=clip.shape[-1])[0].float().cpu()
+    codes = module.codec.encode(segment[None].to(module.device))
+    return module.codec.decode(codes, length=segment.shape[-1])[0].float().cpu()
 
 
 def _save(audio: Tensor, path: Path, sample_rate: int) -> None:

@@ -1,6 +1,6 @@
 """The command line: `spectrostream train | ablate | report | encode | decode | repack | stream | info | export`.
 
-The front door alone may reach every room, and does so inside its commands, so that `--help` answers at once.
+Each command imports what it needs when it runs, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ _BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code.
+    """Run one command.
 
-    0; 1 for an explained mistake; 2 from argparse; 75 for a training that made room and goes on when started again; 130
-    when interrupted; 141 when the reader of a pipe has gone.
+    Args:
+        arguments: The words after `spectrostream`; those of the process if None.
+
+    Returns:
+        The exit code: 0 for success, 1 for an explained mistake, 75 for a training that a signal stopped and that can
+        be resumed, 130 after Ctrl-C, 141 if the reader of a pipe has ended. argparse exits with 2 itself.
     """
-    # All other imports are made within: Ctrl-C while they last is no traceback either.
+    # All other imports happen inside functions, so that Ctrl-C during an import shows no traceback either.
     try:
         parsed = _parsed(arguments)
     except KeyboardInterrupt:
@@ -40,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # no permission, no space, a folder where a file should be
         where = f"{error.filename}: " if error.filename else ""
         return _failed(f"{where}{error.strerror or error}")
-    except KeyboardInterrupt as interrupt:  # a training says itself what it has saved
+    except KeyboardInterrupt as interrupt:  # a training's message says what was saved
         return _interrupted(str(interrupt) or parsed.when_stopped)
     return 0
 
@@ -57,7 +61,7 @@ def _run(parsed: argparse.Namespace) -> None:
     from rich.console import Console
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    # Words must not get between the bytes of a pipe.
+    # No text may come between the bytes of a pipe.
     console = Console(stderr=parsed.stdout_is_data(parsed))
     last_line = parsed.run(parsed, console)
     console.print(last_line, markup=False, highlight=False, soft_wrap=True)
@@ -78,7 +82,7 @@ def _failed(message: str, exit_code: int = 1) -> int:
 def _reader_has_gone() -> int:
     import os
 
-    # The interpreter flushes the standard output once more when it ends.
+    # The interpreter flushes the standard output again when it ends.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.stderr.write("stopped: nobody reads the output any more\n")
     return _BROKEN_PIPE

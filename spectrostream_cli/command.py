@@ -1,4 +1,4 @@
-"""How a command is declared, and the options that several commands share."""
+"""Adds commands to the parser, and options that several commands share."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 STANDARD_STREAM = "-"
 PRECISIONS = ("float32", "bfloat16", "int8")
 
-# Does the work; returns the last line.
 Run = Callable[[argparse.Namespace, "Console"], str]
+"""Runs a command; returns the last line of its output."""
 Commands = argparse._SubParsersAction
 
 
@@ -27,10 +27,11 @@ def add_command(
     stdout_is_data: Callable[[argparse.Namespace], bool] = lambda arguments: False,
     when_stopped: str = "stopped; type the same command again to go on",
 ) -> argparse.ArgumentParser:
-    """A command whose `--help` ends with examples.
+    """Add a command whose `--help` ends with examples.
 
-    stdout_is_data: whether the standard output carries bytes, so that words must go to the standard error.
-    when_stopped: what is said after Ctrl-C.
+    Args:
+        stdout_is_data: Returns True if the standard output carries data, so that text goes to the standard error.
+        when_stopped: The last line after Ctrl-C.
     """
     command = commands.add_parser(
         name,
@@ -44,7 +45,7 @@ def add_command(
 
 
 def add_codec_options(command: argparse.ArgumentParser) -> None:
-    """Which codec, and how it computes."""
+    """Add the options that choose the codec and how it computes."""
     add_weights(command)
     command.add_argument(
         "--precision",
@@ -59,7 +60,7 @@ def add_codec_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_weights(command: argparse.ArgumentParser) -> None:
-    """Which codec."""
+    """Add the option that chooses the codec."""
     command.add_argument(
         "--weights",
         required=True,
@@ -69,7 +70,7 @@ def add_weights(command: argparse.ArgumentParser) -> None:
 
 
 def add_rate(command: argparse.ArgumentParser, default: str | None = "the highest") -> None:
-    """How many levels, in one of two ways; without a default one of them must be given."""
+    """Add the two options for the number of levels; if `default` is None, one of them is required."""
     rate = command.add_mutually_exclusive_group(required=default is None)
     otherwise = f" (default: {default})" if default else ""
     rate.add_argument("--kbps", type=float, help=f"rate of all channels together, never exceeded{otherwise}")
@@ -77,5 +78,5 @@ def add_rate(command: argparse.ArgumentParser, default: str | None = "the highes
 
 
 def add_overwrite(command: argparse.ArgumentParser) -> None:
-    """What happens to files that are there."""
-    command.add_argument("--overwrite", action="store_true", help="write again what is already there")
+    """Add the option that replaces existing files."""
+    command.add_argument("--overwrite", action="store_true", help="replace existing files")

@@ -1,4 +1,4 @@
-"""`export`: the codec as two ONNX graphs."""
+"""`export`: write the codec as two ONNX graphs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ any length. Needs onnx and onnxscript: pip install 'spectrostream[export]'."""
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Declares export."""
+    """Add export."""
     export = add_command(commands, "export", _export, "the codec as ONNX graphs", _EXAMPLES)
     export.add_argument("output", type=Path, metavar="OUT_FOLDER", help="where encoder.onnx and decoder.onnx go")
     add_weights(export)

@@ -1,4 +1,4 @@
-"""`info`: what coded files, weights, runs and audio files are."""
+"""`info`: describe coded files, weights, runs and audio files."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _EXAMPLES = """  spectrostream info out.sps
   spectrostream info runs/tiny music.flac
   spectrostream info coded/*.sps --json
 
-A coded file does not say in which precision its codes were made, nor where the weights of its codec are."""
+A coded file records neither the precision of the encoder nor the place of its weights."""
 
 Facts = dict[str, Any]
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Declares info."""
-    info = add_command(commands, "info", _info, "what a coded file, a run, weights or an audio file is", _EXAMPLES)
+    """Add info."""
+    info = add_command(commands, "info", _info, "describe coded files, runs, weights and audio files", _EXAMPLES)
     info.add_argument("paths", nargs="+", metavar="FILE", help="coded file, weights, folder of a run, audio file")
-    info.add_argument("--json", action="store_true", help="a JSON list with one object for each")
+    info.add_argument("--json", action="store_true", help="print a JSON list with one object for each file")
 
 
 def _info(arguments: argparse.Namespace, console: Console) -> str:
@@ -97,7 +97,7 @@ def _weights_facts(path: Path) -> Facts:
 
     own = RunFolder(path).weights if path.is_dir() else path
     is_own = own.is_file() and own.name not in OFFICIAL_NAMES
-    # Our files may hold any kind of codec, the official ones a SpectroStream.
+    # Our files may hold any kind of codec, the official files a SpectroStream.
     codec = load_codec(own) if is_own else load_pretrained(path)
     latency = codec.latency_samples
     return {
@@ -120,7 +120,7 @@ def _is_run(path: Path) -> bool:
 
 
 def _run_facts(path: Path) -> Facts:
-    """A folder that `train` or `ablate` works in, finished or not."""
+    """Return the facts of a run's folder, finished or not."""
     from ablations.run_folder import RunFolder
 
     files = RunFolder(path)

@@ -1,4 +1,4 @@
-"""All commands with their arguments; nothing heavy is imported, so that `--help` answers at once."""
+"""All commands with their arguments. It imports no large package, so that `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spectrostream_cli.data import commands as data
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """What `spectrostream` understands."""
+    """Return the parser of `spectrostream` with all commands."""
     parser = argparse.ArgumentParser(
         prog="spectrostream",
         description="Train, compare and use SpectroStream, a 48 kHz stereo neural audio codec.",

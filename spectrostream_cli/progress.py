@@ -1,4 +1,4 @@
-"""Progress: bars of one style on a terminal, plain lines now and then where there is none, as in a batch job's log."""
+"""Shows progress: bars on a terminal; without one, as in a batch job's log, a plain line from time to time."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from rich.text import Text
 
 
 def progress_bar(console: Console, *columns: ProgressColumn, speed_seconds: float = 30.0) -> Progress:
-    """What is done, a bar, `columns`, the time it took and the time that is left.
+    """Return a bar with a description, `columns`, the elapsed time and the remaining time.
 
-    speed_seconds: how far back the speed is looked at.
+    Args:
+        speed_seconds: The time over which the speed is averaged.
     """
     return Progress(
         TextColumn("{task.description}", markup=False),
@@ -36,9 +37,11 @@ def progress_bar(console: Console, *columns: ProgressColumn, speed_seconds: floa
 
 
 class PlainLines:
-    """A line now and then where there is no terminal; on one, nothing, for it has a bar.
+    """Writes a line from time to time if there is no terminal; a terminal has a bar instead.
 
-    seconds: the shortest time between two lines. at_once: whether the first one need not wait as long.
+    Args:
+        seconds: The shortest time between two lines.
+        at_once: Write the first line without waiting.
     """
 
     def __init__(self, console: Console, *, seconds: float = 30.0, at_once: bool = True) -> None:
@@ -47,7 +50,14 @@ class PlainLines:
         self._due = time.monotonic() + (0.0 if at_once else seconds)
 
     def offer(self, words: str, task: Task, *, is_last: bool = False) -> bool:
-        """Writes a line if it is its time, or if none will follow; tells whether. `task` knows what time is left."""
+        """Write a line if enough time has passed or if it is the last one.
+
+        Args:
+            task: Has the remaining time.
+
+        Returns:
+            True if the line was written.
+        """
         if self._console.is_terminal or not (is_last or time.monotonic() >= self._due):
             return False
         self._due = time.monotonic() + self._seconds
@@ -58,30 +68,28 @@ class PlainLines:
 
 
 class _AudioSeconds(ProgressColumn):
-    """As `_in_words`."""
-
     def render(self, task: Task) -> Text:
-        """For one moment."""
         return Text(_in_words(task))
 
 
 def _in_words(task: Task) -> str:
-    """Done and all seconds, and how many of them pass in one second."""
+    """Return the finished and all seconds of audio, and the speed relative to real time."""
     total = "?" if task.total is None else f"{task.total:.0f}"
     speed = f", {task.speed:.1f}x" if task.speed else ""
     return f"{task.completed:.0f}/{total} s of audio{speed}"
 
 
 class AudioProgress:
-    """One bar for all files, or lines from the first half minute on; use as a context.
+    """Shows one bar for all files, or plain lines after the first half minute; a context manager.
 
-    seconds: of audio in all files, None if nobody knows.
+    Args:
+        seconds: Audio in all files; None if it is unknown.
     """
 
     def __init__(self, console: Console, seconds: float | None) -> None:
         self._progress = progress_bar(console, _AudioSeconds())
         self._bar = self._progress.add_task("", total=seconds)
-        # Most files are done sooner, and their last line tells it all.
+        # Most commands are done sooner, and their last line is enough.
         self._lines = PlainLines(console, at_once=False)
 
     def __enter__(self) -> AudioProgress:
@@ -92,15 +100,15 @@ class AudioProgress:
         self._progress.stop()
 
     def name(self, what: str) -> None:
-        """What is being worked on."""
+        """Show the name of the present file."""
         self._progress.update(self._bar, description=what)
 
     def advance(self, seconds: float) -> None:
-        """So much more audio is done."""
+        """Add finished seconds of audio."""
         self._progress.advance(self._bar, seconds)
         (task,) = self._progress.tasks
         self._lines.offer(f"{task.description}: {_in_words(task)}", task)
 
     def say(self, line: str) -> None:
-        """A line that stays above the bar."""
+        """Show a line that stays above the bar."""
         self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)

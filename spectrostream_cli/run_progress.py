@@ -1,4 +1,4 @@
-"""Progress of runs on a terminal, and plain lines where there is none."""
+"""Shows the progress of runs: bars on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NUMBERS = {
     "train/steps_per_second": "{:.3g} steps/s",
     "train/audio_seconds_per_second": "{:.3g} s of audio/s",
 }
-_LONG_WAIT = 0.2  # a share of the time from which on it is worth a word
+_LONG_WAIT = 0.2  # share of the time spent waiting for data, from which it is shown
 
 
 class ConsoleDisplay:
@@ -47,7 +47,7 @@ class ConsoleDisplay:
 
 
 class StudyDisplay:
-    """Bars for the runs at work and a line for each that ends; use as a context."""
+    """Shows a bar for each running run and a line for each run that ends; a context manager."""
 
     def __init__(self, console: Console, *, total_steps: int) -> None:
         self._console = console
@@ -64,19 +64,19 @@ class StudyDisplay:
         self._progress.stop()
 
     def started(self, task: Task) -> None:
-        """A bar for the run."""
+        """Add a bar for the run."""
         total = task.run.config.training.max_steps
         self._bars[task.run.name] = self._progress.add_task(f"{task.run.name}: starting", total=total)
 
     def progressed(self, task: Task, phase: str, step: int) -> None:
-        """Moves the run's bar and the one of all."""
+        """Update the run's bar and the bar of all runs."""
         name = task.run.name
         self._progress.update(self._bars[name], description=f"{name}: {phase}", completed=step)
         self._progress.advance(self._total, step - self._steps.get(name, 0))
         self._steps[name] = step
 
     def ended(self, task: Task, reason: str | None, seconds: float) -> None:
-        """One line that stays."""
+        """Replace the run's bar by a line that stays."""
         name = task.run.name
         self._progress.remove_task(self._bars.pop(name))
         outcome = "done" if reason is None else f"FAILED: {reason} (see {task.files.failed})"
@@ -87,9 +87,10 @@ class StudyDisplay:
 
 
 class TrainingDisplay:
-    """One training: a bar above losses and speed, or a line now and then where there is no terminal. Use as a context.
+    """Shows one training: a bar with losses and speed, or a line from time to time in a log; a context manager.
 
-    line_seconds: the shortest time between two lines; the first and the last step always have theirs.
+    Args:
+        line_seconds: The shortest time between two lines; the first and the last step always have a line.
     """
 
     def __init__(self, console: Console, *, total_steps: int, line_seconds: float = 30.0) -> None:
@@ -98,7 +99,7 @@ class TrainingDisplay:
         self._lines = PlainLines(console, seconds=line_seconds)
         self._line_step = -1
         self._numbers = ""
-        # A validation or a set of samples must not look like a standstill.
+        # The speed must not drop to zero during a validation or a set of samples.
         self._progress = progress_bar(console, MofNCompleteColumn(), speed_seconds=300.0)
         self._bar = self._progress.add_task("starting", total=total_steps)
         self._is_started = False
@@ -113,13 +114,13 @@ class TrainingDisplay:
         self._live.stop()
 
     def _both(self) -> Group:
-        # Beside each other they are too wide for 80 columns.
+        # In one line they are too wide for 80 columns.
         return Group(self._progress.get_renderable(), Text(self._numbers, no_wrap=True, overflow="ellipsis"))
 
     def progressed(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
-        """As `ablations.run.Report`."""
+        """Show the progress; the arguments are those of `ablations.run.Report`."""
         if step and not self._is_started:
-            # A resumed run starts at its step; it did not get there in one moment.
+            # The steps before a resume must not count for the speed.
             self._is_started = True
             self._progress.reset(self._bar, completed=step)
         self._progress.update(self._bar, description=phase, completed=step)
@@ -133,7 +134,7 @@ class TrainingDisplay:
 
 
 def numbers_in_words(metrics: Mapping[str, float]) -> str:
-    """Losses and speed of a training as they are logged; what is not among them is left out."""
+    """Return the logged losses and speed of a training in words; missing metrics are left out."""
     named = [form.format(metrics[name]) for name, form in _NUMBERS.items() if name in metrics]
     if (waiting := metrics.get("train/data_wait_share", 0.0)) >= _LONG_WAIT:
         named.append(f"{waiting:.0%} waiting for data")

@@ -1,4 +1,4 @@
-"""`train`, `ablate` and `report`: the words `key=value`, handed to the room that assembles experiments."""
+"""`train`, `ablate` and `report`: read their `key=value` words and call `ablations`."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ _TRAIN = """  spectrostream train config=tiny out=runs/tiny
   spectrostream train config=tiny out=runs/fusion3 model.fusion=3
   spectrostream train config=tiny out=runs/finer training.start_from=runs/tiny "training.freeze=[encoder,codebooks]"
 
-Without out= the folder is runs/ and the configuration's name. Started again with the same words, it goes on where it
-stopped."""
-# Before its first update, or by a second Ctrl-C: else it is saved and says so itself.
+Without out= the folder is runs/ and the configuration's name. Run the same command again to resume a training."""
+# Shown before the first update and after a second Ctrl-C; otherwise the training saves and has its own message.
 _WHEN_STOPPED = "stopped; type the same command again to go on from the last checkpoint, if there is one"
 _ABLATE = """  spectrostream ablate study=demo out=runs/demo
   spectrostream ablate study=my_study.yaml data=/music out=runs/mine jobs=2
 
-Finished runs are not repeated, interrupted ones go on, a failed one does not stop the rest."""
+Finished runs are not repeated, interrupted runs resume, a failed run does not stop the rest."""
 _REPORT = """  spectrostream report study=demo out=runs/demo
 
-Writes the report again from what lies in the folder."""
+Writes the report again from the results in the folder."""
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Declares train, ablate and report."""
+    """Add train, ablate and report."""
     words = "key=value words; dotted keys override the configuration, for instance training.max_steps=1000"
     for name, run, summary, examples, usage in (
         (
@@ -58,7 +57,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
             command.add_argument(
                 "--accept-changes",
                 action="store_true",
-                help="go on with a run under other values than it was begun with; run.json records which and when",
+                help="resume a run with changed values; run.json records the changes and their step",
             )
             command.set_defaults(when_stopped=_WHEN_STOPPED)
 
@@ -71,7 +70,7 @@ def _train(arguments: argparse.Namespace, console: Console) -> str:
     given, overrides = split_words(arguments.words, required=("config",), optional=("out",))
     out = Path(given.get("out") or f"runs/{Path(given['config']).stem}")
     weights = train(given["config"], overrides, out, ConsoleDisplay(console), accept_changes=arguments.accept_changes)
-    return f"trained: {weights} (what lies beside it: {RunFolder(weights.parent).readme})"
+    return f"trained: {weights} (the other files: {RunFolder(weights.parent).readme})"
 
 
 def _ablate(arguments: argparse.Namespace, console: Console) -> str:
@@ -82,7 +81,7 @@ def _ablate(arguments: argparse.Namespace, console: Console) -> str:
     jobs = _positive("jobs", given["jobs"]) if "jobs" in given else None
     page, failed = ablate(given["study"], overrides, Path(given["out"]), jobs, ConsoleDisplay(console))
     if failed:
-        raise UserError(f"{failed} runs failed and are marked so in {page}; run again to retry them")
+        raise UserError(f"{failed} runs failed, see {page}; run the same command again to retry them")
     return f"report: {page}"
 
 
@@ -97,7 +96,14 @@ def _report(arguments: argparse.Namespace, console: Console) -> str:
 def split_words(
     words: Sequence[str], *, required: Sequence[str], optional: Sequence[str] = ()
 ) -> tuple[dict[str, str], list[str]]:
-    """The command's own `key=value` words, and the overrides. UserError if a required one is missing."""
+    """Split `key=value` words into those of the command itself and the overrides of the configuration.
+
+    Returns:
+        Key -> value of the required and optional words, and all other words.
+
+    Raises:
+        UserError: A required word is missing.
+    """
     given: dict[str, str] = {}
     overrides = []
     for word in words:

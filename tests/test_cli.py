@@ -151,7 +151,7 @@ def test_levels_and_a_rate_exclude_each_other(shop: Path, tmp_path: Path, capsys
         ),
         ("encode {shop}/nan.wav {out}.sps --weights {shop}/run", "has 2 NaN or infinite samples among 96000"),
         ("encode {shop}/six.wav {out}.sps --weights {shop}/run", "has 6 channels, allowed are 1 or 2; mix it down"),
-        ("encode {shop}/good.wav {shop}/good.wav/x.sps --weights {shop}/run", "good.wav cannot be made: "),
+        ("encode {shop}/good.wav {shop}/good.wav/x.sps --weights {shop}/run", "good.wav cannot be created: "),
         ("encode {shop}/text.wav {shop}/empty --weights {shop}/run", "text.wav': cannot be read as audio"),
         (
             "encode {shop}/good.wav {out}.sps --weights {shop}/run --levels 5",
@@ -177,7 +177,7 @@ def test_levels_and_a_rate_exclude_each_other(shop: Path, tmp_path: Path, capsys
         ("decode {shop}/good.sps {out}.wav --weights {shop}/other", "was encoded by another codec than"),
         ("decode {shop}/good.sps {out}.wav --weights {shop}/no", "there is no file or folder "),
         ("decode {shop}/good.sps {out}.mp3 --weights {shop}/run", "cannot write the extension '.mp3'"),
-        ("decode {shop}/good.sps {shop}/good.wav/x.wav --weights {shop}/run", "good.wav cannot be made: "),
+        ("decode {shop}/good.sps {shop}/good.wav/x.wav --weights {shop}/run", "good.wav cannot be created: "),
         ("repack {shop}/good.sps {out}.sps --levels 5", "allowed: --levels 1..4 or --kbps 0.1..0.4"),
         ("repack {shop}/good.sps {out}.sps --kbps 0.05", "--kbps 0.05 is not possible with"),
         ("repack {shop}/missing.sps {out}.sps --kbps 4", "there is no coded file"),

@@ -1,4 +1,4 @@
-"""The README's Python is run as it stands."""
+"""The Python example of the README runs unchanged."""
 
 import re
 from pathlib import Path
@@ -25,5 +25,5 @@ def test_the_python_of_the_readme(tmp_path, monkeypatch):
     exec(code.replace("kbps=8.0", "kbps=3.2"), names)
     assert names["codes"].shape == (1, 32, 25)
     assert names["decoded"].shape == (1, 2, 48000)
-    assert names["heard"].shape == (1, 2, 1920)
+    assert names["output"].shape == (1, 2, 1920)
     assert names["end"].shape == (1, 2, 3840)

@@ -1,11 +1,12 @@
-"""Long audio files in pieces, in bounded memory: read from the start, written to the end."""
+"""Reads and writes audio files block by block, in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import soundfile
 import torch
 from torch import Tensor
@@ -20,43 +21,35 @@ from datamodules.audio.opening import (
     require_finite,
     require_samples,
 )
+from datamodules.audio.seeking import read_frames
 from spectrostream.atomic_files import discard, open_beside, take_name
 
-_BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
-_WITH_FLOAT = ("PCM_16", "PCM_24", "FLOAT")
-# extension: (libsndfile's format, subtypes)
-WRITABLE = {
-    ".wav": ("WAV", _WITH_FLOAT),
-    ".flac": ("FLAC", ("PCM_16", "PCM_24")),
-    ".aiff": ("AIFF", _WITH_FLOAT),
-    ".caf": ("CAF", _WITH_FLOAT),
-    ".w64": ("W64", _WITH_FLOAT),
-}
+_BYTES = {"PCM_16": 2, "PCM_24": 3}
+WRITABLE = {".wav": "WAV", ".flac": "FLAC", ".aiff": "AIFF", ".caf": "CAF", ".w64": "W64"}
+"""libsndfile's format for each file name extension."""
 # Their headers count bytes in 32 bits; libsndfile would write a wrong number.
 _LIMITED = ("WAV", "AIFF")
 _LARGEST_BYTES = 2**32 - 2**16
 
 
 class AudioReader:
-    """Reads an audio file from start to end as float32 `[channels, samples]`, full scale 1, not clipped.
+    """Reads an audio file as float32 `[channels, samples]`, full scale 1, not clipped.
 
         with AudioReader(path) as reader:
-            for audio in reader.pieces(480000):
+            for audio in reader.blocks(480000):
                 ...
 
-    The pieces side by side are what `read_audio` gives, resampled without a seam; mono is repeated in each channel.
-
     Args:
-        path: any format that libsndfile reads.
-        sample_rate: of the result, in Hz; None is the file's own.
-        channels: of the result; None is the file's own number.
+        path: Any format that libsndfile reads.
+        sample_rate: Of the result, in Hz; None is the file's own.
+        channels: Of the result; mono is repeated in each. None is the file's own number.
 
     Attributes:
-        info: what the file's header says.
-        samples: length of the whole at `sample_rate`.
+        info: What the file's header says.
+        samples: Length of the whole file at `sample_rate`.
 
     Raises:
-        AudioFileError: as `read_audio`, for what lies in the middle of the file when it is reached.
+        AudioFileError: See `read_audio`; damage in the middle of the file is an error when it is read.
     """
 
     def __init__(self, path: str | Path, *, sample_rate: int | None = 48000, channels: int | None = 2) -> None:
@@ -70,9 +63,6 @@ class AudioReader:
             self._file.close()
             raise
         self.samples = self._resampler.length(self.info.frames)
-        # Frames that the resampler may still look at, `[channels of the file, frames]`, and where they begin.
-        self._held = torch.zeros(self.info.channels, 0)
-        self._held_from = 0
 
     def __enter__(self) -> Self:
         return self
@@ -80,77 +70,93 @@ class AudioReader:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def pieces(self, samples: int) -> Iterator[Tensor]:
-        """Pieces `[channels, samples]`, the last one shorter; once."""
+    def blocks(self, samples: int) -> Iterator[Tensor]:
+        """Yield the whole file once, in blocks `[channels, samples]`, the last one shorter.
+
+        The blocks together equal `read_audio` of the whole file: they are resampled without seams.
+        """
+        # Frames that the resampler needs again, `[channels of the file, frames]`, from frame `held_from` on.
+        held, held_from = torch.zeros(self.info.channels, 0), 0
         for start in range(0, self.samples, samples):
             stop = min(start + samples, self.samples)
-            source = self._frames(*self._resampler.source_range(start, stop, self.info.frames))
-            audio = self._resampler.resample(source, start, stop, self.info.frames)
-            yield audio.expand(self._channels, -1)
+            first, last = self._resampler.source_range(start, stop, self.info.frames)
+            read_so_far = held_from + held.shape[1]
+            more = self._read(read_so_far, max(last, read_so_far), _decode_next)
+            held, held_from = torch.cat((held[:, first - held_from :], more), dim=1), first
+            yield self._resampled(held[:, : last - first], start, stop)
 
-    def _frames(self, start: int, stop: int) -> Tensor:
-        """Frames `start` to `stop` of the file; neither may lie before the last call's."""
-        read_so_far = self._held_from + self._held.shape[1]
-        more = self._read(read_so_far, max(stop, read_so_far))
-        self._held = torch.cat((self._held[:, start - self._held_from :], more), dim=1)
-        self._held_from = start
-        return self._held[:, : stop - start]
+    def part(self, start: int, stop: int) -> Tensor:
+        """Read samples `start` to `stop`, `[channels, stop - start]`, before anything else was read."""
+        first, last = self._resampler.source_range(start, stop, self.info.frames)
+        return self._resampled(self._read(first, last, read_frames), start, stop)
 
-    def _read(self, start: int, stop: int) -> Tensor:
+    def _resampled(self, source: Tensor, start: int, stop: int) -> Tensor:
+        return self._resampler.resample(source, start, stop, self.info.frames).expand(self._channels, -1)
+
+    def _read(self, start: int, stop: int, read: Callable[[soundfile.SoundFile, Path, int, int], np.ndarray]) -> Tensor:
+        """Read frames `start` to `stop` at the file's own rate, `[channels of the file, stop - start]`."""
+        path = self.info.path
         try:
-            content = self.info.completed(decode(self._file, stop - start), start, stop)
+            content = read(self._file, path, start, stop)
         except soundfile.SoundFileError as error:
             raise self.info.broken(error) from error
-        audio = torch.from_numpy(content)
-        require_samples(self.info.path, audio)
+        except OSError as error:
+            raise AudioFileError.of(path, f"cannot be opened: {error.strerror}") from error
+        audio = torch.from_numpy(np.ascontiguousarray(self.info.completed(content, start, stop)))
+        require_samples(path, audio)
         return audio
 
 
-def summed(readers: Sequence[AudioReader], samples: int) -> Iterator[Tensor]:
-    """The sum of files that begin together, in blocks `[channels, samples]`, the last one shorter; once.
+def _decode_next(file: soundfile.SoundFile, path: Path, start: int, stop: int) -> np.ndarray:
+    del path
+    return decode(file, stop - start)
 
-    It is as long as the longest file; shorter ones end in silence. It is mono where all files are, else a mono file is
+
+def summed(readers: Sequence[AudioReader], samples: int) -> Iterator[Tensor]:
+    """Yield the sum of files that begin together, in blocks `[channels, samples]`, the last one shorter.
+
+    It is as long as the longest file; shorter ones end in silence. It is mono if all files are; else mono files are
     repeated in each channel.
     """
     channels, length = max(one.info.channels for one in readers), max(one.samples for one in readers)
-    streams = [reader.pieces(samples) for reader in readers]
+    streams = [reader.blocks(samples) for reader in readers]
     for start in range(0, length, samples):
         total = torch.zeros(channels, min(samples, length - start))
         for stream in streams:
-            part = next(stream, None)
-            if part is not None:
-                total[:, : part.shape[1]] += part[:channels]
+            block = next(stream, None)
+            if block is not None:
+                total[:, : block.shape[1]] += block[:channels]
         yield total
 
 
 class AudioWriter:
-    """Writes an audio file piece by piece; it takes its name when it is closed, or stays as it was.
+    """Writes an audio file block by block; it appears whole when it is closed, or stays as it was.
 
         with AudioWriter(path, sample_rate=48000, channels=2) as writer:
             writer.write(audio)  # as often as there is audio
             writer.close()
 
     Args:
-        path: its extension chooses the format: .wav, .flac, .aiff, .caf or .w64.
-        sample_rate: in Hz.
-        channels: of the audio.
-        subtype: PCM_16, PCM_24 (default) or, but for .flac, FLOAT.
+        path: Its extension chooses the format, see `WRITABLE`.
+        sample_rate: In Hz.
+        channels: Of the audio.
+        subtype: PCM_16 or PCM_24.
 
     Attributes:
-        clipped: samples beyond full scale so far, which an integer subtype clips and FLOAT keeps.
+        clipped: Number of samples so far that were beyond full scale and were clipped.
+        samples: Length so far.
 
     Raises:
-        AudioFileError: The extension or subtype is not offered, a sample is not a number, or the disk is full.
+        AudioFileError: The extension is not offered, a sample is NaN or infinite, or the disk is full.
     """
 
-    def __init__(self, path: str | Path, *, sample_rate: int, channels: int, subtype: str | None = None) -> None:
+    def __init__(self, path: str | Path, *, sample_rate: int, channels: int, subtype: str = "PCM_24") -> None:
         self.path = Path(path)
         self.clipped = 0
         self.samples = 0
-        self._subtype = subtype or "PCM_24"
-        self._channels = channels
-        self._container = _container(self.path, self._subtype)
-        # Held open beside the file's own writer, so that the next command tells it from what a killed one left.
+        self._frame_bytes = channels * _BYTES[subtype]
+        self._container = _container(self.path)
+        # Open beside the file's own writer, so that the next command knows that this is not the rest of a killed one.
         try:
             self._held = open_beside(self.path)
         except OSError as error:
@@ -158,13 +164,13 @@ class AudioWriter:
         self._is_closed = False
         try:
             self._file = soundfile.SoundFile(
-                file_name(Path(self._held.name)), "w", sample_rate, channels, self._subtype, format=self._container
+                file_name(Path(self._held.name)), "w", sample_rate, channels, subtype, format=self._container
             )
         except soundfile.SoundFileError as error:
             discard(self._held)
             raise self._unwritable(error) from error
 
-    def __enter__(self) -> AudioWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -172,24 +178,24 @@ class AudioWriter:
             return
         self._discard()
         if kind is None:
-            raise AudioFileError.of(self.path, "was not closed; call close() after the last piece")
+            raise AudioFileError.of(self.path, "was not closed; call close() after the last block")
 
     def write(self, audio: Tensor) -> None:
-        """The next piece `[channels, samples]`, full scale 1."""
+        """Write the next block `[channels, samples]`, full scale 1."""
         samples = audio.detach().to("cpu", torch.float32)
         require_finite(self.path, samples)
-        self._require_room(samples.shape[-1])
-        if self._subtype != "FLOAT":
-            self.clipped += int((samples.abs() > 1).sum())
-            samples = samples.clamp(-1, 1)
+        if self._container in _LIMITED and (self.samples + samples.shape[-1]) * self._frame_bytes > _LARGEST_BYTES:
+            reason = f"grows beyond the 4 GB that {self._container} allows; write .flac, .caf or .w64 instead"
+            raise AudioFileError.of(self.path, reason)
+        self.clipped += int((samples.abs() > 1).sum())
         try:
-            self._file.write(samples.T.numpy())
+            self._file.write(samples.clamp(-1, 1).T.numpy())
         except soundfile.SoundFileError as error:
             raise self._unwritable(error) from error
         self.samples += samples.shape[-1]
 
     def close(self) -> None:
-        """The file is complete and takes its name."""
+        """Complete the file, which takes its name."""
         try:
             self._file.close()
             take_name(self._held, self.path)
@@ -203,27 +209,17 @@ class AudioWriter:
         self._file.close()
         discard(self._held)
 
-    def _require_room(self, samples: int) -> None:
-        size = (self.samples + samples) * self._channels * _BYTES[self._subtype]
-        if self._container in _LIMITED and size > _LARGEST_BYTES:
-            reason = f"grows beyond the 4 GB that {self._container} allows; write .flac, .caf or .w64 instead"
-            raise AudioFileError.of(self.path, reason)
-
     def _unwritable(self, error: soundfile.SoundFileError) -> AudioFileError:
         return AudioFileError.of(self.path, f"cannot be written: {libsndfile_reason(error)}")
 
 
 def require_writable(path: Path) -> None:
-    """AudioFileError for an extension that is not offered."""
-    _container(path, "PCM_24")
+    """Raise AudioFileError if the extension is not offered."""
+    _container(path)
 
 
-def _container(path: Path, subtype: str) -> str:
-    container, subtypes = WRITABLE.get(path.suffix.lower(), (None, ()))
+def _container(path: Path) -> str:
+    container = WRITABLE.get(path.suffix.lower())
     if container is None:
         raise AudioFileError.of(path, f"cannot write the extension {path.suffix!r}, allowed are {', '.join(WRITABLE)}")
-    if subtype not in subtypes:
-        raise AudioFileError.of(
-            path, f"cannot write the subtype {subtype!r} to {container}, allowed are {', '.join(subtypes)}"
-        )
     return container

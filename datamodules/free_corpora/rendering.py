@@ -104,7 +104,7 @@ class Rendering:
             AudioReader(wav, sample_rate=SAMPLE_RATE, channels=2) as reader,
             AudioWriter(target, sample_rate=SAMPLE_RATE, channels=2, subtype=f"PCM_{self._bits}") as writer,
         ):
-            for audio in reader.pieces(_BLOCK_SAMPLES):
+            for audio in reader.blocks(_BLOCK_SAMPLES):
                 writer.write(audio[:, : length - writer.samples] * factor)
             writer.close()
         return Rendered(length / SAMPLE_RATE, _decibels(peak), _decibels(factor))
@@ -114,7 +114,7 @@ def _measured(wav: Path) -> tuple[float, int, int]:
     """Measure the largest sample, the number of samples until all is quiet, and the number of all samples."""
     peak, length, position = 0.0, 0, 0
     with AudioReader(wav, sample_rate=SAMPLE_RATE, channels=2) as reader:
-        for audio in reader.pieces(_BLOCK_SAMPLES):
+        for audio in reader.blocks(_BLOCK_SAMPLES):
             loudest = audio.abs().amax(dim=0)
             peak = max(peak, float(loudest.max()))
             audible = (loudest > _QUIET).nonzero()

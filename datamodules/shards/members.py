@@ -1,4 +1,4 @@
-"""Any stretch of a piece of music in an open shard: plain samples where they stand, FLAC through libsndfile."""
+"""Reads part of one member of an open shard: plain samples in place, FLAC through libsndfile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from datamodules.workers.crash_markers import reading
 
 @dataclass(frozen=True)
 class Member:
-    """A piece of music in a shard: `size_bytes` from `offset` on."""
+    """A piece of music in a shard: `size_bytes` from byte `offset` on."""
 
     shard: str
     name: str
@@ -36,15 +36,15 @@ class Member:
         return Path(self.shard) / self.name
 
     def info(self) -> AudioInfo:
-        """As a file's header would say it."""
+        """Return what a file's header would say."""
         return AudioInfo(self.path, self.sample_rate, self.channels, self.frames)
 
 
 def read_member(file: IO[bytes], member: Member, start: int, stop: int) -> Tensor:
-    """Frames `start` to `stop` as float32 `[channels of the member, stop - start]`, full scale 1.
+    """Read frames `start` to `stop` as float32 `[channels of the member, stop - start]`, full scale 1.
 
     Raises:
-        AudioFileError: damaged, or not what the index says.
+        AudioFileError: Damaged, or not what the index says.
     """
     read = _plain if member.encoding.is_plain else _coded
     try:
@@ -60,10 +60,9 @@ def read_member(file: IO[bytes], member: Member, start: int, stop: int) -> Tenso
 
 
 def _plain(file: IO[bytes], member: Member, start: int, stop: int) -> np.ndarray:
-    """Reads what is asked for and nothing else.
+    """Read these bytes only, and not through a memory map.
 
-    Not through a memory map: that costs the same, and a file that is cut short, or a disk that fails, would end the
-    process with SIGBUS instead of an error.
+    A map costs the same, but a file that is cut short or a disk that fails would end the process with SIGBUS.
     """
     encoding = member.encoding
     frames = np.empty((stop - start, member.channels), encoding.dtype)
@@ -80,8 +79,8 @@ def _plain(file: IO[bytes], member: Member, start: int, stop: int) -> np.ndarray
 
 
 def _coded(file: IO[bytes], member: Member, start: int, stop: int) -> np.ndarray:
-    stretch = range(member.offset, member.offset + member.size_bytes)
-    with reading(member.path), ForwardFile(JoinedFile(file, [stretch])) as coded:
+    content = range(member.offset, member.offset + member.size_bytes)
+    with reading(member.path), ForwardFile(JoinedFile(file, [content])) as coded:
         found = (coded.format, coded.samplerate, coded.channels, coded.frames)
         expected = (member.encoding.container, member.sample_rate, member.channels, member.frames)
         if found != expected:

@@ -1,4 +1,4 @@
-"""Where shards lie: a folder that is read in place, or an address from which they are fetched once per machine."""
+"""Where shards are: a folder that is read in place, or an address from which they are fetched once per machine."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from spectrostream.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# A shard that could not be had is asked for again after this time.
+# A shard that failed is tried again after this time.
 RETRY_AFTER_SECONDS = 600.0
+_TRIED_ELSEWHERE = "another process has just tried"
 
 
 class ShardError(AudioFileError):
-    """A shard that is missing, damaged or does not come; training goes on without it."""
+    """A shard that is missing, damaged or does not arrive; training continues without it."""
 
 
 class ShardStore:
     """The shards below one address.
 
     Args:
-        url: a folder, file://, http(s)://, s3:// or what else fsspec knows.
-        cache_folder: of the machine, for remote shards; None takes `~/.cache/spectrostream/shards`.
-        cache_bytes: how much of them is kept.
-        timeout_seconds: for connecting, and for each wait for more bytes.
-        retries: how often to try again, each time after a longer pause.
-        endpoint_url: of an S3-compatible server; None takes AWS_ENDPOINT_URL, or Amazon's.
+        url: A folder, file://, http(s)://, s3:// or another address that fsspec knows.
+        cache_folder: Of the machine, for remote shards; None is `~/.cache/spectrostream/shards`.
+        cache_bytes: Largest size of this folder.
+        timeout_seconds: For connecting, and for each wait for more bytes.
+        retries: How often to try again, each time after a longer pause.
+        endpoint_url: Of an S3-compatible server; None is AWS_ENDPOINT_URL, or Amazon's.
     """
 
     def __init__(
@@ -54,34 +55,45 @@ class ShardStore:
         self._folder = _local_folder(self.url)
         self._cache = ShardCache(_cache_folder(cache_folder), cache_bytes)
         self._remote = Remote(self.url, timeout_seconds=timeout_seconds, retries=retries, endpoint_url=endpoint_url)
-        # When each shard failed, and with what.
+        # By name: when each shard failed, and why.
         self._failed: dict[str, tuple[float, str]] = {}
-        # When the server last gave the index: what failed before says nothing about now.
+        # When the server last sent the index; earlier failures say nothing about now.
         self._index_time = 0.0
 
     @property
     def is_local(self) -> bool:
-        """Whether shards are read where they lie."""
+        """True if shards are read in place."""
         return self._folder is not None
 
     def read_index(self) -> pandas.DataFrame:
-        """The index, checked. Raises ShardIndexError: not there, damaged, or the server fails again and again."""
+        """Read and check the index.
+
+        Raises:
+            ShardIndexError: Missing, damaged, or the server fails again and again.
+        """
+        where = f"data.shards={self.url!r}: its {INDEX_NAME}"
         try:
-            content = self._index_content()
+            if self._folder is None:
+                content = self._remote.content(INDEX_NAME, LARGEST_INDEX_BYTES)
+            else:
+                content = (self._folder / INDEX_NAME).read_bytes()
         except (OSError, RemoteError) as error:
-            reason = (error.strerror or error) if isinstance(error, OSError) else error
             raise ShardIndexError(
-                f"data.shards={self.url!r}: its {INDEX_NAME} cannot be read: {reason}; type data.shards=FOLDER with "
-                "what `spectrostream data prepare --format shards` wrote, or with its address"
+                f"{where} cannot be read: {_reason(error)}; type data.shards=FOLDER with what "
+                "`spectrostream data prepare --format shards` wrote, or with its address"
             ) from error
-        except UserError as error:  # no engine for this kind of address
+        except UserError as error:  # fsspec does not know this kind of address
             raise ShardIndexError(f"data.shards={error}") from error
-        table = read_index(content, f"data.shards={self.url!r}: its {INDEX_NAME}")
+        table = read_index(content, where)
         self._index_time = time.time()
         return table
 
     def require_cache_for(self, shards: Sequence[Shard]) -> None:
-        """Raises UserError where the cache of the machine cannot be written to, or is smaller than a shard."""
+        """Check the machine's cache.
+
+        Raises:
+            UserError: It cannot be written to, or is smaller than a shard.
+        """
         if self.is_local:
             return
         folder = str(self._cache.folder)
@@ -94,10 +106,11 @@ class ShardStore:
         self._require_room(max(shards, key=lambda shard: shard.size_bytes))
 
     def hold(self, shard: Shard) -> IO[bytes]:
-        """The shard, open for reading and safe from removal until it is closed.
+        """Open a shard for reading; it is not removed until it is closed.
 
-        Raises ShardError: missing, of another size or hash than in the index, or not to be had in time. It is then not
-        tried again for a while, by no process of the machine.
+        Raises:
+            ShardError: Missing, of another size or hash than in the index, or too slow. No process of the machine tries
+                it again for a while.
         """
         when, reason = self._failed.get(shard.name, (0.0, ""))
         if reason and time.monotonic() - when < RETRY_AFTER_SECONDS:
@@ -105,22 +118,19 @@ class ShardStore:
         try:
             file = self._held(shard)
         except (RemoteError, OSError) as error:
-            reason = str((error.strerror or error) if isinstance(error, OSError) else error)
-            if not reason.startswith(_TRIED_ELSEWHERE):
-                logger.warning("The shard %s is left out for a while: %s", shard.name, reason)
-            self._failed[shard.name] = (time.monotonic(), reason)
-            raise self._error(shard, reason) from error
+            raise self.given_up(shard, _reason(error)) from error
         self._failed.pop(shard.name, None)
         return file
 
     def given_up(self, shard: Shard, reason: str) -> ShardError:
-        """The error of a shard that is held and cannot be read; it is not tried again for a while."""
-        logger.warning("The shard %s is left out for a while: %s", shard.name, reason)
+        """Return the error of a shard that cannot be read; it is not tried again for a while."""
+        if not reason.startswith(_TRIED_ELSEWHERE):
+            logger.warning("The shard %s is left out for a while: %s", shard.name, reason)
         self._failed[shard.name] = (time.monotonic(), reason)
         return self._error(shard, reason)
 
     def has_failed(self, shard: Shard) -> bool:
-        """Whether it was lost the last time it was needed in this process."""
+        """Return whether this process could not read the shard the last time."""
         return shard.name in self._failed
 
     def _held(self, shard: Shard) -> IO[bytes]:
@@ -137,7 +147,6 @@ class ShardStore:
             )
 
     def _download(self, shard: Shard, file: IO[bytes]) -> None:
-        # Asked only when it is not in the cache.
         if self._cache.has_failed(shard, max(self._index_time, time.time() - RETRY_AFTER_SECONDS)):
             raise RemoteError(f"{_TRIED_ELSEWHERE} and could not fetch it")
         try:
@@ -146,17 +155,12 @@ class ShardStore:
             self._cache.note_failure(shard)
             raise
 
-    def _index_content(self) -> bytes:
-        if self._folder is None:
-            return self._remote.content(INDEX_NAME, LARGEST_INDEX_BYTES)
-        return (self._folder / INDEX_NAME).read_bytes()
-
     def _error(self, shard: Shard, reason: str) -> ShardError:
-        message = f"the shard {shard.name!r} of {self.url!r} {reason}"
-        return ShardError(message, reason)
+        return ShardError(f"the shard {shard.name!r} of {self.url!r} {reason}", reason)
 
 
-_TRIED_ELSEWHERE = "another process has just tried"
+def _reason(error: Exception) -> str:
+    return str((isinstance(error, OSError) and error.strerror) or error)
 
 
 def _unusable(folder: str, reason: str) -> str:

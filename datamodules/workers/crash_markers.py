@@ -1,7 +1,7 @@
-"""Files that bring the process down that reads them: which one each process is at, and which are read no more.
+"""Files that crash the process that reads them: which file each process reads, and which are no longer read.
 
-No exception comes out of a decoder that crashes, so a process notes each file before it reads it, in memory that the
-one that started it shares.
+A decoder that crashes raises no exception. So each process notes a file before it reads it, in memory that it shares
+with its parent.
 """
 
 from __future__ import annotations
@@ -19,48 +19,48 @@ _MARK_BYTES = 4096
 
 
 class Marks:
-    """Shared by so many processes: the file that each is reading."""
+    """Shared memory that holds the file each process is reading."""
 
     def __init__(self, context: BaseContext, processes: int) -> None:
         self._memory = context.RawArray("c", processes * _MARK_BYTES)
 
     def put(self, number: int, name: bytes) -> None:
-        """What process `number` reads now; nothing is b""."""
+        """Note the file that process `number` reads now; b"" is none."""
         text = name[: _MARK_BYTES - 1] + b"\0"
         start = number * _MARK_BYTES
         self._memory[start : start + len(text)] = text
 
     def path_of(self, number: int) -> Path | None:
-        """What process `number` was reading when it was last heard of; None if nothing."""
+        """Return the file that process `number` noted last; None if it was reading none."""
         name = self._memory[number * _MARK_BYTES : (number + 1) * _MARK_BYTES].split(b"\0", 1)[0]
         return Path(os.fsdecode(name)) if name else None
 
 
-# Of this process: where it notes what it reads, what that is, and the reason of each file that is not to be read.
+# Of this process: where it notes what it reads, the file that it reads, and why other files are not read.
 _own: tuple[Marks, int] | None = None
 _reading: Path | None = None
 _refused: dict[Path, str] = {}
 
 
 def note_in(marks: Marks, number: int) -> None:
-    """From now on this process notes in mark `number` what it reads."""
+    """Let this process note what it reads, as number `number`."""
     global _own
     _own = (marks, number)
 
 
 def refuse(reasons: Mapping[Path, str]) -> None:
-    """From now on these files are unreadable in this process, for the reasons given."""
+    """Make these files unreadable in this process, for the given reasons."""
     _refused.update(reasons)
 
 
 def refused() -> dict[Path, str]:
-    """The files that this process refuses to read, and why."""
+    """Return the files that this process refuses to read, and why."""
     return dict(_refused)
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Around all that a decoder does with a file. Raises AudioFileError where the file is refused."""
+    """Enclose all that a decoder does with a file; AudioFileError if the file is refused."""
     global _reading
     if path in _refused:
         raise AudioFileError.of(path, _refused[path])
@@ -71,11 +71,11 @@ def reading(path: Path) -> Iterator[None]:
     _reading = path
     try:
         marks.put(number, os.fsencode(path))
-    except UnicodeEncodeError:  # no file can be called so, and opening it says that
+    except UnicodeEncodeError:  # no file can have this name; opening it says so
         marks.put(number, b"")
     try:
         yield
     finally:
-        # A read that was given up may end while another is at work.
+        # A read that was given up may end during the next one.
         if _reading is path:
             marks.put(number, b"")

@@ -1,4 +1,4 @@
-"""Processes that read audio for this one: C code that meets damaged files, and reads that may never return.
+"""Processes that read audio for this one, because damaged files can crash C code and reads may never return.
 
 Neither a thread nor an exception helps against those; a process can be killed.
 """
@@ -25,26 +25,27 @@ from pebble import ProcessPool
 from spectrostream.errors import UserError
 
 if TYPE_CHECKING:
-    # Where processes can only be spawned, as on Windows, the first is not there.
+    # Windows, where processes can only be spawned, does not have the first.
     from multiprocessing.context import ForkServerContext, SpawnContext
-
 
 J = TypeVar("J")
 R = TypeVar("R")
 
 
 class WorkersError(UserError):
-    """Processes that cannot even start, or end again and again."""
+    """The processes cannot start, or end again and again."""
 
 
 @contextmanager
 def worker_processes(workers: int, module: str) -> Iterator[ProcessPool]:
-    """So many processes, which end with the context and with this process, however that ends.
+    """Start a pool of processes, which end with the context and with this process, however it ends.
 
-    module: imported once for all of them, where the system allows it.
+    Args:
+        workers: Number of processes.
+        module: Imported once for all of them, if the system allows it.
 
     Raises:
-        WorkersError: they end before they begin.
+        WorkersError: They end before they begin.
     """
     context = worker_context(module)
     _wait_for_imports(context)
@@ -64,12 +65,12 @@ def worker_processes(workers: int, module: str) -> Iterator[ProcessPool]:
 
 
 def outcomes(jobs: deque[J], schedule: Callable[[J], Future[R]], most_running: int) -> Iterator[tuple[J, Future[R]]]:
-    """Schedules the jobs, some at a time, and gives each with its finished future, in the order of their ends.
+    """Run the jobs, some at a time, and yield each with its finished future, in the order in which they end.
 
     Args:
-        jobs: emptied from the left; whoever takes an outcome may put a job back.
-        schedule: starts a job.
-        most_running: how many are scheduled at a time.
+        jobs: Emptied from the left; the caller may put a job back.
+        schedule: Starts a job.
+        most_running: Number of jobs that are scheduled at a time.
     """
     running: dict[Future[R], J] = {}
     while jobs or running:
@@ -81,9 +82,10 @@ def outcomes(jobs: deque[J], schedule: Callable[[J], Future[R]], most_running: i
 
 
 def worker_context(module: str) -> ForkServerContext | SpawnContext:
-    """Processes that start in milliseconds, from one that has imported `module`, where there is such a thing.
+    """Return a context whose processes start in milliseconds, from a server that has imported `module`.
 
-    None is a copy of this process, whose threads and locks a copy would find in any state.
+    Without a fork server they are spawned. They are never forked from this process, because its threads and locks may
+    be in any state.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -91,28 +93,28 @@ def worker_context(module: str) -> ForkServerContext | SpawnContext:
 
 
 def fork_server(modules: Sequence[str]) -> ForkServerContext:
-    """Processes that are forked from one that has imported `modules`, and that signals to a whole job do not end.
+    """Return a context that forks processes from a server that has imported `modules`.
 
-    Ctrl-C reaches neither the server nor them; SIGTERM and SIGUSR1 reach those of them that call `obey_signals`. They
-    must end with this process by other means. A server that runs already goes on as whoever started it did so: with
-    those imports, and if that was not this function, open to those signals.
+    Signals to a whole job do not end them: Ctrl-C reaches neither the server nor them, and SIGTERM and SIGUSR1 reach
+    only those that call `accept_signals`. So they need another way to end with this process, see `Lifeline`. A server
+    that runs already is used as it is, with its own imports and signals.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(modules))
-    # A batch system tells every process of a job to make room. Without the server its processes seem to have ended,
-    # and without the tracker of resources their semaphores are unknown. A started process inherits what is held back.
-    with _held_back(signal.SIGUSR1):
-        # It ignores the other two by itself. It also lets them through in this process: it must be there before.
+    # A batch system signals every process of a job. Without the server its processes seem to have ended, and without
+    # the resource tracker their semaphores are unknown. A started process inherits the blocked signals.
+    with _blocked(signal.SIGUSR1):
+        # The tracker ignores the other two itself. Its start also unblocks them in this process, so it comes first.
         resource_tracker.ensure_running()
-    # Ctrl-C in the midst of the imports, which take seconds, would moreover be a traceback.
-    with _held_back(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    # Ctrl-C during the server's imports, which take seconds, would also print a traceback.
+    with _blocked(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         forkserver.ensure_running()
     return context
 
 
 @contextmanager
-def _held_back(*signals: signal.Signals) -> Iterator[None]:
-    """These signals wait until the end of the context; for good in a process that is started in it."""
+def _blocked(*signals: signal.Signals) -> Iterator[None]:
+    """Block these signals until the end of the context, and for ever in a process that is started in it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -120,40 +122,36 @@ def _held_back(*signals: signal.Signals) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def obey_signals() -> None:
-    """In a process of `fork_server`, before it starts threads: SIGTERM and SIGUSR1 come in, also those that waited."""
-    if hasattr(signal, "pthread_sigmask"):  # a spawned process elsewhere holds nothing back
+def accept_signals() -> None:
+    """Unblock SIGTERM and SIGUSR1 in a process of `fork_server`, also those that wait; call it before threads start."""
+    if hasattr(signal, "pthread_sigmask"):  # spawned processes on Windows block nothing
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGUSR1})
 
 
 def _wait_for_imports(context: ForkServerContext | SpawnContext) -> None:
-    """Until the server, if there is one, has started a process, and so has imported what it was told to."""
+    """Wait until the server, if there is one, has started a process, so its imports are done."""
     if context.get_start_method() == "forkserver":
-        # One that is given nothing: should this process be interrupted meanwhile, it misses nothing and ends quietly.
-        first = context.Process(target=_nothing)
+        # It does nothing, so it also ends quietly if this process is interrupted meanwhile.
+        first = context.Process()
         first.start()
         first.join()
 
 
-def _nothing() -> None:
-    pass
-
-
 class Lifeline:
-    """As long as this process has it, those may live that hold its other `end`: see `end_with`.
+    """A pipe that ends other processes together with this one: they watch its `end`, see `end_with`.
 
-    It is let go of before the processes that are left at this one's end are waited for, and by a kill as well. The
-    system itself tells none of those that a fork server started: their parent, to it, is the server.
+    This process closes it before it waits for its remaining processes, and a kill closes it too. The system does not
+    tell the processes of a fork server that this process has ended, because their parent is the server.
     """
 
     def __init__(self, context: BaseContext) -> None:
         self.end, ours = context.Pipe(duplex=False)
-        # multiprocessing's own: what is registered with a priority comes before it waits for its processes.
+        # A priority makes multiprocessing call it before it waits for its processes.
         self.let_go = util.Finalize(self, ours.close, exitpriority=0)
 
 
 def end_with(lifeline: Connection) -> None:
-    """From now on this process ends when the lifeline does, whatever it is doing."""
+    """End this process when the lifeline is closed, whatever it is doing then."""
 
     def wait() -> None:
         with suppress(EOFError, OSError):
@@ -165,10 +163,10 @@ def end_with(lifeline: Connection) -> None:
 
 def _begin(lifeline: Connection) -> None:
     # SIGTERM is how the pool ends a process.
-    obey_signals()
-    # Ctrl-C goes to all processes of a terminal; the first one ends the others.
+    accept_signals()
+    # Ctrl-C goes to all processes of a terminal; the main process ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    # The MP3 decoder writes notes about damaged files there, through the progress bar.
+    # The MP3 decoder writes notes about damaged files to stderr, into the progress bar.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     end_with(lifeline)

@@ -1,109 +1,138 @@
-"""Batches out of worker processes, also when a file brings one of these down."""
+"""Batches from worker processes, even when a file crashes one of them."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.workers.crash_markers import Marks, note_in, refuse, refused
-from datamodules.workers.processes import Lifeline, WorkersError, end_with
+from datamodules.workers.processes import Lifeline, WorkersError, end_with, worker_context
 
 logger = logging.getLogger(__name__)
 
-# What C code that meets a damaged file ends with. Not SIGBUS, which is what a full shared memory gives.
+# Signals that end C code which reads a damaged file. Not SIGBUS, which also means that the shared memory is full.
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
-# Each costs some seconds. So many damaged files are a corpus to look at, or it is not the files.
+# Each crash costs some seconds. After this many the corpus needs a look, or the files are not the cause.
 _MOST_CRASHES = 100
-# Until a process that has let go of its connections is seen to be dead.
+# A process closes its connections shortly before it is seen to be dead.
 _SECONDS_TO_DIE = 2.0
-_GO_ON = "type the same command again to go on from the last checkpoint"
 
 
-class _Position:
-    """The next batch; apart from the loader, which would else hold itself, and its processes when nobody else does."""
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """Endless batches of keys `(batch index, slot)`, a function of batch index, rank and world size.
 
-    batch_index = 0
-
-    def __call__(self) -> int:
-        return self.batch_index
-
-
-class LastingLoader(Iterable[Tensor]):
-    """Endless batches of a loader with worker processes, which is made anew where a file brought one of them down.
-
-    That file is then as unreadable, in this process and in its workers, as one that is cut short, and the batches go
-    on where they stopped. A later start of the run tries it again.
+    The ranks share one global batch of `batch_size * world_size` slots.
 
     Args:
-        made: the loader whose first batch has the index that the function gives whenever an iteration begins; its
-            `worker_init_fn` is the given one, its processes are persistent.
-        first_batch: the index of the first batch, asked for whenever an iteration begins.
-        context: that the loader starts its processes in.
-        workers: how many, 1 or more.
+        batch_size: Crops per rank.
+        rank: Of this process.
+        world_size: Number of processes.
+        start_batch: Index of the first batch of an iteration; may be set between iterations.
+    """
+
+    def __init__(self, batch_size: int, *, rank: int = 0, world_size: int = 1, start_batch: int = 0) -> None:
+        if not (batch_size >= 1 and 0 <= rank < world_size):
+            raise ValueError(
+                f"{batch_size=}, {rank=}, {world_size=}: needed are batch_size >= 1 and 0 <= rank < world_size"
+            )
+        self._slots = range(rank * batch_size, (rank + 1) * batch_size)
+        self.start_batch = start_batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch_index in itertools.count(self.start_batch):
+            yield [(batch_index, slot) for slot in self._slots]
+
+
+class ResilientLoader(Iterable[Tensor]):
+    """Endless batches, read here or in worker processes that are started again when a file crashes one of them.
+
+    Such a file is unreadable from then on, in this process and in its workers. The batches continue where they
+    stopped. The next start of the run tries the file again.
+
+    Args:
+        dataset: The crops by key.
+        sampler: The keys of each batch; its `start_batch` is set here.
+        first_batch: Returns the index of the first batch; called whenever an iteration begins.
+        workers: Number of processes; they serve all iterations. 0 reads in this process.
 
     Raises:
-        WorkersError: while iterating; a process was killed, or 100 files crashed.
+        WorkersError: While iterating; a process was killed, or 100 files crashed.
     """
 
     def __init__(
-        self,
-        made: Callable[[Callable[[], int], WorkerStart], DataLoader[Tensor]],
-        first_batch: Callable[[], int],
-        *,
-        context: BaseContext,
-        workers: int,
+        self, dataset: Dataset[Tensor], sampler: StepSampler, first_batch: Callable[[], int], *, workers: int
     ) -> None:
-        self._made = made
+        self._dataset = dataset
+        self._sampler = sampler
         self._first_batch = first_batch
-        self._context = context
         self._workers = workers
         self._crashes = 0
-        self._position = _Position()
-        self._running: tuple[DataLoader[Tensor], WorkerStart] | None = None
+        self._loader: DataLoader[Tensor] | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
-        self._position.batch_index = self._first_batch()
+        batch_index = self._first_batch()
         while True:
-            if self._running is None:
-                start = WorkerStart(self._context, self._workers)
-                self._running = self._made(self._position, start), start
-            loader, start = self._running
-            batches: Any = iter(loader)
+            self._sampler.start_batch = batch_index
+            if self._loader is None:
+                self._loader = self._start()
+            batches: Any = iter(self._loader)
             try:
                 for batch in batches:
-                    self._position.batch_index += 1
+                    batch_index += 1
                     yield batch
-            # What comes from a dead process may also be a connection that breaks, or a half of a message.
+            # A dead process may also show as a connection that breaks, or as half a message.
             except (RuntimeError, OSError, EOFError) as error:
-                ended_by = _signals(batches._workers)
+                ended_by = _signals(batches._workers) if self._workers else {}
                 if not ended_by:
                     raise
                 self.close()
-                # Two may have read the same one.
-                for path, number in {start.marks.path_of(worker): ended_by[worker] for worker in ended_by}.items():
-                    self._go_on_without(path, number, error)
+                # Two processes may have read the same file.
+                for path, number in {self._marks.path_of(worker): ended_by[worker] for worker in ended_by}.items():
+                    self._leave_out(path, number, error)
 
     def close(self) -> None:
-        """Ends the processes; another iteration would start new ones."""
-        if self._running is None:
+        """End the processes; another iteration starts new ones."""
+        loader: Any = self._loader
+        self._loader = None
+        if loader is None or not self._workers:
             return
-        loader, start = self._running
-        self._running = None
         if loader._iterator is not None:
-            cast(Any, loader._iterator)._shutdown_workers()
-        # Those that hang.
-        start.lifeline.let_go()
+            loader._iterator._shutdown_workers()
+        # Ends processes that hang.
+        self._lifeline.let_go()
 
-    def _go_on_without(self, path: Path | None, number: signal.Signals, error: Exception) -> None:
-        """Refuses the file that a process was reading; WorkersError where that was not what it died of."""
+    def _start(self) -> DataLoader[Tensor]:
+        options: dict[str, Any] = {}
+        if self._workers:
+            context = worker_context("datamodules.crop_dataset")
+            self._lifeline, self._marks = Lifeline(context), Marks(context, self._workers)
+            options = {
+                "num_workers": self._workers,
+                "persistent_workers": True,
+                "multiprocessing_context": context,
+                "worker_init_fn": WorkerStart(self._lifeline.end, self._marks, refused()),
+            }
+        return DataLoader(
+            self._dataset,
+            batch_sampler=self._sampler,
+            pin_memory=torch.cuda.is_available(),
+            # Without one, the loader would draw from the global generator, which the training uses.
+            generator=torch.Generator(),
+            **options,
+        )
+
+    def _leave_out(self, path: Path | None, number: signal.Signals, error: Exception) -> None:
+        """Refuse the file that a process was reading; WorkersError if the process ended for another reason."""
         if path is None or number not in _CRASHES:
             raise WorkersError(self._death(number)) from error
         self._crashes += 1
@@ -117,38 +146,41 @@ class LastingLoader(Iterable[Tensor]):
     def _death(self, number: signal.Signals) -> str:
         given = f"a process that reads music ended by signal {number:d} ({number.name})"
         fewer = f"lower data.num_workers={self._workers}"
+        resume = "type the same command again to go on from the last checkpoint"
         if number == signal.SIGKILL:
-            return f"{given}, as where memory is short: {fewer} and {_GO_ON}"
+            return f"{given}, as where memory is short: {fewer} and {resume}"
         if number == signal.SIGBUS:
-            return f"{given}, as where /dev/shm is full: enlarge it (docker run --shm-size=8g) or {fewer}, and {_GO_ON}"
-        return f"{given}, but not by a file that it read; {_GO_ON}"
+            return f"{given}, as where /dev/shm is full: enlarge it (docker run --shm-size=8g) or {fewer}, and {resume}"
+        return f"{given}, but not by a file that it read; {resume}"
 
 
 def _signals(workers: list[Any]) -> dict[int, signal.Signals]:
-    """Of those among the workers, by number, that a signal ended."""
+    """Return the signals that ended workers, by the number of the worker."""
     wait([worker.sentinel for worker in workers], timeout=_SECONDS_TO_DIE)
     codes = [worker.exitcode or 0 for worker in workers]
     return {number: signal.Signals(-code) for number, code in enumerate(codes) if code < 0}
 
 
+@dataclass(frozen=True)
 class WorkerStart:
-    """What a loader's worker does first. The loader has it, and with it the lifeline; a worker gets the other end."""
+    """What a worker does first.
 
-    def __init__(self, context: BaseContext, workers: int) -> None:
-        self.lifeline = Lifeline(context)
-        self.marks = Marks(context, workers)
-        self._end: Connection = self.lifeline.end
-        self._refused = refused()
+    Attributes:
+        lifeline: The worker's end; the loader has the other one.
+        marks: Where the worker notes what it reads.
+        refused: Files that crashed earlier workers, and why they are not read.
+    """
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "lifeline"}
+    lifeline: Connection
+    marks: Marks
+    refused: Mapping[Path, str]
 
     def __call__(self, worker: int) -> None:
-        """In the worker of this number."""
-        end_with(self._end)
-        # A batch system tells every process of a job to make room, as a terminal does on Ctrl-C; a worker that obeyed
-        # would be missed by the trainer, which still has an update to finish.
+        """Prepare the worker of this number."""
+        end_with(self.lifeline)
+        # Batch systems send these to every process of a job, and a terminal sends Ctrl-C to all. The trainer still has
+        # an update to finish and needs its workers for that.
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        refuse(self._refused)
+        refuse(self.refused)
         note_in(self.marks, worker)

@@ -1,4 +1,4 @@
-"""Calls that are given up when they take too long, because a hanging disk or server must not stop what can go on."""
+"""Calls that are given up when they take too long, so that a hanging disk or server does not stop a training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import soundfile
 
-# glibc takes no more than 32 MB into account.
+# glibc counts no more than 32 MB.
 _LARGEST_KEPT_BLOCK = 2**25 - 2**16
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ _Job = tuple[Callable[[], Any], "Future[Any]"]
 
 
 class _Helper:
-    """A thread that does one job after the other; it ends with the process even when a job never does."""
+    """A thread that does one job after the other; it ends with the process even if a job never does."""
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -31,15 +31,15 @@ class _Helper:
         _keep_freed_memory()
         threading.Thread(target=self._work, name="patient-reader", daemon=True).start()
 
-    def do(self, jobs: Sequence[Callable[[], T]]) -> list[Future[T]]:
+    def add(self, jobs: Sequence[Callable[[], T]]) -> list[Future[T]]:
         self._began = time.monotonic()
         futures: list[Future[T]] = [Future() for _ in jobs]
-        for job, future in zip(jobs, futures, strict=True):
-            self._jobs.put((job, future))
+        for work in zip(jobs, futures, strict=True):
+            self._jobs.put(work)
         return futures
 
     def wait(self, last: Future[Any], seconds: float) -> None:
-        """Until the last of the jobs is done or one took longer than `seconds`."""
+        """Wait until the last job is done, or until a job takes longer than `seconds`."""
         while True:
             began = self._began
             try:
@@ -49,9 +49,13 @@ class _Helper:
                     continue
             return
 
-    def dismiss(self) -> None:
-        """Lets the thread end after its job."""
+    def give_up(self) -> None:
+        """Leave the thread to the job that hangs; it ends after that."""
         self._jobs.put(None)
+        _forget()
+        # soundfile opens one file at a time, under a lock that a hanging open keeps. Without a new one, every file of
+        # this process would hang from now on.
+        soundfile.SoundFile._sf_error_lock = threading.Lock()
 
     def _work(self) -> None:
         while (work := self._jobs.get()) is not None:
@@ -69,10 +73,10 @@ def _do(job: Callable[[], T], future: Future[T]) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Lets glibc keep up to 64 MB that was freed, for which it needs to see a large block go once.
+    """Let glibc keep up to 64 MB of freed memory; it does so after a large block was freed once.
 
-    Before that it returns what a batch of crops took to the kernel, above all in threads, and to get it anew costs as
-    much as a fifth of reading the crops.
+    Otherwise it returns the memory of each batch to the kernel, above all in threads. To get it again costs up to a
+    fifth of the time that reading the crops takes.
     """
     np.empty(_LARGEST_KEPT_BLOCK, np.uint8)
 
@@ -86,23 +90,30 @@ def _forget() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # The threads of the parent process are not there in a forked one.
+    # A forked process does not have the threads of its parent.
     os.register_at_fork(after_in_child=_forget)
 
 
 def within(seconds: float | None, job: Callable[[], T]) -> T:
-    """What the job returns or raises; TimeoutError when that takes longer. None does the job here and waits for ever.
+    """Return what the job returns, or raise what it raises.
 
-    The job that is given up goes on in the background, since nothing can stop a read; the next one gets a new thread.
+    A job that is given up continues in the background, because nothing can stop a read. The next job gets a new thread.
+
+    Args:
+        seconds: How long to wait; None does the job in this thread and waits for ever.
+        job: Does the work.
+
+    Raises:
+        TimeoutError: It takes longer.
     """
     return next(each_within(seconds, [job])).result()
 
 
 def each_within(seconds: float | None, jobs: Sequence[Callable[[], T]]) -> Iterator[Future[T]]:
-    """Like `within` for one job after the other: the outcomes in order, each of them there.
+    """Do one job after the other like `within`, and yield the finished outcomes in order.
 
-    A thread does all jobs and wakes this one once, because that costs a tenth of a millisecond. Where one hangs, those
-    after it begin when its outcome was taken.
+    A thread does all jobs and wakes this thread once, because waking costs a tenth of a millisecond. If a job
+    hangs, the next ones begin when its outcome was taken.
     """
     begun = 0
     while begun < len(jobs):
@@ -112,7 +123,7 @@ def each_within(seconds: float | None, jobs: Sequence[Callable[[], T]]) -> Itera
 
 
 def _until_one_hangs(seconds: float | None, jobs: Sequence[Callable[[], T]]) -> Iterator[Future[T]]:
-    """Outcomes of the jobs, up to the first that takes longer than `seconds`."""
+    """Yield the outcomes of the jobs, up to the first that takes longer than `seconds`."""
     if seconds is None:
         for job in jobs:
             future: Future[T] = Future()
@@ -122,33 +133,16 @@ def _until_one_hangs(seconds: float | None, jobs: Sequence[Callable[[], T]]) -> 
     helper = getattr(_helpers, "helper", None)
     if helper is None:
         helper = _helpers.helper = _Helper()
-    futures = helper.do(jobs)
+    futures = helper.add(jobs)
     try:
         helper.wait(futures[-1], seconds)
-    except BaseException:  # Ctrl-C: nobody will take what is left, and the next job must not wait for it
-        _left_running(futures)
-        _give_up(helper)
-        raise
-    running = _left_running(futures)
-    if running:
-        _give_up(helper)
+    finally:  # also after Ctrl-C: the next job must not wait for these
+        # From the last on, so that no job begins meanwhile. Jobs that were not begun are tried again.
+        running = [future for future in reversed(futures) if not (future.done() or future.cancel())]
+        if running:
+            helper.give_up()
     yield from itertools.takewhile(lambda future: future not in running and not future.cancelled(), futures)
     if running:
         hanging: Future[T] = Future()
         hanging.set_exception(TimeoutError(f"took longer than {seconds:g} s"))
         yield hanging
-
-
-def _left_running(futures: Sequence[Future[T]]) -> list[Future[T]]:
-    """Cancels what was not begun, which is to blame for nothing; the job that runs, if one does."""
-    # From the last on, so that none begins meanwhile.
-    return [future for future in reversed(futures) if not (future.done() or future.cancel())]
-
-
-def _give_up(helper: _Helper) -> None:
-    """Leaves a thread that hangs to itself."""
-    helper.dismiss()
-    _helpers.helper = None
-    # soundfile opens one file at a time, under a lock that a hanging open keeps: without a new one, every file of
-    # this process would hang from now on.
-    soundfile.SoundFile._sf_error_lock = threading.Lock()

@@ -20,7 +20,7 @@ _DIFFERENCE_COLORS = LinearSegmentedColormap.from_list(
 )
 
 
-def clip_picture(original: Audio, decoded: Audio, sample_rate: int) -> Image.Image:
+def segment_picture(original: Audio, decoded: Audio, sample_rate: int) -> Image.Image:
     """Draw spectrograms of the original, the decoded audio and the difference of their levels, from left to right.
 
     Stereo is shown as mid above side, other audio channel by channel. 0 dB is the original's loudest tile. Lower levels

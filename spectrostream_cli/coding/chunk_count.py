@@ -1,4 +1,4 @@
-"""The chunks of a coded file, counted from their openings alone."""
+"""Counts the chunks of a coded file without reading their payloads."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ from spectrostream.bitstream.reader import BitstreamReader
 
 
 class CountedChunks(NamedTuple):
-    """chunks: all. coded: those that are entropy-coded. frames: in all of them. has_tables: may be entropy-coded."""
+    """What the records of a coded file say."""
 
     chunks: int
     coded: int
+    """Chunks that are entropy-coded."""
     frames: int
+    """Frames in all chunks."""
     has_tables: bool
+    """True if the file has tables for entropy coding."""
 
 
 def counted_chunks(path: Path) -> CountedChunks:
-    """Goes from opening to opening without looking at what lies between. Raises BitstreamError."""
+    """Count the chunks from their records; payloads and checksums are not read.
+
+    Raises:
+        BitstreamError: The file is not a coded file, or is truncated.
+    """
     chunks = coded = frames = 0
     with path.open("rb") as file:
         reader = BitstreamReader(file)  # leaves the file after the frequency tables

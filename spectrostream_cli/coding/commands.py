@@ -1,4 +1,4 @@
-"""`encode`, `decode` and `repack`."""
+"""`encode`, `decode` and `repack`: the commands for coded files."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ _ENCODE = """  spectrostream encode in.wav out.sps --weights runs/tiny --kbps 8
   spectrostream encode in.wav - --weights runs/tiny --kbps 8 > out.sps
 
 Any format that libsndfile reads (WAV, FLAC, Ogg, MP3, ...). Mono is tiled to the codec's channels; other sample rates
-are resampled to 48 kHz; any other number of channels is an error. In a batch the names below a folder are kept, what
-is finished is skipped when the same is typed again, and a file that fails does not stop the rest."""
+are resampled to 48 kHz; any other number of channels is an error. A batch keeps the names below a folder; a file that
+fails does not stop the rest. Run the same command again to resume: finished files are skipped."""
 _DECODE = """  spectrostream decode in.sps out.wav --weights runs/tiny
   spectrostream decode coded decoded --weights runs/tiny --format flac
   spectrostream decode damaged.sps out.wav --weights runs/tiny --conceal
   cat in.sps | spectrostream decode - out.wav --weights runs/tiny
 
-The audio has exactly the length that was encoded, in 24 bits. Batches are as in encode."""
+The audio has exactly the length that was encoded, in 24 bits. Batches work as in encode."""
 _REPACK = """  spectrostream repack in.sps out.sps --kbps 4
   spectrostream repack in.sps out.sps --levels 16
   cat in.sps | spectrostream repack - - --kbps 4 > out.sps
@@ -61,7 +61,7 @@ Keeps the first levels of a coded file; needs no weights and decodes nothing."""
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Declares encode, decode and repack."""
+    """Add encode, decode and repack."""
     _add_encode(commands)
     _add_decode(commands)
     _add_repack(commands)
@@ -264,7 +264,7 @@ def _require_files(names: Sequence[str], remedy: str) -> None:
 def _plan(
     arguments: argparse.Namespace, extensions: frozenset[str] | set[str], target_extension: str, pipes: Sequence[str]
 ) -> Plan:
-    """pipes: the names among which `-` means a standard stream, which is for one file only."""
+    """Plan the jobs; if `-` is among `pipes`, it means a standard stream, and there must be one file only."""
     if STANDARD_STREAM not in pipes:
         return planned(arguments.inputs, arguments.output, extensions=extensions, target_extension=target_extension)
     if len(arguments.inputs) > 1 or Path(arguments.inputs[0]).is_dir() or Path(arguments.output).is_dir():
@@ -275,12 +275,12 @@ def _plan(
 def _progress(console: Console, plan: Plan, seconds: Callable[[Path], float]) -> AudioProgress:
     from spectrostream_cli.progress import AudioProgress
 
-    # Worth a look into thousands of files for a bar, not for a line now and then.
+    # Reading the headers of thousands of files is worth its time for a bar, not for a line in a log.
     return AudioProgress(console, _total(plan, seconds) if console.is_terminal else None)
 
 
 def _total(plan: Plan, seconds: Callable[[Path], float]) -> float | None:
-    """Of all files that can be read; the others are reported when it is their turn."""
+    """Return the seconds of all readable files; the others are reported when they are coded."""
     total = 0.0
     for source, _ in plan.jobs:
         try:

@@ -1,4 +1,4 @@
-"""One coded stream to one audio file, chunk by chunk, so that its length does not matter."""
+"""Decodes a coded stream chunk by chunk, so that memory does not grow with its length."""
 
 from __future__ import annotations
 
@@ -18,20 +18,24 @@ from spectrostream_cli.coding.load_codec import LoadedCodec
 
 
 class Decoded(NamedTuple):
-    """seconds: of audio. clipped: samples beyond full scale. lost: what was concealed. is_truncated: no end record."""
+    """What is known of a decoded stream."""
 
     seconds: float
+    """Length of the audio."""
     clipped: int
+    """Samples beyond full scale."""
     lost: list[Loss]
+    """The damaged parts, which were concealed."""
     is_truncated: bool
+    """True if the stream had no end record."""
 
     @property
     def lost_frames(self) -> int:
-        """Frames that were concealed."""
+        """Number of concealed frames."""
         return sum(loss.frames for loss in self.lost)
 
     def damage(self) -> str:
-        """What was lost and where, in one line; empty if nothing was."""
+        """Return the losses and their places in one line; "" if there are none."""
         places = [
             f"{loss.frames} frames at {loss.position * SAMPLES_PER_TOKEN / SAMPLE_RATE:.2f} s ({loss.reason})"
             for loss in self.lost
@@ -45,8 +49,9 @@ class Decoded(NamedTuple):
 class FileDecoder:
     """Decodes files of one codec.
 
-    conceal: what is damaged is decoded as frames without codes, and what is missing at the end is left out; else it is
-        an error.
+    Args:
+        loaded: The codec.
+        conceal: Decode damaged frames without codes, and leave a missing end out. If False, damage is an error.
     """
 
     def __init__(self, loaded: LoadedCodec, *, conceal: bool) -> None:
@@ -54,9 +59,17 @@ class FileDecoder:
         self._conceal = conceal
 
     def decode(self, source: Path | BinaryIO, target: Path, advance: Callable[[float], None]) -> Decoded:
-        """`source` to `target`, which becomes the complete file or stays as it was. advance: seconds done.
+        """Decode one stream.
 
-        Raises AudioFileError; UserError if this is not the codec that encoded; BitstreamError.
+        Args:
+            source: A stream, or the path of a coded file.
+            target: Gets the complete file or stays unchanged.
+            advance: Called with the seconds of audio of each chunk.
+
+        Raises:
+            AudioFileError: The target cannot be written.
+            BitstreamError: The stream is damaged.
+            UserError: Another codec encoded the stream.
         """
         codec = self._loaded.codec
         with _naming(source), BitstreamReader(source, conceal=self._conceal) as reader:
@@ -85,7 +98,11 @@ class FileDecoder:
             )
 
     def has_made(self, source: Path, target: Path) -> bool:
-        """Whether `target` is audio as long as `source` says. Raises UserError."""
+        """Return True if `target` has the length, rate and channels that `source` records.
+
+        Raises:
+            UserError: One of the files cannot be read.
+        """
         codec, header, info = self._loaded.codec, read_header(source), probe(target)
         expected = (header.samples, codec.sample_rate, codec.channels)
         return (info.frames, info.sample_rate, info.channels) == expected
@@ -93,7 +110,7 @@ class FileDecoder:
 
 @contextmanager
 def _naming(source: Path | BinaryIO) -> Iterator[None]:
-    """What is wrong with the stream's bytes, or what the codec makes of its codes, with the stream's name."""
+    """Put the stream's name before the messages of errors in its bytes and codes."""
     try:
         yield
     except ValueError as error:  # BitstreamError, or codes and samples that contradict the codec or each other

@@ -1,4 +1,4 @@
-"""`stream`: through the codec block by block, as a live connection would."""
+"""`stream`: encode and decode audio block by block, as a live connection does."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _EXAMPLES = """  spectrostream stream --weights runs/tiny --kbps 8 < in.pcm > ou
   spectrostream stream in.wav - --weights runs/tiny | aplay -f S16_LE -c 2 -r 48000
   arecord -f S16_LE -c 2 -r 48000 | spectrostream stream - out.flac --weights runs/tiny
 
-Blocks of 1920 samples (40 ms) go through encoder and decoder as they arrive, and what they complete goes out at once.
-- is raw interleaved PCM at 48 kHz with the codec's channels, see --format. The output is as long as the input. A file
-is read as fast as it sounds, but for --no-pacing. A block is late if its audio is not out 40 ms after its arrival."""
+Each block of 1920 samples (40 ms) is encoded and decoded when it arrives, and its audio is written at once. The output
+is as long as the input. - means raw interleaved PCM at 48 kHz with the codec's channels, see --format. A file is read
+in real time, or as fast as possible with --no-pacing. A block is late if its audio is not written within 40 ms."""
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Declares stream."""
+    """Add stream."""
     stream = add_command(
         commands,
         "stream",
@@ -47,7 +47,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     add_codec_options(stream)
     add_rate(stream)
     stream.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the PCM (default: s16le)")
-    stream.add_argument("--no-pacing", action="store_true", help="read a file as fast as it goes")
+    stream.add_argument("--no-pacing", action="store_true", help="read a file as fast as possible")
     add_overwrite(stream)
 
 
@@ -90,7 +90,7 @@ def _prepare_output(arguments: argparse.Namespace) -> None:
 
 
 def _through(codec: SpectroStream, levels: int, source: BlockSource, sink: BlockSink, clock: BlockClock) -> int:
-    """All blocks; the samples that went in and came out."""
+    """Encode and decode all blocks; return the number of samples."""
     from spectrostream.frontends import SAMPLES_PER_TOKEN
 
     samples = 0
@@ -107,7 +107,7 @@ def _through(codec: SpectroStream, levels: int, source: BlockSource, sink: Block
 
 
 def _warm_up(codec: SpectroStream, levels: int) -> None:
-    """The first blocks are slow (memory, compilation); nobody should hear it."""
+    """Run a few blocks of silence first: the first blocks are slow (memory, compilation) and would be late."""
     import torch
 
     from spectrostream.frontends import SAMPLES_PER_TOKEN
@@ -124,9 +124,14 @@ def _block_seconds(codec: SpectroStream) -> float:
 
 
 class BlockClock:
-    """When blocks arrive, how long each step takes, and which are late.
+    """Measures when blocks arrive, how long each step takes, and how many blocks are late.
 
-    is_paced: block n arrives when it has sounded, (n + 1) blocks after the start; else when it was read.
+    Args:
+        block_seconds: Length of a block.
+        is_paced: Block n arrives (n + 1) block lengths after the start; otherwise when it was read.
+
+    Attributes:
+        late: Number of late blocks.
     """
 
     def __init__(self, block_seconds: float, *, is_paced: bool) -> None:
@@ -139,7 +144,7 @@ class BlockClock:
         self.late = 0
 
     def block_arrives(self) -> None:
-        """Waits for the block's time if there is one."""
+        """Begin a step; if the clock is paced, wait for the block's time first."""
         now = time.perf_counter()
         if self._start is None:
             self._start = now
@@ -150,13 +155,13 @@ class BlockClock:
         self._began = time.perf_counter()
 
     def block_is_out(self) -> None:
-        """Its step is over."""
+        """End the step."""
         now = time.perf_counter()
         self._steps.append(now - self._began)
         self.late += now > self._arrival + self._block_seconds
 
     def summary(self) -> str:
-        """Blocks, step times and late blocks."""
+        """Return the numbers of blocks and of late blocks, and the step times, in words."""
         steps = sorted(self._steps) or [0.0]
         median, high = (1000 * steps[int(share * (len(steps) - 1))] for share in (0.5, 0.99))
         return (

@@ -1,4 +1,4 @@
-"""The codec that the options ask for, ready to encode and decode."""
+"""Loads the codec that the options choose, ready to encode and decode."""
 
 from __future__ import annotations
 
@@ -17,36 +17,52 @@ _COMPILERS = ("g++", "clang++", "c++", "cl")
 
 
 class LoadedCodec(NamedTuple):
-    """codec: for inference only. fingerprint: of the codec as it was trained. weights: what the user typed."""
+    """A codec for inference."""
 
     codec: SpectroStream
     fingerprint: bytes
+    """The fingerprint of the trained codec, before its layers were converted for inference."""
     weights: str
+    """The value of `--weights`."""
 
 
 def load_codec(arguments: argparse.Namespace) -> LoadedCodec:
-    """From `--weights`, `--precision` and `--compile`. Raises UserError."""
+    """Load the codec of `--weights`, `--precision` and `--compile`.
+
+    Raises:
+        UserError: The weights cannot be loaded, or there is no compiler.
+    """
     if arguments.compile:
         _require_compiler()
     from spectrostream.weights import codec_fingerprint, load_pretrained
 
     trained = load_pretrained(arguments.weights)
-    # The layers of a codec for inference have other names, so it would have another fingerprint.
+    # The layers for inference have other names, which would give another fingerprint.
     fingerprint = codec_fingerprint(trained)
     fast = trained.for_inference(precision=arguments.precision, compile=arguments.compile)
     return LoadedCodec(fast, fingerprint, arguments.weights)
 
 
 def chosen_levels(codec: SpectroStream, arguments: argparse.Namespace) -> int:
-    """What `--kbps` or `--levels` means for this codec; UserError if it has not so many, or that is none."""
+    """Return the levels that `--kbps` or `--levels` means for this codec; see `levels_of`."""
     return levels_of(arguments, kbps_per_level=codec.kbps(1), most=codec.levels, holder="this codec")
 
 
 def levels_of(arguments: argparse.Namespace, *, kbps_per_level: float, most: int, holder: str) -> int:
-    """`--levels`, or as many as stay within `--kbps`, or `most`. Raises UserError outside 1..most."""
+    """Return `--levels`, or the most levels within `--kbps`, or `most` if neither is given.
+
+    Args:
+        arguments: With `kbps` and `levels`.
+        kbps_per_level: Rate of one level.
+        most: The largest number of levels.
+        holder: What has these levels, for the message.
+
+    Raises:
+        UserError: The number is not in 1..most.
+    """
     kbps, levels = arguments.kbps, arguments.levels
     if kbps is not None:
-        # Never above the rate asked for; what is no number chooses none.
+        # Round down, so that the rate is never exceeded. Infinity and NaN choose 0, which is an error.
         levels = int(kbps / kbps_per_level + 1e-9) if math.isfinite(kbps) else 0
     chosen = most if levels is None else int(levels)
     if not 1 <= chosen <= most:
@@ -59,7 +75,7 @@ def levels_of(arguments: argparse.Namespace, *, kbps_per_level: float, most: int
 
 
 def precision_note(arguments: argparse.Namespace, what: str) -> str:
-    """A word about a precision that changes results; nothing about the usual one."""
+    """Return a note about a precision that changes results; "" for float32."""
     return "" if arguments.precision == "float32" else f"; {what} in {arguments.precision}"
 
 

@@ -1,4 +1,4 @@
-"""One file to a file, or many files and folders into a folder: which file becomes which, and doing them all."""
+"""Plans and runs the jobs of a command: one file to a file, or files and folders into a folder."""
 
 from __future__ import annotations
 
@@ -18,26 +18,32 @@ T = TypeVar("T")
 
 
 class Job(NamedTuple):
-    """A file, and what it becomes."""
+    """An input file and its output file."""
 
     source: Path
     target: Path
 
 
 class Plan(NamedTuple):
-    """The jobs, and whether they are a batch, in which one failure does not stop the rest."""
+    """The jobs of one command."""
 
     jobs: list[Job]
     is_batch: bool
+    """True if a failed job does not stop the rest."""
 
 
 def planned(inputs: Sequence[str], output: str, *, extensions: Collection[str], target_extension: str) -> Plan:
-    """Which file becomes which.
+    """Plan the output file of each input file.
 
-    inputs: files, and folders in which files with these extensions are searched, hidden ones apart.
-    output: a file if there is one input file and no folder of this name; else a folder, where names below an input
-        folder are kept and end in `target_extension`.
-    Raises UserError: a folder without such files, a file where the folder should be, two files with one target.
+    Args:
+        inputs: Files, and folders that are searched for files. Hidden files are left out.
+        output: A file if there is one input file and no folder of this name, otherwise a folder. It keeps the names
+            below an input folder.
+        extensions: Extensions of input files in folders.
+        target_extension: Extension of output files in a folder.
+
+    Raises:
+        UserError: A folder has no such files, the output folder is a file, or two inputs have the same output.
     """
     into_folder = len(inputs) > 1 or Path(inputs[0]).is_dir() or Path(output).is_dir() or output.endswith(os.sep)
     if not into_folder:
@@ -53,7 +59,7 @@ def planned(inputs: Sequence[str], output: str, *, extensions: Collection[str], 
 
 
 def _found(given: Path, extensions: Collection[str]) -> list[tuple[Path, Path]]:
-    """Files, each with its name in the output folder."""
+    """Return input files, each with its name in the output folder."""
     if not given.is_dir():
         return [(given, Path(given.name))]
     found = []
@@ -76,7 +82,14 @@ def _refuse_shared_targets(jobs: Sequence[Job]) -> None:
 
 
 class Outcome(Generic[T]):
-    """done: what the finished jobs returned. skipped: how many were finished before. failed: which, and why."""
+    """The results of the jobs.
+
+    Attributes:
+        done: What the finished jobs returned.
+        skipped: Number of jobs that were finished before.
+        failed: Source and reason of each failed job.
+        seconds: Time for all jobs.
+    """
 
     def __init__(self) -> None:
         self.done: list[T] = []
@@ -85,7 +98,11 @@ class Outcome(Generic[T]):
         self.seconds = 0.0
 
     def last_line(self, line: str) -> str:
-        """The line, with what was skipped; UserError with line and reasons if a job failed."""
+        """Return the line with the number of skipped jobs.
+
+        Raises:
+            UserError: A job failed; the message has the reasons and the line.
+        """
         skipped = f"; {self.skipped} finished before and skipped, --overwrite repeats them" if self.skipped else ""
         if not self.failed:
             return line + skipped
@@ -98,7 +115,15 @@ class Outcome(Generic[T]):
 
 
 def run_jobs(plan: Plan, work: Callable[[Job], T | None], progress: AudioProgress) -> Outcome[T]:
-    """All jobs; `work` returns None for one that was finished before. A single file's error is raised as it is."""
+    """Run all jobs.
+
+    Args:
+        work: Runs one job; returns None if it was finished before.
+        progress: Shows the present file.
+
+    Raises:
+        UserError: The job failed, in a plan that is no batch; also OSError.
+    """
     outcome: Outcome[T] = Outcome()
     begin = time.perf_counter()
     with progress:
@@ -124,7 +149,7 @@ def _add(outcome: Outcome[T], result: T | None) -> None:
 def _reason(error: UserError | OSError, source: Path) -> str:
     if isinstance(error, OSError):
         return f"{error.filename or source}: {error.strerror or error}"
-    # Many messages begin with the file's name, which stands before the reason already.
+    # Many messages begin with the file's name, which is already before the reason.
     message = str(error)
     for prefix in (f"{str(source)!r}: ", f"{source}: "):
         message = message.removeprefix(prefix)
@@ -132,27 +157,39 @@ def _reason(error: UserError | OSError, source: Path) -> str:
 
 
 def make_parent(path: Path) -> None:
-    """The folder that the file goes to. UserError: it cannot be made or written to, or the file is a folder."""
+    """Create the folder of a file.
+
+    Raises:
+        UserError: The folder cannot be created or written to, or the file is a folder.
+    """
     if path.is_dir():
         raise UserError(f"{path} is a folder; type the name of a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"the folder {path.parent} cannot be made: {error.strerror}") from error
+        raise UserError(f"the folder {path.parent} cannot be created: {error.strerror}") from error
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"the folder {path.parent} is not writable")
 
 
 def require_free(path: Path, arguments: argparse.Namespace) -> None:
-    """UserError if the file is there and `--overwrite` is not given."""
+    """Check that the file does not exist, or that `--overwrite` is given.
+
+    Raises:
+        UserError: It exists.
+    """
     if path.exists() and not arguments.overwrite:
         raise UserError(f"{path} exists; --overwrite replaces it")
 
 
 def is_finished(job: Job, fits: Callable[[Path], bool]) -> bool:
-    """Whether the target is there and is what the job would make; UserError if something else is there.
+    """Return True if the target exists and was made by the same job.
 
-    fits: whether an existing target has the properties that the job gives it.
+    Args:
+        fits: Returns True if an existing target has the properties that the job gives it.
+
+    Raises:
+        UserError: The target is another file, or older than the source.
     """
     source, target = job
     if not target.exists():

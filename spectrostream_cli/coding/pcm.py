@@ -18,27 +18,31 @@ _S16_SCALE = 32768
 
 
 class BlockSource(Protocol):
-    """Where blocks come from."""
+    """Reads audio in blocks."""
 
     def blocks(self, samples: int) -> Iterator[Tensor]:
-        """Blocks `[channels, samples]`, the last one shorter."""
+        """Yield blocks `[channels, samples]`; the last one may be shorter."""
 
     def require_whole(self) -> None:
-        """After the last block: UserError if something was left over that is no block."""
+        """Check after the last block that no incomplete sample is left.
+
+        Raises:
+            UserError: Bytes are left over.
+        """
 
 
 class BlockSink(Protocol):
-    """Where blocks go to."""
+    """Writes audio in blocks."""
 
     def write(self, audio: Tensor) -> None:
-        """The next block `[channels, samples]`."""
+        """Write the next block `[channels, samples]`."""
 
     def close(self) -> None:
-        """All blocks were written."""
+        """Complete the output after the last block."""
 
 
 class PcmSource:
-    """PCM from a binary stream. Raises UserError: no sample at all, samples that are NaN."""
+    """Reads PCM from a binary stream. An empty stream and NaN samples are a UserError."""
 
     def __init__(self, stream: BinaryIO, format: str, channels: int) -> None:
         self._stream = stream
@@ -51,7 +55,7 @@ class PcmSource:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The stream is somebody else's."""
+        """Leave the stream open: the caller owns it."""
 
     def blocks(self, samples: int) -> Iterator[Tensor]:
         """See `BlockSource`."""
@@ -72,7 +76,7 @@ class PcmSource:
 
     def _next(self, size: int) -> bytes:
         content: bytes | None = self._stream.read(size)
-        if content is None:  # it does not block, and to go on would mean to take silence for the end
+        if content is None:  # a stream that does not block; its pause would look like the end
             raise UserError("the standard input does not block and is empty for the moment; give one that blocks")
         return content
 
@@ -87,7 +91,7 @@ class PcmSource:
 
 
 class PcmSink:
-    """PCM to a binary stream, each block at once. s16le clips beyond full scale, f32le keeps it."""
+    """Writes PCM to a binary stream, each block at once. s16le clips samples beyond full scale, f32le keeps them."""
 
     def __init__(self, stream: BinaryIO, format: str) -> None:
         self._stream = stream
@@ -98,7 +102,7 @@ class PcmSink:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The stream is somebody else's."""
+        """Leave the stream open: the caller owns it."""
 
     def write(self, audio: Tensor) -> None:
         """See `BlockSink`."""
@@ -114,25 +118,21 @@ class PcmSink:
 
 
 class FileSource(AudioReader):
-    """An audio file; mono is tiled, other sample rates are resampled."""
-
-    def blocks(self, samples: int) -> Iterator[Tensor]:
-        """See `BlockSource`."""
-        return self.pieces(samples)
+    """Reads an audio file; mono is tiled, other sample rates are resampled."""
 
     def require_whole(self) -> None:
-        """See `BlockSource`; a cut file is an error before."""
+        """Do nothing: reading a truncated file is already an error."""
 
 
 def open_source(name: str, stream: BinaryIO, format: str, *, sample_rate: int, channels: int) -> PcmSource | FileSource:
-    """`-` is the stream, all else a file's name."""
+    """Open the stream if the name is `-`, otherwise an audio file."""
     if name == "-":
         return PcmSource(stream, format, channels)
     return FileSource(name, sample_rate=sample_rate, channels=channels)
 
 
 def open_sink(name: str, stream: BinaryIO, format: str, *, sample_rate: int, channels: int) -> PcmSink | AudioWriter:
-    """`-` is the stream, all else a file's name."""
+    """Open the stream if the name is `-`, otherwise an audio file."""
     if name == "-":
         return PcmSink(stream, format)
     return AudioWriter(Path(name), sample_rate=sample_rate, channels=channels)

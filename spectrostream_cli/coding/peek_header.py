@@ -1,4 +1,4 @@
-"""What the start of a piped coded stream says, without taking it away: a pipe cannot be read twice."""
+"""Reads the header of a piped coded stream and keeps its bytes, because a pipe cannot be read twice."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from spectrostream.bitstream.format import (
 
 
 def peeked_header(stream: BinaryIO) -> tuple[StreamHeader, BinaryIO]:
-    """The header, and the whole stream from its first byte on; checksums are left to who reads it.
+    """Read the header without checking its checksums.
 
-    BitstreamError if this is no coded stream.
+    Returns:
+        The header, and a stream that begins with the first byte again.
+
+    Raises:
+        BitstreamError: This is not a coded stream.
     """
     start = stream.read(HEADER_BYTES)
     if len(start) < HEADER_BYTES or not start.startswith(MAGIC):
@@ -28,18 +32,18 @@ def peeked_header(stream: BinaryIO) -> tuple[StreamHeader, BinaryIO]:
 
 
 class _Replayed(io.RawIOBase):
-    """Bytes that were read already, then the stream they were read from; never reads more than it is asked for."""
+    """The bytes that were already read, then the rest of the stream; never reads more than requested."""
 
     def __init__(self, start: bytes, stream: BinaryIO) -> None:
         self._start = start
         self._stream = stream
 
     def readable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """The next bytes: some, or none at the end."""
+        """Read the next bytes into `buffer`; return their number, 0 at the end."""
         content = self._start or self._stream.read(len(buffer))
         part = content[: len(buffer)]
         self._start = content[len(part) :]

@@ -1,4 +1,4 @@
-"""`data build`."""
+"""`data build`: build a corpus of free music from Debian's packages."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ _EXAMPLES = """  spectrostream data build freedoom --out /music/freedoom
   spectrostream data build ufoai --out /music/ufoai --package-file ufoai-music_2.5-2_all.deb
   spectrostream data build hyperrogue --out /music/held-out --source unpacked
 
-Packages are downloaded with apt-get and read without installing them. A machine without apt-get takes copies:
---package-file FILE.deb, or --source FOLDER where `dpkg-deb -x FILE.deb FOLDER` unpacked them (/ where they are
-installed). Beside the music lie ATTRIBUTION.md, LICENSES/ and recipe.json. Typed again, it goes on.
+Packages are downloaded with apt-get and read without installing them. Without apt-get, give copies:
+--package-file FILE.deb, or --source FOLDER with the output of `dpkg-deb -x FILE.deb FOLDER` (--source / for installed
+packages). The folder also gets ATTRIBUTION.md, LICENSES/ and recipe.json. Run the same command again to resume.
 
 recipes:"""
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Declares build."""
+    """Add build."""
     from datamodules.free_corpora.catalog import RECIPES, SOUNDFONTS
     from datamodules.free_corpora.renderers import NAMES
 
     examples = "\n".join((_EXAMPLES, *map(_described, RECIPES.values())))
     build = add_command(commands, "build", _build, "free music from Debian's packages", examples)
     build.add_argument("recipe", choices=tuple(RECIPES), metavar="NAME", help=", ".join(RECIPES))
-    build.add_argument("--out", required=True, metavar="DIR", help="a new folder, or the one to go on with")
+    build.add_argument("--out", required=True, metavar="DIR", help="a new folder, or the folder of a build to resume")
     build.add_argument("--only", action="append", default=[], metavar="PATTERN", help="tracks by name (default: all)")
     build.add_argument(
         "--licence", action="append", default=[], metavar="PATTERN", help="licences to take (default: the recipe's)"
     )
     build.add_argument(
-        "--package-file", action="append", default=[], metavar="DEB", help="a package that is here already"
+        "--package-file", action="append", default=[], metavar="DEB", help="a package file on this machine"
     )
     build.add_argument("--source", action="append", default=[], metavar="FOLDER", help="unpacked packages")
     build.add_argument("--cache", metavar="DIR", help=f"where downloads are kept (default: {_default_cache()})")
@@ -68,7 +68,7 @@ def _default_cache() -> Path:
 
 
 def _processors() -> int:
-    # What a scheduler gives this process can be less than the machine has.
+    # A scheduler may grant this process fewer than the machine has.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -97,13 +97,13 @@ def _build(arguments: argparse.Namespace, console: Console) -> str:
 def _last_line(built: Built, out: str) -> str:
     notes = "" if built.new else "; all there before"
     notes += f"; {built.left_out} left out by licence" if built.left_out else ""
-    notes += f"; {built.scaled} made softer so as not to clip" if built.scaled else ""
+    notes += f"; {built.scaled} made softer to avoid clipping" if built.scaled else ""
     size = f"{built.tracks} tracks, {built.seconds / 60:.0f} minutes, {built.size_bytes / 1e6:.0f} MB"
     return f"built: {out} ({size}{notes}; next: spectrostream data scan {shlex.quote(out)})"
 
 
 class _MusicProgress:
-    """A bar over minutes of music, or plain lines; use as a context. It is a recipe's `Report`."""
+    """Shows minutes of music as a bar or plain lines; a context manager, and a `Report` of `datamodules`."""
 
     def __init__(self, console: Console) -> None:
         from rich.progress import TextColumn
@@ -122,17 +122,17 @@ class _MusicProgress:
         self._progress.stop()
 
     def doing(self, what: str) -> None:
-        """What stands before the bar."""
+        """Show the present work before the bar."""
         self._progress.update(self._task, description=what)
         self._offer_line()
 
     def total(self, seconds: float) -> None:
-        """How long the bar is."""
+        """Set the length of the bar."""
         self._progress.reset(self._task, total=seconds)
         self.advance(0.0)
 
     def advance(self, seconds: float) -> None:
-        """So much more is done."""
+        """Add finished seconds of music."""
         self._progress.advance(self._task, seconds)
         task = self._progress.tasks[0]
         self._progress.update(

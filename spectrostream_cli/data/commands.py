@@ -12,7 +12,7 @@ from spectrostream_cli.data import segments as data_segments
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Declares `data` and the commands below it."""
+    """Add `data` and its commands."""
     data = commands.add_parser(
         "data",
         help="measure, prepare and build music corpora",

@@ -1,4 +1,4 @@
-"""`data prepare`."""
+"""`data prepare`: transcode the tracks of a manifest to FLAC files or shards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datamodules.preparing.jobs import Job, Made, Settings
     from datamodules.preparing.prepare import Prepared
 
-# What --encoding makes of --format; the first is the default.
+# --format -> --encoding -> the name of the encoding; the first encoding is the default.
 _ENCODINGS = {
     "flac": {"flac24": "flac24", "pcm16": "flac16"},
     "shards": {"pcm16": "pcm16", "float32": "float32", "flac24": "flac24"},
@@ -28,26 +28,25 @@ _PREPARE = """  spectrostream data prepare music.parquet --out prepared --format
   spectrostream data prepare music.parquet --out shards --format shards --workers 8
   spectrostream data prepare music.parquet --out shards --format shards --encoding float32 --shard-megabytes 512
 
-Every track is resampled once, stems are summed, and every file is read back and its SHA-256 kept. Mono stays mono.
-What lies beyond full scale (decoded Vorbis) is kept by float32; for the other encodings such a track is made softer as
-a whole, by the `gain_db` in the new manifest. Tracks that cannot be used are listed in OUT/passed-over.csv.
-Shards are tar files that WebDataset reads; tracks of more than 5 minutes are divided evenly, and a shard never holds
-tracks of two splits. The same music gives the same bytes. Which tracks share a shard depends on a hash of their names:
-one more track re-makes its own shard alone, and shards that the new index does not name are removed.
-DIR is a folder of its own, outside of the music; a manifest that has nothing in common with what is there is refused.
-When it is stopped or killed, the same command goes on; typed once more it makes again what was lost, and with --verify
-what was damaged."""
+Every track is resampled once and stems are summed. Every file is read back, and its SHA-256 is recorded. Mono stays
+mono. Samples beyond full scale (decoded Vorbis) are kept by float32; for the other encodings the whole track is made
+softer, by the `gain_db` in the new manifest. Unusable tracks are listed in DIR/passed-over.csv.
+Shards are tar files that WebDataset reads. Tracks of more than 5 minutes are divided evenly, and a shard never holds
+tracks of two splits. The same music gives the same bytes. A hash of its name chooses the shard of a track: a new track
+changes only its own shard. Shards that the new index does not name are removed.
+DIR must be outside of the music folder. If it holds other prepared music, the command refuses to write there.
+Run the same command again to resume. It also makes lost files again, and with --verify damaged ones."""
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Declares prepare."""
+    """Add prepare."""
     prepare = add_command(
         commands, "prepare", _prepare, "transcode the tracks of a manifest once, to FLAC files or shards", _PREPARE
     )
     prepare.add_argument("manifest", metavar="MANIFEST", help=".parquet or .csv that `data scan` wrote")
     prepare.add_argument("--out", required=True, metavar="DIR", help="folder for the files and the new manifest")
     prepare.add_argument(
-        "--format", required=True, choices=list(_ENCODINGS), help="a file for each track, or tar files"
+        "--format", required=True, choices=list(_ENCODINGS), help="one file for each track, or tar files"
     )
     prepare.add_argument(
         "--encoding",
@@ -55,11 +54,11 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         help="of the samples (default: flac24 for --format flac, pcm16 for --format shards, which is the fastest)",
     )
     prepare.add_argument("--sample-rate", type=int, default=48000, metavar="HZ", help="default: 48000")
-    prepare.add_argument("--channels", type=int, default=2, help="mono and this many can be used (default: 2)")
+    prepare.add_argument("--channels", type=int, default=2, help="tracks have one channel or this many (default: 2)")
     prepare.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
     prepare.add_argument("--shard-megabytes", type=int, default=256, metavar="MB", help="default: 256")
-    prepare.add_argument("--verify", action="store_true", help="compare all that was made before with its SHA-256")
-    prepare.add_argument("--retry", action="store_true", help="try again what could not be used before")
+    prepare.add_argument("--verify", action="store_true", help="compare all existing files with their SHA-256")
+    prepare.add_argument("--retry", action="store_true", help="try the tracks again that could not be used before")
 
 
 def _prepare(arguments: argparse.Namespace, console: Console) -> str:
@@ -144,11 +143,11 @@ def _last_line(prepared: Prepared, wall_seconds: float) -> str:
     if not prepared.made:
         notes.append("all of it was there")
     elif prepared.kept:
-        notes.append("went on with what was there")
+        notes.append("resumed")
     else:
         notes.append(f"{prepared.seconds / max(wall_seconds, 1e-9):.0f} times as fast as real time")
     if prepared.scaled:
-        notes.append(f"{prepared.scaled} made softer so as not to clip")
+        notes.append(f"{prepared.scaled} made softer to avoid clipping")
     if prepared.removed:
         notes.append(f"{prepared.removed} shards of an earlier manifest removed")
     if prepared.passed_over:

@@ -1,4 +1,4 @@
-"""`data scan` and `data stats`: a folder of music to a manifest, manifests to a table and pictures."""
+"""`data scan` and `data stats`: measure a folder of music into a manifest; describe manifests."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _SCAN = """  spectrostream data scan /music
   spectrostream data scan /other/music --name live --out live.parquet
 
 Each track is decoded once, at its own rate: loudness, peak, clipping, silence, stereo width, bandwidth, a hash of its
-samples. Typed again, only what is new or changed is measured, and a scan that was stopped goes on; columns of your own
-in the manifest stay, and so do splits, groups and genres that you wrote where the corpus has none. Files that cannot be
-used stand in the manifest with the reason. Folders that are trained on together need a --name each where files in them
-are called alike; it stays when the scan is typed again without it."""
+samples. Run the same command again to measure only new and changed files, or to resume. Your own columns in the
+manifest stay, and so do your splits, groups and genres where the corpus has none. Unusable files are in the manifest
+with the reason. Folders with the same file names need different values of --name if you train on them together; a
+later scan keeps the name."""
 _STATS = """  spectrostream data stats runs/data/music.parquet
   spectrostream data stats runs/data/musdb.parquet runs/data/fma.parquet --out runs/data/both
 
-Prints hours and tracks by corpus, split, rate, channels, format and genre, quantiles of what was measured (weighted by
-hours), what stands out, and why files cannot be used; writes statistics.csv, corpus.svg and corpus.png."""
+Prints hours and tracks by corpus, split, rate, channels, format and genre, quantiles of the measurements (weighted by
+hours), unusual tracks, and why files cannot be used; writes statistics.csv, corpus.svg and corpus.png."""
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Declares scan and stats."""
+    """Add scan and stats."""
     scan = add_command(commands, "scan", _scan, "measure the music in a folder, into a manifest", _SCAN)
     scan.add_argument("path", metavar="PATH", help="folder of the corpus")
-    scan.add_argument("--corpus", default="folder", metavar="NAME", help="how it is laid out (default: any folder)")
-    scan.add_argument("--name", metavar="NAME", help="what it is called in the manifest (default: as it is laid out)")
+    scan.add_argument("--corpus", default="folder", metavar="NAME", help="the corpus' layout (default: any folder)")
+    scan.add_argument("--name", metavar="NAME", help="the corpus' name in the manifest (default: that of the layout)")
     scan.add_argument(
         "--out", metavar="FILE", help=".parquet or .csv (default: runs/data/<name of the folder>.parquet)"
     )
@@ -50,9 +50,9 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     scan.add_argument(
         "--timeout", type=_positive, default=60.0, metavar="SECONDS", help="for each 64 MB of a file (default: 60)"
     )
-    scan.add_argument("--headers-only", action="store_true", help="decode nothing; what was never measured stays empty")
-    stats = add_command(commands, "stats", _stats, "what is in manifests: a table and pictures", _STATS)
-    stats.add_argument("manifests", nargs="+", metavar="MANIFEST", help="what `data scan` wrote")
+    scan.add_argument("--headers-only", action="store_true", help="decode nothing; new files get no measurements")
+    stats = add_command(commands, "stats", _stats, "describe manifests: a table and pictures", _STATS)
+    stats.add_argument("manifests", nargs="+", metavar="MANIFEST", help="tables of `data scan`")
     stats.add_argument("--out", metavar="FOLDER", help="default: <name of the first manifest>-stats beside it")
 
 
@@ -106,7 +106,7 @@ def _processors() -> int:
 
 
 def _older_manifest(out: Path, root: Path) -> Any:
-    """What an earlier scan of the same folder wrote; None if there is none."""
+    """Return the manifest of an earlier scan of the same folder; None if there is none."""
     if not out.exists():
         return None
     from datamodules.corpora.manifest import ManifestError, read_manifest, table_name
@@ -115,7 +115,7 @@ def _older_manifest(out: Path, root: Path) -> Any:
     try:
         known = read_manifest(out)
     except ManifestError as error:
-        raise UserError(f"{out} is there and is not a manifest: {error}\nTo write one, {remedy}") from error
+        raise UserError(f"{out} exists and is not a manifest: {error}\nTo write one, {remedy}") from error
     others = set(known["root"]) - {table_name(Path(os.path.abspath(root.expanduser())))}  # noqa: PTH100
     if others:
         raise UserError(f"{out} is the manifest of {min(others)}; {remedy}")
@@ -124,7 +124,7 @@ def _older_manifest(out: Path, root: Path) -> Any:
 
 @contextmanager
 def _progress(console: Console, looking: str) -> Iterator[ProgressReport]:
-    """A line while the layout is read, then a bar over the bytes that are measured."""
+    """Show a line while the layout is read, then a bar over the measured bytes."""
     from rich.filesize import decimal
     from rich.progress import DownloadColumn, TransferSpeedColumn
 
@@ -147,7 +147,7 @@ def _progress(console: Console, looking: str) -> Iterator[ProgressReport]:
 
 
 def _scanned(table: Any, out: Path, console: Console) -> str:
-    """The last line, after what is to be known before it."""
+    """Print the unusable files; return the last line."""
     from datamodules.scanning.corpus_statistics import usable
     from datamodules.scanning.duplicates import count_duplicates
 

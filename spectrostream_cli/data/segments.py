@@ -1,4 +1,4 @@
-"""`data segments`: the table of music that every run and every system is evaluated on."""
+"""`data segments`: write the table of evaluation segments, the same for every run and every system."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 _EXAMPLES = """  spectrostream data segments musdb18hq.parquet --out segments.csv
   spectrostream data segments a.parquet b.parquet --out segments.csv --count 200 --seconds 10 --split track
 
-The segments lie in the held-out part for the test, spread evenly over it. A file that is there is never replaced:
-results belong to it. Train and evaluate with data.evaluation_segments=segments.csv: a training whose data overlaps them
+The segments are spread evenly over the held-out music for the test. An existing file is never replaced, because results
+depend on it. Train and evaluate with data.evaluation_segments=segments.csv: a training whose data overlaps the segments
 is refused. An evaluation takes all of them, or evaluation.segments=N, spread evenly."""
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Declares segments."""
+    """Add segments."""
     command = add_command(commands, "segments", _segments, "choose the music for the evaluation, once", _EXAMPLES)
     command.add_argument("manifests", nargs="+", metavar="MANIFEST", help="tables of `data scan` or `data prepare`")
-    command.add_argument("--out", required=True, type=Path, metavar="FILE.csv", help="where the table goes")
-    command.add_argument("--count", type=int, default=100, help="segments at most (default: 100)")
+    command.add_argument("--out", required=True, type=Path, metavar="FILE.csv", help="file for the table")
+    command.add_argument("--count", type=int, default=100, help="largest number of segments (default: 100)")
     command.add_argument("--seconds", type=float, default=10.0, help="length of each (default: 10)")
     command.add_argument("--split", choices=("official", "track", "end"), help="as data.split (default: official)")
     command.add_argument("--held-out-fraction", type=float, default=0.25, help="as data.held_out_fraction")
@@ -49,7 +49,7 @@ def _segments(arguments: argparse.Namespace, console: Console) -> str:
     )
     with console.status("choosing segments"):
         data = StereoMusicDataModule(config)
-        segments = data.evaluation_spans(arguments.count)
+        segments = data.evaluation_ranges(arguments.count)
         if not len(segments):
             raise UserError(f"nothing is held out of {data.corpus.where}; raise --held-out-fraction")
         write_segments(arguments.out, data.corpus, segments)

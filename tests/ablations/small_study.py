@@ -86,7 +86,7 @@ def write_music(folder: Path, tracks: int = 2) -> Path:
 
 
 class Remembers:
-    """A display that keeps what it is told, and does something in the middle of it."""
+    """A display that records its calls; `during` is called at each progress."""
 
     def __init__(self, during: Callable[[Task, str, int], None] = lambda *_: None) -> None:
         self.names: list[str] = []

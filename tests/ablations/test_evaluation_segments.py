@@ -75,7 +75,7 @@ def test_a_table_that_cannot_be_used_is_refused_before_the_training(
         assert not (tmp_path / "out").exists()
 
 
-def test_the_table_of_every_run_is_looked_at(music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_every_run_is_checked(music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = table_of(tmp_path / "bad.csv", TRAINED_ON)
     peers = {"other": {"title": "other", "set": {"data.evaluation_segments": str(bad)}}}
     words = [f"study={write_study(tmp_path, peers=peers)}", f"data.root={music}", f"out={tmp_path / 'out'}"]
@@ -94,7 +94,7 @@ def test_the_table_of_every_run_is_looked_at(music: Path, tmp_path: Path, capsys
         ("evaluation.segments=1", 1, 1),
     ],
 )
-def test_an_evaluation_takes_all_of_the_table_or_as_many_as_one_says(
+def test_an_evaluation_takes_the_whole_table_or_the_given_number(
     music: Path, tmp_path: Path, word: str | None, with_table: int, without: int
 ) -> None:
     words = ["data.evaluation_segment_seconds=0.5", *([word] if word else [])]
@@ -131,7 +131,7 @@ def test_another_choice_is_another_protocol(music: Path, tmp_path: Path) -> None
     assert hashes()[0] not in protocols
 
 
-def test_the_number_means_for_results_without_a_table_what_it_meant(music: Path, tmp_path: Path) -> None:
+def test_without_a_table_null_segments_equal_fifty(music: Path, tmp_path: Path) -> None:
     study = load_study(str(write_study(tmp_path)))
     unsaid, fifty, five = (
         study.runs([f"data.root={music}", f"evaluation.segments={count}"])[0] for count in ("null", 50, 5)
@@ -140,18 +140,18 @@ def test_the_number_means_for_results_without_a_table_what_it_meant(music: Path,
 
 
 @pytest.mark.parametrize("number", [0, -1])
-def test_no_segments_are_none_to_evaluate(music: Path, number: int) -> None:
+def test_zero_segments_are_refused(music: Path, number: int) -> None:
     with pytest.raises(ConfigError, match=f"segments = {number} is not possible; allowed: null, or 1 or more"):
         configured(music, f"evaluation.segments={number}")
 
 
-def test_samples_in_training_are_as_many_as_asked_for(music: Path, tmp_path: Path) -> None:
+def test_training_has_the_configured_number_of_samples(music: Path, tmp_path: Path) -> None:
     table = table_of(tmp_path / "segments.csv", 7.0, 7.5, 8.0, 8.5)
     words = [f"data.evaluation_segments={table}", "trainer.samples_every=1"]
     config = configured(music, *words, "trainer.sample_clips=2")
     data = data_module(config)
     with sampling(config, tmp_path, data) as (samples,):
-        first, second = samples._clips
+        first, second = samples._segments
         listed = [segment.audio for segment in data.held_out_segments()]
         assert any(torch.equal(first, one) for one in listed[:2])
         assert any(torch.equal(second, one) for one in listed[2:])

@@ -47,7 +47,7 @@ def leaves(plain: dict[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
-def test_later_layers_hold_over_earlier_ones_and_both_over_the_schema() -> None:
+def test_later_layers_override_earlier_ones_and_the_schema() -> None:
     config = compose(
         layer(training={"max_steps": 5, "accumulate": 2}),
         keys_layer({"training.max_steps": 6, "model.fusion": "input"}),
@@ -181,7 +181,7 @@ def test_the_shortest_crop_holds_for_both_kinds_of_discriminator() -> None:
         minute(short, "data.crop_seconds=0.021", "training.recipe=dac")
 
 
-def test_the_signature_follows_every_key_of_dac_s_judges() -> None:
+def test_the_signature_follows_every_key_of_dac_s_discriminator() -> None:
     config = minute("discriminator.kind=dac")
     changes = {
         "periods": [2],
@@ -313,7 +313,7 @@ def test_the_signature_follows_every_key_that_counts(key: str) -> None:
     assert (signature(other, "x") == signature(config, "x")) == is_left_out
 
 
-def test_the_signature_is_of_the_result_and_of_the_corpus() -> None:
+def test_the_signature_depends_on_the_result_s_keys_and_the_corpus() -> None:
     assert set(NOT_IN_SIGNATURE) <= {*KEYS, *APART, "evaluation"}
     config = minute()
     backwards = compose(OmegaConf.create(dict(reversed(MINUTE.items()))), overrides_layer(["training.seed=0"]))
@@ -350,7 +350,7 @@ def test_a_folder_that_was_prepared_is_known_by_its_manifest(tmp_path: Path) -> 
     assert minute(f"data={tmp_path}").data.shards == str(tmp_path)
 
 
-def test_the_signature_knows_how_music_is_divided_whether_it_was_typed_or_not() -> None:
+def test_the_signature_is_the_same_for_a_default_split_and_the_typed_one() -> None:
     folder, typed, manifest, official = (
         signature(minute(*words), "x")
         for words in (["data=/music"], ["data=/music", "data.split=end"], ["data=m.csv"], ["data.split=official"])

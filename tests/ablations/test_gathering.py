@@ -28,7 +28,7 @@ def write_log(folder: Path, attempt: int, rows: dict[str, list[float | None]]) -
     pd.DataFrame(rows).to_csv(path, index=False)
 
 
-def test_the_later_attempt_holds(tmp_path: Path) -> None:
+def test_the_later_attempt_counts_for_a_step(tmp_path: Path) -> None:
     write_log(tmp_path, 0, {"epoch": [0] * 3, "step": [1, 2, 3], "train/a": [10, 20, 30], "val/b": [None, 5, None]})
     write_log(tmp_path, 1, {"epoch": [0] * 2, "step": [3, 4], "train/a": [31, 41], "val/b": [None, 6]})
     curves = training_curves(tmp_path)
@@ -65,7 +65,7 @@ def test_the_report_has_every_variant_with_its_numbers(tmp_path: Path, copied: t
 
 
 @pytest.mark.slow
-def test_what_failed_or_was_not_run_is_in_the_report(tmp_path: Path, copied: tuple[Study, list[Task]]) -> None:
+def test_failed_and_missing_runs_are_in_the_report(tmp_path: Path, copied: tuple[Study, list[Task]]) -> None:
     study, (baseline, *others) = copied
     for task in others:
         (task.folder / "DONE.json").unlink()
@@ -94,7 +94,9 @@ def test_without_a_baseline_there_is_nothing_to_report(tmp_path: Path, copied: t
 
 
 @pytest.mark.slow
-def test_costs_are_measured_once_and_words_are_the_study_s(tmp_path: Path, copied: tuple[Study, list[Task]]) -> None:
+def test_costs_are_measured_once_and_texts_come_from_the_study(
+    tmp_path: Path, copied: tuple[Study, list[Task]]
+) -> None:
     study, tasks = copied
     (tasks[1].folder / "DONE.json").unlink()
     paths = [task.folder / f"card-{task.run.name}.json" for task in tasks]

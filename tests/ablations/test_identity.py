@@ -120,7 +120,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("later")
 @pytest.mark.parametrize("name", ["paper", "small", "tiny"])
-def test_an_added_key_moves_no_signature_at_its_neutral_value_and_each_at_another(name: str) -> None:
+def test_an_added_key_changes_signatures_only_with_a_value_that_is_not_neutral(name: str) -> None:
     def hashed(*words: str) -> str:
         return signature(load_experiment(name, [*NEUTRAL, *words]), CORPUS)
 
@@ -132,7 +132,7 @@ def test_an_added_key_moves_no_signature_at_its_neutral_value_and_each_at_anothe
 
 
 @pytest.mark.usefixtures("later")
-def test_an_added_section_that_is_left_out_of_the_signature_moves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_added_section_outside_the_signature_changes_no_signature(monkeypatch: pytest.MonkeyPatch) -> None:
     left_out = (*identity.NOT_IN_SIGNATURE, "training.section.shares")
     monkeypatch.setattr(identity, "NOT_IN_SIGNATURE", left_out)
     config = load_experiment("tiny", [*NEUTRAL, "training.section.shares=[1.0]"])
@@ -140,7 +140,7 @@ def test_an_added_section_that_is_left_out_of_the_signature_moves_none(monkeypat
 
 
 @pytest.mark.usefixtures("later")
-def test_an_added_key_moves_no_evaluation_at_its_neutral_value() -> None:
+def test_an_added_key_with_its_neutral_value_changes_no_evaluation_hash() -> None:
     assert evaluations("evaluation.later=false") == FROZEN["evaluations"]
     moved = evaluations()
     assert all(moved[role] != frozen for role, frozen in FROZEN["evaluations"].items())
@@ -203,7 +203,7 @@ def test_an_earlier_run_is_the_same_run_at_the_neutral_values(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("later")
-def test_the_configuration_of_an_earlier_run_means_what_it_meant(tmp_path: Path) -> None:
+def test_the_configuration_of_an_earlier_run_keeps_its_meaning(tmp_path: Path) -> None:
     config = load_experiment(str(EARLIER / "run" / "config.yaml"))
     assert isinstance(config.model, LaterModel)
     assert (config.model.later, config.model.quantizer.later) == (None, 0)

@@ -56,7 +56,7 @@ def minute(*words: str) -> ExperimentConfig:
         ("cpu", FOUR_GPUS, "cpu"),
     ],
 )
-def test_an_accelerator_means_what_is_there(name: str, counts: dict[str, int], chosen: str) -> None:
+def test_the_accelerator_is_chosen_from_the_machines_devices(name: str, counts: dict[str, int], chosen: str) -> None:
     assert chosen_accelerator(name, counts) == chosen
 
 
@@ -74,12 +74,12 @@ def test_an_accelerator_means_what_is_there(name: str, counts: dict[str, int], c
         ({"accelerator": "mps", "devices": 2}, LAPTOP, "has 1 of kind mps"),
     ],
 )
-def test_devices_that_are_not_there_are_refused(changes: dict[str, Any], counts: dict[str, int], message: str) -> None:
+def test_missing_devices_are_refused(changes: dict[str, Any], counts: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         require_devices(TrainerConfig(**changes), counts)
 
 
-def test_more_cpu_processes_than_cores_are_only_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_more_cpu_processes_than_cores_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     require_devices(TrainerConfig(accelerator="cpu", devices=2), CPU_ONLY)
     require_devices(TrainerConfig(devices=4), FOUR_GPUS)
     assert caplog.text == ""
@@ -88,7 +88,7 @@ def test_more_cpu_processes_than_cores_are_only_warned_of(caplog: pytest.LogCapt
     assert "trainer.devices = 3 processes share 2 cores" in caplog.text
 
 
-def test_an_update_holds_no_more_music_than_there_is() -> None:
+def test_an_update_with_more_music_than_the_corpus_is_refused() -> None:
     # 2 crops of 0.3 s, 4 batches, 2 devices on 3 nodes: 14.4 s
     config = minute("training.accumulate=4", "trainer.devices=2", "trainer.num_nodes=3")
     require_music(config, 14.4)
@@ -103,7 +103,7 @@ def test_an_update_holds_no_more_music_than_there_is() -> None:
         require_music(config, 6.0)
 
 
-def test_the_remedies_are_remedies() -> None:
+def test_the_suggested_values_are_accepted() -> None:
     require_music(minute("training.accumulate=4", "data.batch_size=1"), 1.2)
     require_music(minute("training.accumulate=4", "data.batch_size=1", "data.crop_seconds=0.25"), 1.0)
 
@@ -128,7 +128,7 @@ def train(shop: Path, out: Path, *words: str) -> int:
         (["model.kind=dac", "model.strides=[3]", "evaluation.levels=[1]"], "model.strides = (3,) is not possible"),
     ],
 )
-def test_nothing_is_written_for_a_run_that_cannot_be(
+def test_an_impossible_run_writes_nothing(
     shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert train(shop, tmp_path / "out", *words) == 1
@@ -136,7 +136,7 @@ def test_nothing_is_written_for_a_run_that_cannot_be(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_study_is_refused_as_a_run_is(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_has_the_same_checks_as_a_run(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = write_study(tmp_path)
     for word, message in (("data.batch_size=100", "30.0 s of music in one"), ("trainer.accelerator=cuda", "has none")):
         words = [f"study={study}", f"data.root={shop / 'music'}", f"out={tmp_path / 'out'}", word]
@@ -145,7 +145,7 @@ def test_a_study_is_refused_as_a_run_is(shop: Path, tmp_path: Path, capsys: pyte
         assert not (tmp_path / "out").exists()
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "deep" / "out"):
         with pytest.raises(NoRoomError, match=r"file is a file; type out=FOLDER"):
@@ -231,7 +231,7 @@ def test_a_run_sees_its_own_device_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
     monkeypatch.setattr(runner, "train_and_evaluate", refuse)
     monkeypatch.setattr(runner.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(runner, "_die_with_parent", lambda _connection: None)
+    monkeypatch.setattr(runner, "_end_with_parent", lambda _connection: None)
     monkeypatch.setattr(runner, "write_json", lambda value, path: written.update({path: value["reason"]}))
     for device, expected in (("1", "1"), ("GPU-5f", "GPU-5f"), (None, "0,1,2")):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")

@@ -48,12 +48,12 @@ def test_each_difference_is_named_with_both_values(shop: Path, run: Path, capsys
     assert train(shop, run, "training.max_steps=5", "training.generator.learning_rate=0.5", "trainer.threads=2") == 1
     error = capsys.readouterr().err
     assert "training.max_steps was 3 and is 5, training.generator.learning_rate was 0.0001 and is 0.5;" in error
-    assert "add --accept-changes to go on from step 3" in error
+    assert "add --accept-changes to resume from step 3" in error
     assert "threads" not in error
     assert content(run) == before
 
 
-def test_accepted_changes_go_on_and_are_recorded(shop: Path, run: Path) -> None:
+def test_accepted_changes_resume_and_are_recorded(shop: Path, run: Path) -> None:
     assert train(shop, run, "training.max_steps=5", "--accept-changes") == 0
     assert read_json(run / "trained.json")["steps"] == 5
     changes = [{"step": 3, "changed": {"training.max_steps": {"then": 3, "now": 5}}}]
@@ -65,7 +65,7 @@ def test_accepted_changes_go_on_and_are_recorded(shop: Path, run: Path) -> None:
     assert read_json(run / "run.json")["changes"] == changes
 
 
-def test_what_does_not_count_changes_freely(shop: Path, run: Path) -> None:
+def test_keys_outside_the_signature_may_change(shop: Path, run: Path) -> None:
     assert train(shop, run, "trainer.threads=2", "trainer.log_every=3", "evaluation.workers=2") == 0
     assert read_json(run / "run.json")["changes"] == []
 
@@ -80,13 +80,13 @@ def test_what_does_not_count_changes_freely(shop: Path, run: Path) -> None:
         ("training.generator.betas=[0.1,0.2]", "training.generator.betas"),
     ],
 )
-def test_what_a_checkpoint_cannot_go_on_with_is_refused_even_then(
+def test_changes_that_a_checkpoint_cannot_resume_with_are_refused_with_accept_changes(
     shop: Path, run: Path, capsys: pytest.CaptureFixture[str], word: str, key: str
 ) -> None:
     before = content(run)
     assert train(shop, run, word, "--accept-changes") == 1
     error = capsys.readouterr().err
-    assert f"a checkpoint cannot go on with another value of {key}, so --accept-changes does not help" in error
+    assert f"a checkpoint cannot be resumed with another value of {key}, so --accept-changes does not help" in error
     assert content(run) == before
 
 
@@ -110,7 +110,7 @@ def test_another_corpus_is_named_as_such(
     }
 
 
-def test_what_was_skipped_is_counted_by_reason_and_the_first_are_listed(
+def test_skipped_files_are_counted_by_reason_and_the_first_are_listed(
     shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = tmp_path / "m.parquet"
@@ -162,7 +162,7 @@ def test_a_checkpoint_of_another_model_is_explained(
     assert "Traceback" not in error
 
 
-def test_a_folder_of_somebody_else_is_refused_untouched(
+def test_a_folder_with_other_files_is_refused_and_unchanged(
     shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("README.md", "config.yaml", "notes.txt", "run.json"):
@@ -183,20 +183,20 @@ def test_a_folder_of_somebody_else_is_refused_untouched(
 @pytest.mark.parametrize(
     "left", [(), ("lock",), ("lock", "start.json"), ("lock", "run.json.77.partial"), ("lock", "start.json.7.partial")]
 )
-def test_what_a_training_leaves_that_is_killed_at_once_is_its_own(shop: Path, tmp_path: Path, left: list[str]) -> None:
+def test_a_training_that_was_killed_early_can_use_its_folder_again(shop: Path, tmp_path: Path, left: list[str]) -> None:
     for name in left:
         (tmp_path / name).write_text("{}")
     assert train(shop, tmp_path, "training.max_steps=1") == 0
 
 
-def test_a_killed_training_without_a_signature_goes_on(shop: Path, run: Path) -> None:
+def test_a_killed_training_without_a_signature_resumes(shop: Path, run: Path) -> None:
     for name in ("signature.json", "README.md", "config.yaml", "trained.json"):
         (run / name).unlink()
     (run / "my notes.txt").write_text("they may lie in a run")
     assert train(shop, run) == 0
 
 
-def test_a_study_is_refused_in_a_folder_of_somebody_else(
+def test_a_study_is_refused_in_a_folder_with_other_files(
     shop: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = write_study(tmp_path)
@@ -212,7 +212,7 @@ def test_a_study_is_refused_in_a_folder_of_somebody_else(
         assert content(out) == before
 
 
-def test_a_study_s_own_folder_is_known(tmp_path: Path) -> None:
+def test_a_study_can_use_its_own_folder_again(tmp_path: Path) -> None:
     for name in ("start.json", "cells/fusion-3-0123456789ab", "report"):
         require_study_or_empty(tmp_path)
         (tmp_path / name).mkdir(parents=True)

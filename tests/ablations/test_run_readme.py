@@ -20,7 +20,7 @@ def page(*words: str, **facts: Any) -> str:
     return readme("one", load_experiment("tiny", words), {**FACTS, **facts})
 
 
-def test_it_says_with_what_and_on_what() -> None:
+def test_the_readme_names_command_versions_and_corpus() -> None:
     text = page()
     assert text.startswith("# one\n")
     assert "\n    spectrostream train config=tiny 'out=my runs/one'\n" in text
@@ -41,7 +41,7 @@ def test_it_says_with_what_and_on_what() -> None:
         ("trainer.samples_every=5", "samples/step-00000000/"),
     ],
 )
-def test_it_lists_the_files_that_this_configuration_makes(word: str, file: str) -> None:
+def test_the_readme_lists_the_files_of_this_configuration(word: str, file: str) -> None:
     assert f"| `{file}` |" in page(word)
     assert f"| `{file}` |" not in page()
     assert "| `checkpoints/` |" in page()

@@ -47,7 +47,7 @@ def tasks_of(tmp_path: Path, music: Path, steps: int) -> list[Task]:
     return study_tasks(study, [f"data.root={music}", f"training.max_steps={steps}"], tmp_path / "out")
 
 
-def test_what_is_done_is_not_repeated(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_finished_runs_are_not_repeated(tmp_path_factory: pytest.TempPathFactory) -> None:
     _, tasks, display = finished_study(tmp_path_factory.getbasetemp())
     assert sorted(display.names) == ["baseline", "dac", "fusion-3"]
     assert display.reasons == dict.fromkeys(display.names)
@@ -65,7 +65,7 @@ def test_what_is_done_is_not_repeated(tmp_path_factory: pytest.TempPathFactory) 
     assert [files(task.folder, "DONE.json", "*.ckpt", "records.csv", "codec.safetensors") for task in tasks] == before
 
 
-def test_a_finished_run_says_what_it_is(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_finished_run_has_its_records_and_facts(tmp_path_factory: pytest.TempPathFactory) -> None:
     _, tasks, _ = finished_study(tmp_path_factory.getbasetemp())
     for task in tasks:
         run = read_json(task.folder / "run.json")
@@ -80,7 +80,7 @@ def test_a_finished_run_says_what_it_is(tmp_path_factory: pytest.TempPathFactory
     assert checks == ["card-baseline@step0.json", "card-baseline@zero-codes.json"]
 
 
-def test_an_evaluation_with_more_needs_no_training(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_another_evaluation_does_not_train_again(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Here with ViSQOL; and the baseline's checks are made again where the study compares now."""
     _, tasks, _ = finished_study(tmp_path_factory.getbasetemp())
     done = tasks[0]
@@ -109,7 +109,7 @@ def test_a_failed_run_is_a_row_and_only_it_is_retried(
     words = ["ablate", f"study={path}", f"data.root={music}", f"out={tmp_path / 'out'}", "jobs=2"]
     assert main(words) == 1
     said = capsys.readouterr()
-    assert said.err.startswith("error: 1 runs failed and are marked so in ")
+    assert said.err.startswith("error: 1 runs failed, see ")
     assert "Traceback" not in said.err
     assert "wild: FAILED: TrainingDivergedError: the gradient of the" in said.out
     (failed,) = (tmp_path / "out").rglob("failed.json")
@@ -125,7 +125,7 @@ def test_a_failed_run_is_a_row_and_only_it_is_retried(
     assert files(done.parent, "DONE.json", "*.ckpt") == before
 
 
-def test_killed_runs_are_told_and_resume_to_the_same_weights(tmp_path: Path, music: Path) -> None:
+def test_killed_runs_are_reported_and_resume_to_the_same_weights(tmp_path: Path, music: Path) -> None:
     (straight,) = tasks_of(tmp_path, music, steps=6)
     names = {"killed": signal.SIGKILL, "terminated": signal.SIGTERM}
     stopped = [Task(replace(straight.run, name=name), tmp_path / name) for name in names]
@@ -169,7 +169,7 @@ def wait_until(condition: object, seconds: float) -> None:
         time.sleep(0.02)
 
 
-def test_a_killed_parent_takes_its_runs_along(tmp_path: Path, music: Path) -> None:
+def test_runs_end_when_their_parent_is_killed(tmp_path: Path, music: Path) -> None:
     tasks = tasks_of(tmp_path, music, steps=8)
     folder = tasks[0].folder
     parent = process_that_runs(tasks)
@@ -186,13 +186,13 @@ def test_a_killed_parent_takes_its_runs_along(tmp_path: Path, music: Path) -> No
     assert read_json(folder / "DONE.json")["steps"] == 8
 
 
-def test_a_folder_in_use_is_left_alone(tmp_path: Path, music: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_in_use_is_an_error(tmp_path: Path, music: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (task,) = tasks_of(tmp_path, music, steps=1)
     with locked(task.folder):
         failures = run_tasks([task], jobs=1, display=Remembers())
     assert failures["baseline"].startswith("RunBusyError: ")
-    assert failures["baseline"].endswith("is being worked on by another process; wait for it or stop it")
+    assert failures["baseline"].endswith("is in use by another process; wait for it or stop it")
     assert not (task.folder / "checkpoints").exists()
     with locked(tmp_path / "run"):
         assert main(["train", f"config={write_config(tmp_path)}", f"data.root={music}", f"out={tmp_path / 'run'}"]) == 1
-    assert "is being worked on by another process" in capsys.readouterr().err
+    assert "is in use by another process" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from ablations.assembly import data_module
 from ablations.compose import load_experiment
 from ablations.schema import ExperimentConfig
 from ablations.signature import signature
-from ablations.training_samples import ClipScores, sampling
+from ablations.training_samples import SegmentScores, sampling
 from reports.metrics.score import Score
 from reports.metrics.spectral import mel_distance, si_sdr
 from reports.metrics.stereo import cue_errors
@@ -24,7 +24,7 @@ from spectrostream_cli import main
 pytestmark = pytest.mark.processes
 
 
-def clip(seconds: float = 1.5, seed: int = 0) -> torch.Tensor:
+def segment(seconds: float = 1.5, seed: int = 0) -> torch.Tensor:
     return 0.1 * torch.randn(2, round(48000 * seconds), generator=torch.Generator().manual_seed(seed))
 
 
@@ -34,26 +34,26 @@ def small(tmp_path: Path, *words: str) -> ExperimentConfig:
 
 
 def test_scores_are_those_of_reports() -> None:
-    original, decoded = clip(seed=0), clip(seed=1)
-    with ClipScores(visqol_workers=0) as score:
+    original, decoded = segment(seed=0), segment(seed=1)
+    with SegmentScores(visqol_workers=0) as score:
         scores = score(decoded, original)
     expected = {"mel_distance": mel_distance(original, decoded).value, "si_sdr": si_sdr(original, decoded).value}
     assert scores == {**expected, "ipd_error": cue_errors(original, decoded).ipd.value}
 
 
-def test_what_has_no_score_is_left_out_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    original = clip()
-    with ClipScores(visqol_workers=0) as score:
+def test_missing_scores_are_left_out_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    original = segment()
+    with SegmentScores(visqol_workers=0) as score:
         for _ in range(2):
             assert set(score(original, original)) == {"mel_distance", "ipd_error"}  # an exact copy has no finite SI-SDR
         assert score(torch.full_like(original, torch.nan), original) == {}
-        assert set(score(clip(seed=1)[:1], original[:1])) == {"mel_distance", "si_sdr"}  # mono
+        assert set(score(segment(seed=1)[:1], original[:1])) == {"mel_distance", "si_sdr"}  # mono
     messages = [record.getMessage() for record in caplog.records]
-    assert messages[0] == "samples: a clip has no si_sdr: infinite: the estimate equals the reference"
+    assert messages[0] == "samples: a segment has no si_sdr: infinite: the estimate equals the reference"
     assert len(messages) == len(set(messages)) == 4
 
 
-def test_a_lost_visqol_costs_its_score_and_the_next_clip_starts_another(
+def test_a_lost_visqol_worker_costs_one_score_and_the_next_segment_starts_a_new_pool(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from reports.metrics.visqol import VisqolWorkerError
@@ -86,16 +86,18 @@ def test_a_lost_visqol_costs_its_score_and_the_next_clip_starts_another(
             return Waiting(is_lost=self.index == 0)
 
     monkeypatch.setattr("ablations.training_samples.VisqolPool", Pool)
-    with ClipScores(visqol_workers=2) as score:
+    with SegmentScores(visqol_workers=2) as score:
         assert not Pool.made  # a training that ends before its first sample starts none
-        assert "visqol" not in score(clip(seed=1), clip())
-        assert score(clip(seed=1), clip())["visqol"] == 4.0
+        assert "visqol" not in score(segment(seed=1), segment())
+        assert score(segment(seed=1), segment())["visqol"] == 4.0
         assert [pool.is_open for pool in Pool.made] == [False, True]
     assert [pool.is_open for pool in Pool.made] == [False, False]
-    assert [record.getMessage() for record in caplog.records] == ["samples: a clip has no visqol: the worker is gone"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "samples: a segment has no visqol: the worker is gone"
+    ]
 
 
-def test_without_being_asked_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_samples_no_audio_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small(tmp_path)
     data = data_module(config)
     monkeypatch.setattr(data, "held_out_segments", lambda *_: pytest.fail("it was read"))
@@ -103,7 +105,7 @@ def test_without_being_asked_nothing_is_read(tmp_path: Path, monkeypatch: pytest
         assert callbacks == ()
 
 
-def test_a_corpus_without_held_out_music_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_corpus_without_held_out_music_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = small(tmp_path, "trainer.samples_every=1", "data.held_out_fraction=0")
     with sampling(config, tmp_path, data_module(config)) as callbacks:
         assert callbacks == ()
@@ -112,14 +114,14 @@ def test_a_corpus_without_held_out_music_is_told(tmp_path: Path, caplog: pytest.
     ]
 
 
-def test_samples_are_no_part_of_a_runs_identity(tmp_path: Path) -> None:
+def test_sample_keys_do_not_change_the_signature(tmp_path: Path) -> None:
     config = small(tmp_path)
     trainer = dataclasses.replace(config.trainer, samples_every=7, sample_clips=2, tensorboard=True)
     assert signature(dataclasses.replace(config, trainer=trainer), "x") == signature(config, "x")
 
 
 @pytest.mark.slow
-def test_a_training_is_seen_and_heard(
+def test_a_training_writes_its_sample_files(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The command with everything real, ViSQOL too."""

@@ -86,7 +86,7 @@ def test_a_model_key_that_contradicts_is_named_with_both_values(shop: Path, word
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_weights_that_are_not_there_are_explained(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_weights_are_explained(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = shop / "nothing"
     words = [f"config={shop / 'without.yaml'}", f"out={out}", f"training.start_from={shop / 'no'}"]
     assert main(["train", *words]) == 1
@@ -156,7 +156,7 @@ def test_other_weights_at_the_same_place_are_noticed_before_they_are_used(
     assert "holds other weights than when this run was begun (fingerprint " in capsys.readouterr().err
 
 
-def test_the_official_layout_is_a_start(tmp_path: Path) -> None:
+def test_a_training_can_start_from_the_official_layout(tmp_path: Path) -> None:
     official = write_official(fixture_params("stereo_m2"), tmp_path / "official")
     config = composed(f"training.start_from={official}", "evaluation.levels=[1]", "training.freeze=[encoder]")
     expected = SpectroStream.from_pretrained(official)

@@ -36,7 +36,7 @@ def test_a_study_is_read_as_it_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["title", "question", "base", "baseline", "compared_at"])
-def test_what_is_missing_is_named(tmp_path: Path, key: str) -> None:
+def test_missing_keys_are_named(tmp_path: Path, key: str) -> None:
     with pytest.raises(ConfigError, match=rf"study\.yaml: missing keys: {key}; unknown keys: none; a study has title"):
         load_study(str(write_study(tmp_path, **{key: None})))
 
@@ -72,14 +72,14 @@ def test_what_is_missing_is_named(tmp_path: Path, key: str) -> None:
         ({"baseline": {"title": "b", "match": "macs"}}, "baseline: match is for the others, which are matched to"),
     ],
 )
-def test_a_study_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_an_impossible_study_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_study(str(write_study(tmp_path, **changes)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_study_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a study; it needs the keys title"):
         load_study(str(write_yaml([1], tmp_path / "list.yaml")))
     (tmp_path / "broken.yaml").write_text("a: [")
@@ -122,9 +122,7 @@ def test_a_file_that_is_no_study_is_refused(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_runs_that_cannot_be_are_refused(
-    tmp_path: Path, changes: dict[str, Any], words: list[str], message: str
-) -> None:
+def test_impossible_runs_are_refused(tmp_path: Path, changes: dict[str, Any], words: list[str], message: str) -> None:
     study = load_study(str(write_study(tmp_path, **changes)))
     with pytest.raises(ConfigError) as caught:
         study.runs(words)
@@ -223,7 +221,7 @@ def test_positions_on_an_axis_include_the_baseline(tmp_path: Path) -> None:
     assert study.positions(finished)["fusion point"] == [("baseline-seed0", 6), ("baseline-seed1", 6)]
 
 
-def test_every_run_has_its_own_folder_and_a_corpus_is_scanned_as_the_run_sees_it(tmp_path: Path) -> None:
+def test_every_run_has_its_own_folder_and_runs_share_scanned_corpora(tmp_path: Path) -> None:
     music = write_music(tmp_path / "music", tracks=1)
     longer = {"long": {"title": "long", "set": {"data.crop_seconds": 0.4}}}
     study = load_study(str(write_study(tmp_path, variants={**variant(), **longer}, seeds=[0, 1])))

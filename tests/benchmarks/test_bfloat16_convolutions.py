@@ -83,7 +83,7 @@ def test_no_shipped_configuration_has_a_shape_that_amx_gets_wrong(name: str, sha
 
 
 @pytest.mark.parametrize("frontend", FRONT_ENDS)
-def test_which_widths_of_the_codec_have_one(frontend: str, shapes: set[Shape]) -> None:
+def test_which_codec_widths_have_a_shape_that_amx_gets_wrong(frontend: str, shapes: set[Shape]) -> None:
     found = set()
     for width in WIDTHS:
         shapes.clear()
@@ -94,7 +94,9 @@ def test_which_widths_of_the_codec_have_one(frontend: str, shapes: set[Shape]) -
 
 
 @pytest.mark.parametrize("config", [MultiScaleSTFTConfig, DacDiscriminatorConfig])
-def test_no_width_of_a_discriminator_has_one(config: type[DiscriminatorConfig], shapes: set[Shape]) -> None:
+def test_no_discriminator_width_has_a_shape_that_amx_gets_wrong(
+    config: type[DiscriminatorConfig], shapes: set[Shape]
+) -> None:
     for width in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
         run_discriminator(config(width=width))
     assert len(shapes) > 100
@@ -116,7 +118,7 @@ def test_the_known_kinds() -> None:
     assert not single_bin(Shape(64, 64, (3, 3), (1, 1), (1, 1), 1))
 
 
-def test_the_sweep_prints_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_sweep_prints_the_wrong_shapes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     few = [Shape(32, 16, (1, 3), (1, 1), (0, 0), 8), Shape(8, 1, (1, 8), (1, 1), (0, 0), 8)]
     monkeypatch.setattr(bfloat16_convolutions, "swept", lambda: iter(few))
     right = F.conv2d

@@ -84,7 +84,7 @@ def test_multiply_accumulates_are_those_of_a_call():
     assert LocalCodec(Recurrent(), AUDIO, counts=True).macs == {}
 
 
-def test_a_time_is_a_calls_own(monkeypatch):
+def test_a_time_is_the_median_of_calls(monkeypatch):
     import benchmarks.timed_codecs as timed_codecs
 
     timed = LocalCodec(Plain(), AUDIO, counts=False)
@@ -132,7 +132,7 @@ def test_speed_is_the_median_of_the_rounds_ratios():
     assert official.share_of_peak("encode") is None
 
 
-def test_tables_hold_numbers_where_there_are_some():
+def test_tables_mark_missing_numbers():
     official = Measured(44_936_450, {}, 1e9, {"encode": [4.0], "decode": [8.0], "step encode": [0.04]})
     own = Measured(44_936_450, {"encode": 2e9, "decode": 4e9}, 1e10, {"encode": [2.0], "decode": [8.0]})
     lines = throughput_table({OFFICIAL: official, "ours": own}, OFFICIAL, seconds=2.0).splitlines()

@@ -25,8 +25,8 @@ PARTS = {
     "codes, whole against streamed",
     "waveform, whole against streamed",
     "embeddings, for inference",
-    "codes in pieces, for inference",
-    "waveform in pieces, for inference",
+    "codes in blocks, for inference",
+    "waveform in blocks, for inference",
 }
 
 
@@ -70,7 +70,7 @@ def test_streamed_parts_are_compared_only_if_they_are_there(stereo, tmp_path):
         ("out/stft", {"STFT"}),
         ("out/dequantized", {"dequantized"}),
         ("out/decoder_features", {"decoder features"}),
-        ("out/waveform_8", {"waveform from 8 levels", "waveform in pieces, for inference"}),
+        ("out/waveform_8", {"waveform from 8 levels", "waveform in blocks, for inference"}),
         ("out/streamed_waveform", {"waveform, whole against streamed"}),
         ("out/streamed_codes", {"codes, whole against streamed"}),
     ],
@@ -90,7 +90,7 @@ def test_a_wrong_weight_breaks_what_follows_it(stereo, tmp_path):
         "decoder features",
         "waveform from 8 levels",
         "waveform, whole against streamed",
-        "waveform in pieces, for inference",
+        "waveform in blocks, for inference",
     }
 
 
@@ -135,7 +135,7 @@ def test_the_command_passes_and_writes_its_record(monkeypatch, tmp_path, stereo,
     assert not list((tmp_path / "out").glob(".*.unfinished"))
 
 
-def test_the_music_is_odd_and_has_the_layouts_channels(monkeypatch, tmp_path, stereo):
+def test_the_music_has_an_odd_length_and_the_layouts_channels(monkeypatch, tmp_path, stereo):
     _, worker = run(monkeypatch, tmp_path, stereo, "released", "mono")
     for request, channels in zip(worker.requests, (2, 1), strict=True):
         audio = np.load(request["audio"])

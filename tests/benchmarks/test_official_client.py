@@ -26,7 +26,7 @@ def worker(program: str = SERVER) -> OfficialWorker:
     return OfficialWorker([sys.executable, "-c", program])
 
 
-def test_answers_come_in_order_and_an_error_ends_nothing():
+def test_answers_come_in_order_and_an_error_does_not_end_the_worker():
     with worker() as running:
         assert [running.ask("add", a=n, b=1) for n in range(3)] == [{"sum": 1}, {"sum": 2}, {"sum": 3}]
         with pytest.raises(OfficialWorkerError, match="fail: KeyError: 'no such layout'"):
@@ -37,7 +37,7 @@ def test_answers_come_in_order_and_an_error_ends_nothing():
     assert running._process.returncode == 0
 
 
-def test_a_worker_that_dies_leaves_its_last_words():
+def test_the_error_of_a_dead_worker_quotes_its_last_output():
     with worker() as running:
         with pytest.raises(OfficialWorkerError, match=r"ended during 'die'.*exit code 7\n.*out of memory, say"):
             running.ask("die")
@@ -45,7 +45,7 @@ def test_a_worker_that_dies_leaves_its_last_words():
             running.ask("add", a=1, b=1)
 
 
-def test_a_worker_that_speaks_something_else_is_refused_and_ended(monkeypatch):
+def test_a_worker_with_another_protocol_is_refused_and_ended(monkeypatch):
     monkeypatch.setattr(client, "CLOSING_SECONDS", 0.2)
     start = time.monotonic()
     with worker(DEAF) as running, pytest.raises(OfficialWorkerError, match="not json"):

@@ -33,7 +33,7 @@ def test_what_is_written_is_read_in_order(messages):
 
 
 @pytest.mark.parametrize("line", ["\n", "[1]\n", '{"a": 1}', '{"a": \n', "nonsense\n", "3\n"])
-def test_a_line_that_is_no_whole_object_is_named(line):
+def test_a_line_that_is_not_a_complete_object_is_an_error(line):
     with pytest.raises(ProtocolError, match="JSON"):
         read_message(io.StringIO(line))
 

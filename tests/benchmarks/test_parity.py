@@ -74,7 +74,7 @@ def test_shapes_must_agree(a, b, c, d):
         compared(np.zeros((a, b), int), np.zeros((c, d), int), np.zeros((c, 3)), np.zeros((d, 2, 3)))
 
 
-def test_the_gap_by_hand():
+def test_the_gap_equals_a_hand_computed_value():
     # x = 1, candidates 0 and 2: D(0) = 0, D(2) = 4 - 4 = 0. At 1 + t: D(2) = -4t.
     assert gap_to_bound(np.array([1.0]), np.array([[0.0], [2.0]]), 0.0) == 0
     rounding = 4 * math.sqrt(1) * UNIT_ROUNDOFF * (4 + 2 * 1.001 * 2)

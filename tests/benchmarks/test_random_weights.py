@@ -9,7 +9,7 @@ from spectrostream.quantizer import QuantizerConfig, ResidualVectorQuantizer
 PLAIN = "encoder/encoder_0/conv2d_3x3/conv/kernel"
 
 
-def test_the_same_seed_draws_the_same_and_paths_do_not_disturb_each_other():
+def test_weights_depend_only_on_seed_and_path():
     shapes = {PLAIN: (3, 3, 8, 8), "encoder/encoder_0/conv2d_3x3/conv/bias": (8,)}
     both, alone = draw_weights(shapes, 5), draw_weights({PLAIN: shapes[PLAIN]}, 5)
     assert np.array_equal(both[PLAIN], alone[PLAIN])
@@ -37,7 +37,7 @@ def test_a_convolution_keeps_the_variance(path, kernel, stride):
     assert y.var().item() == pytest.approx(1.0, rel=0.1)
 
 
-def test_biases_are_small_and_the_first_convolution_turns_a_spectrum_down():
+def test_biases_are_small_and_the_first_convolution_attenuates_a_spectrum():
     first = "encoder/base_conv_first/conv"
     drawn = draw_weights({f"{first}/kernel": (7, 7, 2, 512), f"{first}/bias": (4096,)}, 0)
     assert drawn[f"{first}/bias"].std() == pytest.approx(BIAS_STD, rel=0.1)
@@ -50,7 +50,7 @@ def test_the_expected_maximum_of_normal_variables(n):
     assert expected_maximum(n) == pytest.approx(measured, abs=0.08)
 
 
-def test_every_level_of_the_codebooks_takes_its_share_of_what_is_left():
+def test_every_codebook_reduces_the_residual():
     dim, entries, levels = 32, 256, 12
     embeddings = np.random.default_rng(0).normal(3.0, 0.5, (400, dim)).astype(np.float32)
     codebooks = draw_codebooks((levels, entries, dim), embeddings, 1)

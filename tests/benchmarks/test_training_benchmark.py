@@ -64,7 +64,7 @@ PROFILE = {
     "quantizer_backward": 0.1,
     "seconds": 4.0,
     "codec_parameters": 5e6,
-    "judge_parameters": 2.5e5,
+    "discriminator_parameters": 2.5e5,
 }
 
 
@@ -100,7 +100,7 @@ def test_the_command_measures_whole_steps_of_ours_and_of_dac(configs, tmp_path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["averaging", "find_unused"])
-def test_two_processes_hear_twice_as_much(configs, strategy):
+def test_two_processes_train_on_twice_the_audio(configs, strategy):
     case = TrainingCase(configs["ours"], batch_seconds=0.2, devices=2, strategy=strategy, steps=1)
     measured = training.turn("speed", case)
     assert measured is not None
@@ -118,7 +118,7 @@ def test_a_turn_that_fails_is_missing_and_says_why(configs, capsys):
     assert cells_of(training_table([row]).splitlines()[2])["audio-s per s"] == MISSING
 
 
-def test_a_turn_that_measures_no_training_is_refused(configs, tmp_path, monkeypatch, capsys):
+def test_a_turn_with_skipped_updates_is_refused(configs, tmp_path, monkeypatch, capsys):
     def skips(case):
         raise SkippedUpdatesError("1 of 3 updates were skipped")
 
@@ -133,7 +133,7 @@ def test_a_turn_that_measures_no_training_is_refused(configs, tmp_path, monkeypa
 
 @pytest.mark.parametrize("name", ["tiny", "small", "paper", "dac"])
 @pytest.mark.parametrize("seconds", [1.28, 2.56, 40.96])
-def test_all_shipped_configurations_hear_the_same_seconds_and_play_from_the_first_step(name, seconds):
+def test_all_shipped_configurations_use_the_same_seconds_and_the_discriminator_from_the_first_step(name, seconds):
     config = TrainingCase(name, batch_seconds=seconds).experiment()
     assert config.data.batch_size * round(config.data.crop_seconds * 48000) == pytest.approx(seconds * 48000, rel=1e-4)
     assert config.training.adversarial_start == 0
@@ -144,8 +144,8 @@ def test_all_shipped_configurations_hear_the_same_seconds_and_play_from_the_firs
 
 
 def test_the_arithmetic_that_is_counted_is_that_of_the_first_layer_and_more(configs):
-    # The judge's first convolution: 7 x 7 from 6 features to 2, on 128 bins of each frame; three passes forward (real,
-    # fake, fake again), backward twice for its weights, once for the audio through it and not for the originals.
+    # The discriminator's first convolution: 7 x 7 from 6 features to 2, on 128 bins of each frame; three forward passes
+    # (real, fake, fake again), two backward passes for its weights, and one for the decoded audio.
     case = TrainingCase(configs["ours"], batch_seconds=0.2, steps=1)
     config = case.experiment().discriminator
     assert isinstance(config, MultiScaleSTFTConfig)
@@ -155,11 +155,11 @@ def test_the_arithmetic_that_is_counted_is_that_of_the_first_layer_and_more(conf
     assert measured["flops"] > 6 * once
     longer = profile(TrainingCase(configs["ours"], batch_seconds=0.4, steps=1))
     assert longer["flops"] / measured["flops"] == pytest.approx(2, rel=0.05)
-    assert longer["judge_parameters"] == measured["judge_parameters"] > 7 * 7 * 6 * 2
+    assert longer["discriminator_parameters"] == measured["discriminator_parameters"] > 7 * 7 * 6 * 2
 
 
 @pytest.mark.parametrize("name", ["ours", "dac"])
-def test_a_steps_parts_and_operators_take_a_part_of_its_time_each(configs, name):
+def test_parts_and_operators_take_less_time_than_the_step(configs, name):
     case = TrainingCase(configs[name], batch_seconds=0.2, steps=1)
     look = OperatorProfile(case.warm_up)
     train(case, case.experiment(), look)
@@ -192,7 +192,7 @@ class Waiting(nn.Module):
         self.clock[0] += self.backward_seconds
 
 
-def test_a_quantizers_seconds_are_those_between_its_entrance_and_exit(monkeypatch):
+def test_the_quantizer_timer_measures_forward_and_backward(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(training_watch, "now", lambda: clock[0])
     before, quantizer = Waiting(clock, 5.0, 7.0), Waiting(clock, 1.0, 2.0)
@@ -217,7 +217,7 @@ def test_the_hooks_leave_the_quantizers_named_result(configs):
     assert timer.backward_seconds > 0
 
 
-def test_codebooks_are_started_and_the_music_is_in_memory_before_the_first_step(configs):
+def test_codebooks_are_initialised_and_the_music_is_in_memory_before_the_first_step(configs):
     from ablations.assembly import data_module, training_module
 
     config = TrainingCase(configs["ours"], batch_seconds=0.2).experiment()
@@ -248,14 +248,14 @@ def test_medians_and_ratios_are_taken_over_rounds():
     assert dac.numbers()["flops_per_second"] is None
 
 
-def test_a_round_that_failed_spoils_no_other():
+def test_a_failed_round_does_not_change_the_others():
     ours = TrainingRow(TrainingCase("ours"), "spectrostream", [turn_of(1.0), None, turn_of(3.0)])
     dac = TrainingRow(TrainingCase("dac"), "dac", [turn_of(2.0), turn_of(2.0), None])
     assert ours.speed_against(dac) == 2.0
     assert ours.numbers()["audio_seconds_per_second"] == pytest.approx((2 + 2 / 3) / 2)
 
 
-def test_the_table_holds_rows_executed_alike_against_each_other():
+def test_the_table_compares_rows_with_the_same_execution():
     rows = [
         TrainingRow(TrainingCase("tiny"), "spectrostream", [turn_of(1.0, waited=0.01)], PROFILE, 1e11),
         TrainingRow(TrainingCase("tiny", devices=2), "spectrostream", [turn_of(1.25, audio_seconds=4.0)]),
@@ -269,7 +269,7 @@ def test_the_table_holds_rows_executed_alike_against_each_other():
     assert plain["processors"] == "0.50"
     assert plain["GFLOP per step"] == "8.0"
     assert plain["of the peak"] == "16 %"
-    assert plain["codec + judges"] == "5.00 + 0.25 M"
+    assert plain["codec + discriminator"] == "5.00 + 0.25 M"
     assert two["configuration"] == "tiny, 32-true, 2 processes, averaging"
     assert (two["against 1 process"], two["against DAC"]) == ("1.60x", MISSING)
     assert (compiled["against DAC"], compiled["quantizer"]) == (MISSING, MISSING)
@@ -300,7 +300,7 @@ def test_strategies_differ_only_between_processes():
     assert "compiled, channels last" in title(cases(both)[1])
 
 
-def test_a_wrong_configuration_is_told_before_anything_is_measured(monkeypatch, capsys):
+def test_a_wrong_configuration_is_an_error_before_any_measurement(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["training", "--configs", "tinny"])
     monkeypatch.setattr(training, "take_turns", lambda *_: pytest.fail("measured"))
     assert training.main() == 2

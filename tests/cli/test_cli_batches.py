@@ -106,7 +106,7 @@ def state(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob("*.*")}
 
 
-def test_what_is_finished_is_skipped_until_it_is_to_be_repeated(
+def test_finished_files_are_skipped_without_overwrite(
     bench, music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (music / "a-bad.wav").unlink()
@@ -149,7 +149,7 @@ def test_a_batch_of_coded_files_is_decoded_and_resumed(
 
 
 @pytest.mark.parametrize("change", ["levels", "codec", "longer", "newer", "foreign"])
-def test_what_was_made_otherwise_is_neither_skipped_nor_replaced(
+def test_a_target_made_with_other_settings_is_an_error(
     bench, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
 ) -> None:
     source, out = write_sound(tmp_path / "in.wav", 0.5), tmp_path / "out.sps"
@@ -222,7 +222,7 @@ def test_no_space_for_the_output_is_explained_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["x.sps"]
 
 
-def test_ctrl_c_leaves_nothing_half_written(
+def test_ctrl_c_leaves_no_partial_file(
     bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(self: object, codes: object) -> None:

@@ -74,7 +74,7 @@ def test_mono_at_44100_hz_is_tiled_and_resampled(bench, tmp_path: Path, extensio
 
 
 @pytest.mark.parametrize("samples", [1, TOKEN - 1, TOKEN, TOKEN + 1, 250 * TOKEN, 250 * TOKEN + 1])
-def test_every_length_comes_back(bench, tmp_path: Path, samples: int) -> None:
+def test_decoded_audio_has_the_length_of_the_input(bench, tmp_path: Path, samples: int) -> None:
     """Around the borders of tokens and pieces."""
     write_sound(tmp_path / "in.wav", samples / RATE)
     assert run("encode", tmp_path / "in.wav", tmp_path / "x.sps", "--weights", bench.weights, "--levels", 1) == 0
@@ -111,7 +111,7 @@ def test_entropy_coding_that_saves_nothing_is_left_out(
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
-def test_another_precision_is_another_computation_and_says_so(
+def test_another_precision_changes_the_codes_and_is_reported(
     bench, coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str
 ) -> None:
     out = tmp_path / "out.sps"
@@ -207,7 +207,7 @@ def test_repacking_keeps_the_first_levels(
     assert piped.getvalue() == (tmp_path / "x.sps").read_bytes()
 
 
-def test_repacking_in_place_needs_a_word(coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_repacking_in_place_needs_overwrite(coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = tmp_path / "own.sps"
     own.write_bytes(coded.read_bytes())
     assert run("repack", own, own, "--levels", 2) == 1
@@ -241,7 +241,7 @@ def test_damage_is_an_error_or_concealed_and_counted(
     torch.testing.assert_close(read_audio(tmp_path / "out.wav"), expected, atol=2e-6, rtol=0)
 
 
-def test_a_truncated_file_gives_what_is_there(
+def test_a_truncated_file_is_decoded_up_to_its_end_with_conceal(
     bench, coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cut = tmp_path / "cut.sps"
@@ -345,5 +345,5 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
         assert peaks[direction, 220] - peaks[direction, 40] < 40, peaks
 
 
-def test_pieces_are_ten_seconds() -> None:
+def test_files_are_encoded_in_blocks_of_ten_seconds() -> None:
     assert encoding.PIECE_SAMPLES == 10 * RATE

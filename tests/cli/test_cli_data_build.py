@@ -88,7 +88,7 @@ def test_mistakes_are_explained(machine: Path, capsys: pytest.CaptureFixture[str
     assert not list(machine.rglob("*.flac"))
 
 
-def test_no_synthesizer_is_said_before_anything_is_downloaded(
+def test_a_missing_synthesizer_is_an_error_before_any_download(
     machine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (machine / "bin" / "fluidsynth").unlink()
@@ -98,7 +98,7 @@ def test_no_synthesizer_is_said_before_anything_is_downloaded(
     assert not (machine / "out").exists()
 
 
-def test_no_apt_get_is_said(
+def test_a_missing_apt_get_is_explained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", on_path(tmp_path / "empty"))
@@ -125,7 +125,7 @@ def test_an_unknown_recipe_names_the_known_ones(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.slow
-def test_an_interrupted_build_says_how_to_go_on(machine: Path) -> None:
+def test_an_interrupted_build_says_how_to_resume(machine: Path) -> None:
     fluidsynth(machine / "bin", machine / "log", after=f"exec {SLEEP} 600")
     process = started("data", "build", "freedoom", "--out", machine / "out")
     deadline = time.monotonic() + 60

@@ -39,7 +39,9 @@ def prepared(*words: object) -> int:
     return main(["data", "prepare", *map(str, words)])
 
 
-def test_flac_and_what_is_said(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prepared_flac_files_and_the_printed_lines(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     assert prepared(manifest, "--out", out, "--format", "flac", "--workers", 1, "--sample-rate", 24000) == 0
     words = capsys.readouterr().out
@@ -107,7 +109,7 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert stopped.value.code == 0
     words = " ".join(capsys.readouterr().out.split())
     assert "spectrostream data prepare music.parquet --out shards --format shards" in words
-    assert "one more track re-makes its own shard alone" in words
+    assert "a new track changes only its own shard" in words
 
 
 def test_shards_that_are_removed_are_counted(
@@ -123,7 +125,7 @@ def test_shards_that_are_removed_are_counted(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["flac", "shards"])
-def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(tmp_path: Path, kind: str) -> None:
+def test_a_killed_prepare_resumes_to_the_same_bytes(tmp_path: Path, kind: str) -> None:
     root, rows = tmp_path / "music", []
     for number in range(6):
         path = write_sound(root / f"{number}.wav", 15.0, rate=44100, seed=number)

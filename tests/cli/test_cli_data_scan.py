@@ -56,7 +56,7 @@ def test_a_scan_says_where_the_manifest_is_and_what_is_wrong(music: Path, capsys
     assert hidden_or_unfinished(Path("runs")) == []
 
 
-def test_typed_again_it_measures_what_is_new(music: Path) -> None:
+def test_a_second_scan_measures_only_new_files(music: Path) -> None:
     words = ["data", "scan", str(music), "--workers", "1", "--out", "m.csv"]
     assert main(words) == 0
     # What only a second measurement would change.
@@ -72,7 +72,7 @@ def test_typed_again_it_measures_what_is_new(music: Path) -> None:
     assert len(hashes["new.flac"]) == 32
 
 
-def test_two_folders_whose_files_are_called_alike_are_trained_on_together_by_their_names(tmp_path: Path) -> None:
+def test_folders_with_equal_file_names_are_trained_on_together_with_names_of_their_own(tmp_path: Path) -> None:
     def scanned(folder: str, *options: str) -> str:
         out = str(tmp_path / f"{folder}.parquet")
         assert main(["data", "scan", str(tmp_path / folder), "--workers", "1", "--out", out, *options]) == 0
@@ -144,7 +144,7 @@ def test_stats_of_several_manifests(music: Path, capsys: pytest.CaptureFixture[s
         (["scan", "MUSIC", "--name", "fma"], "laid out as 'folder'; type another --name, or --corpus fma"),
         (["scan", "nowhere"], "'/.*/nowhere' does not exist"),
         (["scan", "MUSIC", "--out", "m.json"], r"\.parquet or \.csv"),
-        (["scan", "MUSIC", "--out", "other.csv"], "other.csv is there and is not a manifest"),
+        (["scan", "MUSIC", "--out", "other.csv"], "other.csv exists and is not a manifest"),
         (["scan", "MUSIC", "--out", "elsewhere.csv"], "is the manifest of /elsewhere; type another name with --out"),
         (["scan", "hopeless"], "none of 1 files can be used; the reasons are in runs/data/hopeless.parquet"),
         (["scan", "bare"], "no music"),
@@ -176,9 +176,7 @@ def test_mistakes_are_explained(
 @pytest.mark.parametrize(
     "option", [["--workers", "0"], ["--timeout", "-1"], ["--timeout", "nan"], ["--workers", "two"], ["--timeout", ""]]
 )
-def test_numbers_that_mean_nothing_are_refused(
-    music: Path, capsys: pytest.CaptureFixture[str], option: list[str]
-) -> None:
+def test_impossible_numbers_are_refused(music: Path, capsys: pytest.CaptureFixture[str], option: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["data", "scan", str(music), *option])
     assert "must be" in capsys.readouterr().err
@@ -210,7 +208,7 @@ def _holders(path: Path) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_killed_scan_leaves_nothing_running_and_goes_on(music: Path) -> None:
+def test_a_killed_scan_leaves_no_process_and_resumes(music: Path) -> None:
     slow = music / "slow.flac"
     soundfile.write(slow, np.zeros(8000 * 3600 * 3, np.int16), 8000)  # silence takes no room, but time
     words = ["data", "scan", str(music), "--workers", "1", "--out", "m.csv"]

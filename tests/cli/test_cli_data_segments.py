@@ -18,7 +18,7 @@ def manifest(tmp_path: Path) -> Path:
     return tmp_path / "demo.parquet"
 
 
-def test_segments_are_chosen_once_and_for_all(
+def test_an_existing_table_of_segments_is_not_replaced(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "tables" / "segments.csv"
@@ -56,7 +56,7 @@ def test_a_manifest_is_not_replaced_by_the_segments_of_it(
         (["--held-out-fraction", "0"], "nothing is held out of"),
     ],
 )
-def test_mistakes_are_answered(
+def test_segment_mistakes_are_explained(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     assert main(["data", "segments", str(manifest), "--out", str(tmp_path / "s.csv"), *options]) == 1
@@ -66,6 +66,6 @@ def test_mistakes_are_answered(
     assert not (tmp_path / "s.csv").exists()
 
 
-def test_a_missing_manifest_tells_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_manifest_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "segments", str(tmp_path / "no.parquet"), "--out", str(tmp_path / "s.csv")]) == 1
     assert "does not exist; write it with `spectrostream data scan" in capsys.readouterr().err

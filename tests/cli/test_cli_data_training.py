@@ -37,7 +37,7 @@ UPDATES = 2
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A codec and judge that train in seconds, with a validation after each update."""
+    """A codec and discriminator that train in seconds, with a validation after each update."""
     data = {"batch_size": 1, "evaluation_segment_seconds": 0.5}
     return write_config(tmp_path, training={"max_steps": UPDATES}, trainer={"validate_every": 1}, data=data)
 
@@ -97,10 +97,10 @@ def test_a_known_corpus_is_scanned_and_trained_on(
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Cuts of the demo corpus, scanned and prepared as one types it: three or more shards of a megabyte."""
+    """Parts of the demo corpus, scanned and prepared by the commands: three or more shards of a megabyte."""
     folder = tmp_path_factory.mktemp("corpus")
-    excerpts = sorted(path for path in demo_corpus_root().iterdir() if path.suffix in (".flac", ".ogg"))
-    for number, path in enumerate(excerpts):
+    tracks = sorted(path for path in demo_corpus_root().iterdir() if path.suffix in (".flac", ".ogg"))
+    for number, path in enumerate(tracks):
         rate = soundfile.info(path).samplerate
         frames, _ = soundfile.read(path, 3 * rate, start=4 * rate)
         (folder / "music").mkdir(exist_ok=True)
@@ -122,7 +122,7 @@ def wait_for_checkpoint(process: object, out: Path, step: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_training_from_a_server_goes_on_to_the_same_weights(
+def test_a_killed_training_from_a_server_resumes_to_the_same_weights(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps, out, undisturbed = 8, tmp_path / "killed", tmp_path / "undisturbed"
@@ -149,7 +149,7 @@ def test_a_killed_training_from_a_server_goes_on_to_the_same_weights(
 
 
 @pytest.mark.slow
-def test_shards_that_are_moved_are_the_same_run_and_others_are_not(
+def test_moved_shards_are_the_same_run_and_other_shards_are_not(
     shards: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moved, out = Path(shutil.copytree(shards, tmp_path / "moved")), tmp_path / "run"

@@ -21,7 +21,7 @@ def run(*words: object) -> int:
     return main([str(word) for word in words])
 
 
-def told(capsys: pytest.CaptureFixture[str], *paths: object) -> list[dict[str, object]]:
+def facts_of(capsys: pytest.CaptureFixture[str], *paths: object) -> list[dict[str, object]]:
     capsys.readouterr()
     assert run("info", "--json", *paths) == 0
     found: list[dict[str, object]] = json.loads(capsys.readouterr().out)
@@ -34,7 +34,7 @@ def test_a_coded_file_is_described(
 ) -> None:
     out = tmp_path / "x.sps"
     assert run("encode", bench.folder / "good.wav", out, "--weights", bench.weights, "--levels", 3, *option) == 0
-    (facts,) = told(capsys, out)
+    (facts,) = facts_of(capsys, out)
     size = out.stat().st_size
     assert facts == {
         "path": str(out),
@@ -67,14 +67,14 @@ def test_chunks_that_were_left_out_are_counted(bench, tmp_path: Path, capsys: py
     content[100] ^= 1
     out.write_bytes(content)
     assert run("repack", out, damaged, "--levels", 2, "--conceal") == 0
-    (facts,) = told(capsys, damaged)
+    (facts,) = facts_of(capsys, damaged)
     assert (facts["chunks"], facts["missing_frames"], facts["frames"]) == (1, 250, 309)
     assert run("info", damaged) == 0
     assert ", 250 frames are missing, " in capsys.readouterr().out
 
 
 def test_weights_and_audio_are_described(bench, capsys: pytest.CaptureFixture[str]) -> None:
-    weights, folder, audio = told(capsys, bench.weights, bench.weights.parent, bench.folder / "mono.ogg")
+    weights, folder, audio = facts_of(capsys, bench.weights, bench.weights.parent, bench.folder / "mono.ogg")
     assert weights["codec"] == folder["codec"] == codec_fingerprint(bench.codec).hex()
     assert (weights["levels"], weights["kbps"], weights["latency_ms"]) == (4, pytest.approx(0.4), 80.0)
     assert weights["parameters"] == sum(parameter.numel() for parameter in bench.codec.parameters())
@@ -84,7 +84,7 @@ def test_weights_and_audio_are_described(bench, capsys: pytest.CaptureFixture[st
 
 def test_an_unfinished_run_is_described(bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.yaml").write_text("model: {}")
-    (facts,) = told(capsys, tmp_path)
+    (facts,) = facts_of(capsys, tmp_path)
     assert (facts["kind"], facts["is_trained"], facts["checkpoints"], facts["weights"]) == ("run", False, [], None)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-00000007.ckpt").touch()
@@ -98,7 +98,7 @@ def test_an_unfinished_run_is_described(bench, tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("json_option", [(), ("--json",)])
-def test_what_cannot_be_told_does_not_hide_the_rest(
+def test_info_describes_the_other_files_after_an_error(
     bench, capsys: pytest.CaptureFixture[str], json_option: tuple[str, ...]
 ) -> None:
     names = [bench.folder / name for name in ("missing", "good.wav", "text.wav")]

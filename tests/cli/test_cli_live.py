@@ -74,7 +74,7 @@ def test_full_scale_is_one_and_beyond_it_is_clipped() -> None:
     assert block.tolist() == [[-1.0, 0.5]]
 
 
-def test_pcm_that_is_none_is_explained() -> None:
+def test_invalid_pcm_is_explained() -> None:
     for content, format, message in (
         (b"", "s16le", "ended before the first sample"),
         (b"\0" * 3, "s16le", "ended before the first sample"),
@@ -87,7 +87,7 @@ def test_pcm_that_is_none_is_explained() -> None:
             source.require_whole()
 
 
-def test_an_input_that_does_not_block_is_not_taken_for_an_ended_one() -> None:
+def test_an_input_that_does_not_block_is_an_error() -> None:
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     with os.fdopen(reading, "rb") as stream, pytest.raises(UserError, match="does not block"):
@@ -141,7 +141,7 @@ def test_a_file_to_pcm_and_pcm_to_a_file(bench, tmp_path: Path, monkeypatch: pyt
     assert [path.name for path in tmp_path.iterdir()] == ["out.wav"]
 
 
-def test_blocks_come_out_while_others_are_still_to_come(bench) -> None:
+def test_each_block_is_written_before_the_next_arrives(bench) -> None:
     """Block b is completed by block b + 2: after five there are three, while the input stays open."""
     process = started("stream", "--weights", bench.weights, stdin=subprocess.PIPE)
     assert process.stdin
@@ -156,7 +156,7 @@ def test_blocks_come_out_while_others_are_still_to_come(bench) -> None:
     assert b"error: the standard input ended 1 bytes into a frame of 4" in said
 
 
-def test_a_reader_that_goes_away_ends_the_stream(bench) -> None:
+def test_a_closed_pipe_ends_the_stream(bench) -> None:
     process = started("stream", "--weights", bench.weights, stdin=subprocess.PIPE, bufsize=0)
     assert process.stdin
     assert process.stdout
@@ -175,7 +175,7 @@ def test_a_reader_that_goes_away_ends_the_stream(bench) -> None:
     assert " blocks, step median " in said
 
 
-def test_a_file_takes_as_long_as_it_sounds_and_ctrl_c_leaves_nothing(bench, tmp_path: Path) -> None:
+def test_a_file_streams_in_real_time_and_ctrl_c_leaves_no_output(bench, tmp_path: Path) -> None:
     """good.wav lasts 12 s: while it sounds there is no output yet, and after Ctrl-C none is left."""
     out = tmp_path / "out.wav"
     process = started("stream", bench.folder / "good.wav", out, "--weights", bench.weights)
@@ -211,7 +211,7 @@ def test_pacing_is_the_clock_s(bench, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_file_at_another_rate_streams_as_it_is_coded(bench, tmp_path: Path) -> None:
-    """Resampled block by block, which must not be heard."""
+    """Resampling block by block gives the same audio as resampling the whole file."""
     source, out = bench.folder / "mono.mp3", tmp_path / "out.flac"
     assert run("stream", source, out, "--weights", bench.weights, "--no-pacing") == 0
     audio = read_audio(source)

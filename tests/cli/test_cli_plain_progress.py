@@ -69,7 +69,7 @@ def test_lines_are_half_a_minute_apart_and_say_how_long_it_takes(clock: Clock) -
     ]
 
 
-def test_the_first_line_may_wait_as_long(clock: Clock) -> None:
+def test_the_first_line_can_wait_for_the_interval(clock: Clock) -> None:
     lines = _lines(clock, Console(file=io.StringIO()), at_once=False)
     assert [line.split("[/]")[0] for line in lines] == [f"[bold]{step}" for step in (30, 60, 90, 100)]
 
@@ -79,7 +79,7 @@ def test_a_terminal_has_its_bar_alone(clock: Clock) -> None:
     assert "[bold]" not in "".join(_lines(clock, console, at_once=True))
 
 
-def test_seconds_of_audio_are_told_from_the_first_half_minute_on(clock: Clock) -> None:
+def test_seconds_of_audio_are_printed_after_the_first_half_minute(clock: Clock) -> None:
     written = io.StringIO()
     with AudioProgress(Console(file=written), 4000.0) as audio:
         audio._progress.get_time = clock
@@ -94,7 +94,7 @@ def test_seconds_of_audio_are_told_from_the_first_half_minute_on(clock: Clock) -
     ]
 
 
-def test_a_scan_and_what_prepares_say_how_far_they_are(
+def test_scan_and_prepare_print_their_progress(
     slow_world: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(3):
@@ -114,7 +114,7 @@ def test_a_scan_and_what_prepares_say_how_far_they_are(
     assert last.startswith("prepared: ")
 
 
-def test_building_says_how_far_it_is(
+def test_build_prints_its_progress(
     slow_world: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apt_get(tmp_path / "bin", write_debs(tmp_path / "served"), tmp_path / "apt.log")
@@ -129,7 +129,7 @@ def test_building_says_how_far_it_is(
     assert lines[-1].startswith("built: ")
 
 
-def test_what_is_soon_done_says_little(clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_commands_print_few_lines(clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_sound(tmp_path / "music" / "a.wav", 1.0)
     manifest = str(tmp_path / "m.parquet")
     assert main(["data", "scan", str(tmp_path / "music"), "--workers", "1", "--out", manifest]) == 0

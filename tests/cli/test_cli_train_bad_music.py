@@ -52,7 +52,7 @@ def test_replaced_files_are_counted_at_every_end(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["segmentation fault", "kill"])
-def test_a_training_outlives_a_crash_and_no_file_is_blamed_for_a_kill(tmp_path: Path, name: str) -> None:
+def test_a_training_survives_a_crashed_worker_and_a_killed_worker_blames_no_file(tmp_path: Path, name: str) -> None:
     write_music(tmp_path / "music")
     bad = (tmp_path / "music" / "track-1.flac").rename(tmp_path / "music" / f"{name}.flac")
     words = words_for(tmp_path, "data.num_workers=2", "data.cache_audio=false")

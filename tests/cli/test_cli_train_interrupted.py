@@ -74,7 +74,7 @@ def words_for_long_training(folder: Path, *words: str) -> list[str]:
 
 
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_ctrl_c_saves_and_the_same_words_go_on(tmp_path: Path, devices: int) -> None:
+def test_ctrl_c_saves_and_the_same_command_resumes(tmp_path: Path, devices: int) -> None:
     words = words_for_long_training(tmp_path, f"trainer.devices={devices}", "data.batch_size=1")
     terminal = Terminal("-m", "spectrostream_cli", *words)
     terminal.wait_for("step 1/")

@@ -43,7 +43,7 @@ def plain_lines(steps: int, *, first: int = 0, line_seconds: float, seconds_per_
     return written.getvalue().splitlines()
 
 
-def test_a_run_of_a_study_says_how_much_music_it_replaced(tmp_path: Path) -> None:
+def test_the_line_of_an_ended_run_counts_replaced_files(tmp_path: Path) -> None:
     written = io.StringIO()
     settings = SimpleNamespace(training=SimpleNamespace(max_steps=3))
     with StudyDisplay(Console(file=written), total_steps=6) as display:
@@ -63,24 +63,24 @@ def test_a_run_of_a_study_says_how_much_music_it_replaced(tmp_path: Path) -> Non
     assert bad.endswith(f": {tmp_path}/bad/unreadable.txt")
 
 
-def test_losses_speed_and_nothing_that_is_not_there() -> None:
+def test_numbers_in_words_leave_missing_metrics_out() -> None:
     assert numbers_in_words(METRICS) == "loss 12.35, mel 2, 4 steps/s, 16 s of audio/s"
     assert numbers_in_words({"train/mel_loss": 0.5}) == "mel 0.5"
     assert numbers_in_words({}) == ""
 
 
-def test_a_starved_training_says_so() -> None:
+def test_a_long_wait_for_data_is_shown() -> None:
     assert numbers_in_words({"train/data_wait_share": 0.34}) == "34% waiting for data"
 
 
-def test_lines_come_now_and_then_and_at_the_end() -> None:
+def test_a_log_gets_lines_from_time_to_time_and_at_the_end() -> None:
     lines = plain_lines(100, line_seconds=30)
     assert [line.split(",")[0] for line in lines] == [f"step {step}/100" for step in (1, 31, 61, 91, 100)]
     assert lines[1] == "step 31/100, loss 12.35, mel 2, 4 steps/s, 16 s of audio/s, 0:01:09 left"
     assert lines[-1] == "step 100/100, loss 12.35, mel 2, 4 steps/s, 16 s of audio/s"
 
 
-def test_a_resumed_training_is_not_thought_to_be_fast() -> None:
+def test_steps_before_a_resume_do_not_count_for_the_speed() -> None:
     lines = plain_lines(5100, first=5000, line_seconds=30)
     assert lines[0].startswith("step 5001/5100")
     assert "left" not in lines[0]  # nothing is known yet

@@ -180,7 +180,7 @@ def _require_part(path: Path, audio: torch.Tensor) -> None:
 
 def _in_pieces(path: Path) -> None:
     with AudioReader(path) as reader:
-        pieces = list(reader.pieces(_PIECE))
+        pieces = list(reader.blocks(_PIECE))
         assert all(piece.shape == (2, _PIECE) for piece in pieces[:-1])
         assert sum(piece.shape[1] for piece in pieces) == reader.samples
     whole = read_audio(path)

@@ -31,7 +31,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 @given(rate=st.sampled_from([11025, 44100, 48000, 96000]), samples=st.integers(1000, 40000))
 def test_pieces_side_by_side_are_the_file(sounds: dict[int, Path], rate: int, samples: int) -> None:
     with AudioReader(sounds[rate]) as reader:
-        pieces = list(reader.pieces(samples))
+        pieces = list(reader.blocks(samples))
         assert reader.samples == sum(piece.shape[1] for piece in pieces)
     assert {piece.shape[1] for piece in pieces[:-1]} <= {samples}
     torch.testing.assert_close(torch.cat(pieces, dim=1), read_audio(sounds[rate]), atol=1e-6, rtol=0)
@@ -43,7 +43,7 @@ def test_mono_in_compressed_files_is_repeated(tmp_path: Path, extension: str) ->
     options = {"format": "OGG", "subtype": "OPUS"} if extension == "opus" else {}
     path = write_raw(tmp_path / f"x.{extension}", noisy_tones(1.5, rate, channels=1), rate, **options)
     with AudioReader(path, channels=3) as reader:
-        audio = torch.cat(list(reader.pieces(7000)), dim=1)
+        audio = torch.cat(list(reader.blocks(7000)), dim=1)
     assert audio.shape[0] == 3
     torch.testing.assert_close(audio, read_audio(path, channels=3), atol=1e-6, rtol=0)
 
@@ -53,14 +53,14 @@ def test_what_is_wrong_in_the_middle_is_an_error(tmp_path: Path) -> None:
     frames[60000] = np.nan
     path = write_raw(tmp_path / "nan.wav", frames, 48000, subtype="FLOAT")
     with AudioReader(path) as reader:
-        pieces = reader.pieces(48000)
+        pieces = reader.blocks(48000)
         next(pieces)
         with pytest.raises(AudioFileError, match="2 NaN or infinite samples among 96000"):
             next(pieces)
     path = write_raw(tmp_path / "cut.flac", noisy_tones(2.0, 48000), 48000)
     path.write_bytes(path.read_bytes()[:-50000])
     with AudioReader(path) as reader, pytest.raises(AudioFileError, match=r"cut short"):
-        list(reader.pieces(48000))
+        list(reader.blocks(48000))
     with pytest.raises(AudioFileError, match="has 6 channels"):
         AudioReader(write_raw(tmp_path / "six.wav", np.zeros((10, 6)), 48000))
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import pytest
 from crashing_decoder import with_crashing_decoder
 from music_files import noisy_tones, write_raw
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from datamodules.audio.opening import AudioFileError
 from datamodules.corpora.corpus import Track
@@ -26,7 +24,7 @@ from datamodules.workers import crash_markers as crash_marks
 from datamodules.workers import resilient_loader as module
 from datamodules.workers.crash_markers import Marks, note_in, reading, refuse, refused
 from datamodules.workers.processes import WorkersError, worker_context
-from datamodules.workers.resilient_loader import LastingLoader, WorkerStart
+from datamodules.workers.resilient_loader import ResilientLoader, StepSampler
 from datamodules.workers.unreadable_files import listed_files
 
 pytestmark = pytest.mark.processes
@@ -96,7 +94,7 @@ class _Ending(Dataset[Tensor]):
         self._number = number
         self._path = path
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, key: object) -> Tensor:
         if self._path is not None:
             with reading(self._path):
                 os.kill(os.getpid(), self._number)
@@ -104,20 +102,8 @@ class _Ending(Dataset[Tensor]):
         raise AssertionError("still there")
 
 
-def _loader(number: signal.Signals, path: Path | None) -> LastingLoader:
-    context = worker_context("datamodules.crop_dataset")
-
-    def made(_first: Callable[[], int], start: WorkerStart) -> DataLoader[Tensor]:
-        return DataLoader(
-            _Ending(number, path),
-            batch_sampler=([index] for index in itertools.count()),
-            num_workers=1,
-            persistent_workers=True,
-            multiprocessing_context=context,
-            worker_init_fn=start,
-        )
-
-    return LastingLoader(made, lambda: 0, context=context, workers=1)
+def _loader(number: signal.Signals, path: Path | None) -> ResilientLoader:
+    return ResilientLoader(_Ending(number, path), StepSampler(1), lambda: 0, workers=1)
 
 
 @pytest.mark.slow

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.corpora.time_ranges import TimeRange, TimeRanges
-from datamodules.crops import Crop, CropKey, RandomCrops, StepSampler, span_mass
+from datamodules.crops import Crop, CropKey, RandomCrops, range_mass
+from datamodules.workers.resilient_loader import StepSampler
 
-SPANS = (TimeRange(0, 0.0, 4.0), TimeRange(2, 10.0, 12.0), TimeRange(5, 0.0, 1.0), TimeRange(7, 3.5, 4.78))
+RANGES = (TimeRange(0, 0.0, 4.0), TimeRange(2, 10.0, 12.0), TimeRange(5, 0.0, 1.0), TimeRange(7, 3.5, 4.78))
 
 
 def draws(**options: float) -> RandomCrops:
-    return RandomCrops(TimeRanges.of(SPANS), crop_seconds=1.28, sample_rate=48000, **options)
+    return RandomCrops(TimeRanges.of(RANGES), crop_seconds=1.28, sample_rate=48000, **options)
 
 
 def batches(sampler: StepSampler, count: int) -> list[list[CropKey]]:
@@ -22,32 +23,32 @@ def batches(sampler: StepSampler, count: int) -> list[list[CropKey]]:
 
 
 @given(st.integers(0, 2**40), st.integers(0, 10**7), st.integers(0, 10**5), st.integers(0, 20))
-def test_crops_lie_within_their_span(seed: int, step: int, slot: int, attempt: int) -> None:
+def test_crops_are_within_their_range(seed: int, step: int, slot: int, attempt: int) -> None:
     crop = draws().crop_for(seed, step, slot, attempt=attempt)
-    span = next(span for span in SPANS if span.track_index == crop.track_index)
-    assert span.start_seconds <= crop.start_seconds
-    assert crop.start_seconds + 1.28 <= span.end_seconds + 1e-9
+    around = next(one for one in RANGES if one.track_index == crop.track_index)
+    assert around.start_seconds <= crop.start_seconds
+    assert crop.start_seconds + 1.28 <= around.end_seconds + 1e-9
     assert crop == draws().crop_for(seed, step, slot, attempt=attempt)
 
 
 @given(
     st.lists(st.tuples(st.integers(0, 2**32), st.floats(0, 1e9)), min_size=1, max_size=50).filter(
-        lambda spans: sum(starts * weight for starts, weight in spans) > 1e-9
+        lambda ranges: sum(starts * weight for starts, weight in ranges) > 1e-9
     )
 )
-def test_masses_are_in_proportion_and_can_be_summed(spans: list[tuple[int, float]]) -> None:
-    starts, weights = (np.array(column) for column in zip(*spans, strict=True))
-    mass = span_mass(starts, weights)
+def test_masses_are_in_proportion_and_can_be_summed(ranges: list[tuple[int, float]]) -> None:
+    starts, weights = (np.array(column) for column in zip(*ranges, strict=True))
+    mass = range_mass(starts, weights)
     total = sum(mass.tolist())
     assert 2**58 < total < 2**62
     expected = starts * weights / (starts * weights).sum()
     np.testing.assert_allclose(mass / total, expected, rtol=1e-9, atol=1e-17)
 
 
-def test_a_clip_beside_a_large_corpus_takes_its_share_and_no_more() -> None:
+def test_a_short_track_beside_a_large_corpus_takes_its_share_and_no_more() -> None:
     """As `data.balance` does it: one possible crop on one side, 200,000 long tracks on the other."""
     starts = np.array([1] + [10**7] * 200_000)
-    mass = span_mass(starts, np.array([1.0] + [1 / 2e12] * 200_000))
+    mass = range_mass(starts, np.array([1.0] + [1 / 2e12] * 200_000))
     assert (mass > 0).all()
     assert mass[0] / mass.sum() == pytest.approx(0.5, abs=1e-6)
 
@@ -90,9 +91,9 @@ def test_gain_and_channel_swap_are_drawn_only_when_asked() -> None:
     assert np.mean([crop.swap_channels for crop in varied]) == pytest.approx(0.25, abs=0.07)
 
 
-def test_no_span_that_holds_a_crop_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"none of 4 training spans.*data\.crop_seconds"):
-        RandomCrops(TimeRanges.of(SPANS), crop_seconds=5.0, sample_rate=48000)
+def test_no_range_that_holds_a_crop_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"none of 4 training ranges.*data\.crop_seconds"):
+        RandomCrops(TimeRanges.of(RANGES), crop_seconds=5.0, sample_rate=48000)
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 1000))
@@ -114,11 +115,10 @@ def test_a_resumed_sampler_goes_on_with_the_same_sequence(k: int) -> None:
     assert batches(StepSampler(3, rank=1, world_size=2, start_batch=k), 5) == whole[k:]
 
 
-def test_each_iteration_asks_where_to_begin() -> None:
-    position = [0]
-    sampler = StepSampler(1, start_batch=lambda: position[0])
+def test_each_iteration_begins_where_it_is_set() -> None:
+    sampler = StepSampler(1)
     assert batches(sampler, 1) == [[(0, 0)]]
-    position[0] = 7
+    sampler.start_batch = 7
     assert batches(sampler, 1) == [[(7, 0)]]
 
 

@@ -198,12 +198,11 @@ def test_balanced_values_have_equal_shares_of_the_crops_that_are_drawn(
 ) -> None:
     corpus = corpus_a_and(rows_of_b)
     spans = split_corpus(corpus, split="official", held_out_fraction=0.0).train
-    options = {"crop_seconds": 1.0, "sample_rate": 48000}
-    options["weights"] = weights_of(corpus, spans, config_of(balance="corpus", weights=weights))
+    weights_of_ranges = weights_of(corpus, spans, config_of(balance="corpus", weights=weights))
+    crops: Draws = RandomCrops(spans, 1.0, 48000, weights_of_ranges)
     if draws is WindowedCrops:
-        windows = {"batch_size": 1, "window_shards": 2, "passes": 0.25}
-        options |= {"shard_of_track": np.arange(len(corpus.table)) % 8, **windows}
-    crops: Draws = draws(spans, **options)
+        shards = np.arange(len(corpus.table)) % 8
+        crops = WindowedCrops(crops, shards, batch_size=1, window_shards=2, passes=0.25)
     is_of_a = (corpus.table["corpus"] == "a").to_numpy()
     # Windows have their shares over whole rounds.
     count = 4 * crops.crops_per_round if isinstance(crops, WindowedCrops) else 6000

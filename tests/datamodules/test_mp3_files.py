@@ -128,7 +128,7 @@ def test_a_file_that_does_not_say_its_length_is_read_whole(
     assert audio.shape[1] == length == measure([path]).frames
     torch.testing.assert_close(audio[:, ENCODER_DELAY : ENCODER_DELAY + len(frames)], expected)
     with AudioReader(path, sample_rate=sample_rate, channels=channels) as reader:
-        assert torch.equal(torch.cat(list(reader.pieces(10000)), dim=1), audio)
+        assert torch.equal(torch.cat(list(reader.blocks(10000)), dim=1), audio)
 
 
 def test_parts_of_a_file_that_does_not_say_its_length_equal_the_whole(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_only_when_nothing_can_be_read_it_ends_and_a_new_run_tries_again(cut_sha
         with pytest.raises(NothingReadableError, match=r"None of the 8 training tracks can be read; the last: .* 503"):
             first(empty, 1)
         assert len(empty.failure_list.read_text().splitlines()) == 4
-        # The server is repaired, and the same command typed again.
+        # The server is repaired, and the same command runs again.
         server.faults.clear()
         again = StereoMusicDataModule(config_of(server.url, cache / "of another machine"))
         assert_same(first(again, 40), first(StereoMusicDataModule(config_of(cut_shards)), 40))

@@ -69,8 +69,8 @@ def test_ranks_share_no_shard_in_an_epoch_and_resume_at_any_step(
         whole = first(data, steps)
         # In the order of their first use; a rank may come to a shard in two epochs of a round.
         order = [shard for shard, _ in itertools.groupby(shards_read)]
-        assert order == [shard for epoch in range(world_size) for (shard,) in crops.windows(5, epoch, rank)]
-        ends = np.cumsum([len(crops.windows(5, epoch, rank)) for epoch in range(world_size)])[:-1]
+        assert order == [shard for hand in crops.hands(5, 0, rank) for (shard,) in hand]
+        ends = np.cumsum([len(hand) for hand in crops.hands(5, 0, rank)])[:-1]
         visited.append([part.tolist() for part in np.split(np.array(order), ends)])
         for step in (1, steps // 2, steps - 1):
             assert_same(first(on_rank(config, rank, world_size, step), steps - step), whole[step:])
@@ -170,7 +170,7 @@ def test_segments_and_validation_are_the_prepared_music(cuts: Path, cut_shards: 
 def test_a_table_of_segments_is_heard_from_the_shards(cuts: Path, cut_shards: Path, tmp_path: Path) -> None:
     chosen = StereoMusicDataModule(config_of(cut_shards, evaluation_segment_seconds=0.5))
     table = tmp_path / "segments.csv"
-    write_segments(table, chosen.corpus, chosen.evaluation_spans(5))
+    write_segments(table, chosen.corpus, chosen.evaluation_ranges(5))
     data = StereoMusicDataModule(config_of(cut_shards, evaluation_segments=str(table)))
     segments = data.held_out_segments()
     assert len(segments) == 5
@@ -191,7 +191,7 @@ def test_segments_across_the_pieces_of_tracks_are_the_original_music(cuts: Path,
     original = manifest_of(cuts, sorted(cuts.iterdir()), split=SIDES, genre=GENRES)
     write_manifest(original, manifest)
     chosen = StereoMusicDataModule(DataConfig(manifests=(str(manifest),), evaluation_segment_seconds=1.0))
-    write_segments(table, chosen.corpus, chosen.evaluation_spans())
+    write_segments(table, chosen.corpus, chosen.evaluation_ranges())
     expected = StereoMusicDataModule(replace(chosen.config, evaluation_segments=str(table))).held_out_segments()
     prepare(original, tmp_path / "shards", Settings("float32", as_shards=True, piece_seconds=0.7))
     data = StereoMusicDataModule(config_of(tmp_path / "shards", evaluation_segments=str(table)))

@@ -108,7 +108,7 @@ def test_without_a_valid_checkpoint_there_is_none(folder: Path, tmp_path: Path) 
     assert latest_valid_checkpoint(tmp_path / "nowhere") is None
 
 
-def test_leftovers_and_foreign_files_are_ignored(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_leftover_and_other_files_are_ignored(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("step-00000004.partial", "step-00000004.ckpt.sha256", "last.ckpt", "step-best.ckpt"):
         shutil.copy(folder / "step-00000003.ckpt", folder / name)
     assert latest_valid_checkpoint(folder) == folder / "step-00000003.ckpt"
@@ -128,7 +128,7 @@ def test_a_checkpoint_is_safe_to_load_and_complete(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("every", "keep", "steps", "left"), [(1, 2, 4, (3, 4)), (2, 2, 5, (4, 5)), (3, 1, 4, (4,)), (9, 2, 2, (2,))]
 )
-def test_the_last_few_stay_and_the_end_is_among_them(
+def test_the_newest_checkpoints_stay_and_include_the_last_step(
     tmp_path: Path, every: int, keep: int, steps: int, left: tuple[int, ...]
 ) -> None:
     folder = tmp_path / "new"
@@ -154,7 +154,7 @@ def resume(module: Any, data: lightning.LightningDataModule, checkpoint: RunChec
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_a_damaged_newer_one_takes_no_valid_one_s_place(folder: Path, keep: int) -> None:
+def test_a_damaged_newer_checkpoint_does_not_replace_a_valid_one(folder: Path, keep: int) -> None:
     """Resumed from step 1 beside two damaged ones, a run must not count these among those that stay."""
     for step in (2, 3):
         truncate(folder / f"step-{step:08d}.ckpt")
@@ -183,7 +183,7 @@ def test_a_repaired_checkpoint_is_what_it_was(folder: Path, three: Path) -> None
 
 
 @pytest.mark.parametrize("fails", ["os.fsync", "pathlib.Path.replace"])
-def test_a_full_disk_spoils_no_name(folder: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+def test_a_full_disk_leaves_no_partial_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
     """Whatever fails before the last rename, nothing wrong stands at a checkpoint's name and the older one is found."""
 
     def disk_full(*_: object) -> None:
@@ -229,9 +229,7 @@ class Limited(Callback):
             self.limit = None
 
 
-def test_a_save_that_fails_in_the_midst_does_not_end_the_training(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failed_save_does_not_end_the_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(tiny_module(max_steps=3), Batches(), Limited(2), RunCheckpoint(tmp_path, every=1, keep=9))
     assert names(tmp_path) == pairs(1, 3)
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "lightning_modules.checkpoints"]
@@ -239,13 +237,13 @@ def test_a_save_that_fails_in_the_midst_does_not_end_the_training(
     assert warning.endswith("MB free); the last good one is step-00000001.ckpt; training goes on")
 
 
-def test_a_folder_that_cannot_be_made_is_told_at_the_end(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error_at_the_end(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match=r"no checkpoint of step 2 .*file.*; there is no earlier one; make room"):
         train(tiny_module(max_steps=2), Batches(), RunCheckpoint(tmp_path / "file" / "checkpoints", every=9))
 
 
-def test_what_a_killed_process_left_is_removed(folder: Path) -> None:
+def test_partial_files_of_a_killed_process_are_removed(folder: Path) -> None:
     kept = ["last.ckpt", "notes.partial", "step-x.partial", *pairs(1, 2, 3)]
     unfinished = ["step-00000004.partial", "step-00000004.ckpt.partial-checksum", "step-00000009.ckpt.sha256"]
     for name in [*kept[:3], *unfinished, "best-step-00000004.partial", "best-step-00000004.ckpt.sha256"]:
@@ -302,7 +300,7 @@ def test_the_best_is_kept_beside_the_last(tmp_path: Path) -> None:
     assert content["callbacks"]["RunCheckpoint"] == {"best_loss": 2.0, "best_step": 5, "validated_step": 5}
 
 
-def test_the_best_of_an_abandoned_future_is_not_the_best(tmp_path: Path) -> None:
+def test_a_best_checkpoint_after_the_resumed_step_is_not_used(tmp_path: Path) -> None:
     """A run that falls back knows the best of its own past, and finds the same again."""
     validated(tmp_path, 6, keep=9)
     for step in (5, 6):
@@ -314,7 +312,7 @@ def test_the_best_of_an_abandoned_future_is_not_the_best(tmp_path: Path) -> None
     assert [name for name in names(tmp_path) if name.startswith("best")] == best(5)
 
 
-def test_a_validation_that_a_stop_left_out_is_made_up_for(tmp_path: Path) -> None:
+def test_a_resumed_run_makes_up_for_a_missed_validation(tmp_path: Path) -> None:
     """And nothing else changes by that, to the last counter."""
     for step in (2, 5):
         validated(tmp_path / "stopped", 6, keep=9, stop_at=step)
@@ -331,7 +329,7 @@ def test_a_validation_that_a_stop_left_out_is_made_up_for(tmp_path: Path) -> Non
     assert is_same(one["loops"], other["loops"])
 
 
-def test_the_best_is_gone_on_from_if_it_is_all_there_is(tmp_path: Path) -> None:
+def test_a_run_resumes_from_the_best_checkpoint_if_there_is_no_other(tmp_path: Path) -> None:
     validated(tmp_path / "whole", 6)
     validated(tmp_path / "left", 3)
     for step in (2, 3):
@@ -344,7 +342,7 @@ def test_the_best_is_gone_on_from_if_it_is_all_there_is(tmp_path: Path) -> None:
         assert is_same(one[key], other[key]), key
 
 
-def test_the_best_that_cannot_be_written_is_not_counted_as_one(
+def test_a_best_checkpoint_that_cannot_be_written_does_not_count(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     validated(tmp_path, 1)

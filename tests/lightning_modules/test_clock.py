@@ -45,8 +45,8 @@ def run(folder: Path, *, steps: int = 4, accumulate: int = 1, **options: Any) ->
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_speeds_are_logged_with_the_losses_and_agree(tmp_path: Path, accumulate: int) -> None:
-    told: dict[int, dict[str, float]] = {}
-    rows, result = run(tmp_path, accumulate=accumulate, report=lambda step, m: told.update({step: m} if m else {}))
+    reported: dict[int, dict[str, float]] = {}
+    rows, result = run(tmp_path, accumulate=accumulate, report=lambda step, m: reported.update({step: m} if m else {}))
     assert rows["step"].tolist() == [2, 4]
     assert rows["train/mel_loss"].notna().all()
     # A step's audio is the same however fast it goes.
@@ -54,12 +54,12 @@ def test_speeds_are_logged_with_the_losses_and_agree(tmp_path: Path, accumulate:
     assert per_step.tolist() == pytest.approx([accumulate * 2 * SAMPLES / 48000] * 2)
     # The windows together are the whole training.
     assert float((2 / rows["train/steps_per_second"]).sum()) == pytest.approx(result.seconds, rel=1e-3)
-    assert sorted(told) == [2, 4]
+    assert sorted(reported) == [2, 4]
     for step, row in zip((2, 4), rows.to_dict("records"), strict=True):
-        assert [told[step][name] for name in SPEEDS] == pytest.approx([row[name] for name in SPEEDS])
+        assert [reported[step][name] for name in SPEEDS] == pytest.approx([row[name] for name in SPEEDS])
 
 
-def test_waiting_for_data_is_seen(tmp_path: Path) -> None:
+def test_waiting_for_data_is_measured(tmp_path: Path) -> None:
     rows, result = run(tmp_path, batch_at=slow_batch)
     waited = 2 * rows["train/data_wait_share"] / rows["train/steps_per_second"]  # seconds in each window
     assert (waited >= 2 * WAIT * 0.95).all()

@@ -96,7 +96,7 @@ def test_unknown_choices_are_named(key: str, value: Any, allowed: str) -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("adversarial_start", [0, 1, 9])
-def test_a_step_is_a_generator_update_whoever_else_learns(accumulate: int, adversarial_start: int) -> None:
+def test_a_step_is_a_generator_update(accumulate: int, adversarial_start: int) -> None:
     """Lightning counts the steps of all optimizers; here neither the discriminator nor accumulation shows."""
     module = tiny_module(max_steps=2, accumulate=accumulate, adversarial_start=adversarial_start)
     batches: list[int] = []
@@ -216,7 +216,7 @@ def test_a_diverged_discriminator_ends_the_run_and_names_the_step() -> None:
     assert len(turns) == 2
 
 
-def test_a_spoilt_batch_is_skipped_counted_and_kept(tmp_path: Path) -> None:
+def test_a_bad_batch_is_skipped_counted_and_kept(tmp_path: Path) -> None:
     """Both sides stay as they were, the codebooks stay finite, the step counts, and training goes on."""
     module = tiny_module(max_steps=7)
     module.bad_batches = tmp_path / "bad"
@@ -248,7 +248,7 @@ def test_the_discriminator_learns_in_every_second_update_and_trains_the_codec_in
         assert 0 <= metrics["train/discriminator_accuracy_fake"] <= 1
 
 
-def test_balanced_losses_pull_by_their_weights() -> None:
+def test_balanced_losses_have_gradients_by_their_weights() -> None:
     """In the first update the averages are the sizes themselves, so at the output each loss has the size of its weight.
 
     The commitment loss does not pass there and keeps its own size.
@@ -276,7 +276,7 @@ def test_balanced_losses_pull_by_their_weights() -> None:
         torch.testing.assert_close(applied, wanted, rtol=1e-3, atol=1e-4 * largest)
 
 
-def test_balanced_training_feels_the_commitment_loss_and_lowers_the_mel_loss() -> None:
+def test_balanced_training_uses_the_commitment_loss_and_lowers_the_mel_loss() -> None:
     module = tiny_module(max_steps=8, balance=True, initial_vectors=16)
     steps = Steps()
     train(module, Batches(lambda _: noise(0)), steps)
@@ -284,7 +284,7 @@ def test_balanced_training_feels_the_commitment_loss_and_lowers_the_mel_loss() -
     assert steps.metrics[-1]["train/mel_loss"] < steps.metrics[0]["train/mel_loss"]
 
 
-def test_the_averaged_weights_are_validated_and_left_behind(tmp_path: Path) -> None:
+def test_averaged_weights_are_validated_and_are_the_result(tmp_path: Path) -> None:
     """After n updates the average has moved by 1 - min(decay, (1 + n) / (10 + n)) of the way to the newest weights."""
     held_out = noise(77)
     module = tiny_module(max_steps=3, ema_decay=0.9, initial_vectors=1000)
@@ -316,7 +316,7 @@ def test_the_averaged_weights_are_validated_and_left_behind(tmp_path: Path) -> N
         torch.testing.assert_close(value, expected[name])
 
 
-def test_the_rate_in_force_is_the_schedule_of_each_side() -> None:
+def test_each_side_has_the_learning_rate_of_its_schedule() -> None:
     updates = Updates()
     generator = OptimizerConfig(learning_rate=1e-3, warmup_steps=4)
     discriminator = OptimizerConfig(learning_rate=4e-3, schedule="exponential", decay=0.5)

@@ -26,7 +26,7 @@ def trainer_with(real: float, fake: float, **more: Any) -> Any:
     ("real", "fake", "words"),
     [(1.0, 1.0, "without fail"), (0.4, 0.3, "less than half"), (1.0, 0.9, None), (0.6, 0.1, None)],
 )
-def test_a_game_that_is_over_is_told_once(
+def test_a_discriminator_that_always_wins_or_loses_is_one_warning(
     real: float, fake: float, words: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     watch = CollapseWatch()
@@ -36,14 +36,14 @@ def test_a_game_that_is_over_is_told_once(
     assert (words or "") in caplog.text
 
 
-def test_a_single_draw_ends_the_series(caplog: pytest.LogCaptureFixture) -> None:
+def test_one_balanced_update_resets_the_count(caplog: pytest.LogCaptureFixture) -> None:
     watch = CollapseWatch()
     for count in range(4 * PATIENCE):
         watch.on_train_batch_end(trainer_with(1.0, 0.9 if count % PATIENCE == 0 else 1.0), None, None, None, 0)
     assert caplog.text == ""
 
 
-def test_only_what_is_logged_anyway_is_looked_at(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_monitor_reads_only_logged_values(caplog: pytest.LogCaptureFixture) -> None:
     watch = CollapseWatch()
     for _ in range(3 * PATIENCE):
         watch.on_train_batch_end(trainer_with(1.0, 1.0, is_logged=False), None, None, None, 0)
@@ -51,7 +51,7 @@ def test_only_what_is_logged_anyway_is_looked_at(caplog: pytest.LogCaptureFixtur
     assert caplog.text == ""
 
 
-def test_unused_codebooks_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_unused_codebooks_are_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     watch = CollapseWatch()
     # Just filled by k-means; then in use; then not.
     for used in (0.04, 0.5, 0.04):
@@ -62,7 +62,7 @@ def test_unused_codebooks_are_told_once(caplog: pytest.LogCaptureFixture) -> Non
     assert caplog.text.count("only 4% of the codebooks' entries are used") == 1
 
 
-def test_it_finds_its_numbers_in_a_real_training(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
+def test_the_monitor_finds_its_metrics_in_a_real_training(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
     monkeypatch.setattr("lightning_modules.gan_monitor.PATIENCE", 2)
     monkeypatch.setattr("lightning_modules.gan_monitor.LOST", 1.0)  # whatever the discriminator says
     train(tiny_module(max_steps=3), Batches(), CollapseWatch())

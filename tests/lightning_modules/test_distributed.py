@@ -46,7 +46,7 @@ def test_a_parameter_without_gradient_takes_part_with_zeros() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[], [1], [BUCKET_ELEMENTS + 1], [BUCKET_ELEMENTS, 1, 2], [1, BUCKET_ELEMENTS, 1]])
-def test_gradients_travel_in_their_order_in_few_messages(sizes: list[int]) -> None:
+def test_gradients_are_averaged_in_order_in_few_messages(sizes: list[int]) -> None:
     gradients = [torch.empty(1).expand(size) for size in sizes]
     buckets = list(_buckets(gradients))
     assert [tensor.numel() for bucket in buckets for tensor in bucket] == sizes

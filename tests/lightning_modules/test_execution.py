@@ -121,7 +121,7 @@ def test_activations_are_computed_again_in_the_backward_pass_alone() -> None:
     assert any(isinstance(part, ResidualBlock2d) for part in module.discriminator.modules())
 
 
-def test_a_scaled_gradient_that_overflows_is_no_bad_batch(tmp_path: Path) -> None:
+def test_an_overflow_of_scaled_gradients_is_not_a_bad_batch(tmp_path: Path) -> None:
     """The first scale is too much for this loss; it halves until the gradients fit, and nothing counts as bad."""
     module = tiny_module(max_steps=8, max_skipped_updates=0, initial_vectors=1000)
     fit(module, Batches(), cpu_config(precision="16-mixed"), tmp_path)
@@ -131,7 +131,7 @@ def test_a_scaled_gradient_that_overflows_is_no_bad_batch(tmp_path: Path) -> Non
     assert all(bool(value.isfinite().all()) for value in module.state_dict().values())
 
 
-def test_scales_go_on_where_they_were() -> None:
+def test_a_resumed_run_keeps_the_gradient_scales() -> None:
     one, other = (Precision("16-mixed", torch.device("cpu")) for _ in range(2))
     weight = nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([weight], lr=0.1)

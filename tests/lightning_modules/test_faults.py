@@ -28,7 +28,7 @@ def drills(tmp_path_factory: pytest.TempPathFactory) -> Drills:
 
 
 @pytest.mark.slow
-def test_two_processes_make_room_when_one_is_told(drills: Drills) -> None:
+def test_a_signal_to_one_of_two_processes_stops_both(drills: Drills) -> None:
     """SIGTERM to the first alone: one checkpoint of both, exit code 75, the rest bit for bit."""
     assert drills.terminate("TERM", "update", 2) == "exit code 75 at step 5"
 
@@ -44,7 +44,7 @@ def test_a_full_disk(drills: Drills) -> None:
     assert drills.fill_disk()
 
 
-def test_a_drill_that_goes_wrong_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_drill_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fails() -> str:
         raise DrillError("something differs")
 
@@ -79,7 +79,7 @@ def test_states_are_compared_to_the_last_bit() -> None:
         ({"LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "x"}, True),
     ],
 )
-def test_who_is_a_rank(environment: dict[str, str], expected: bool) -> None:
+def test_ranks_are_known_by_their_environment(environment: dict[str, str], expected: bool) -> None:
     """The first process of Lightning's launcher belongs to its shell and must survive it, as `nohup` asks."""
     assert orphans.is_rank(environment) == expected
 
@@ -103,7 +103,7 @@ def test_a_rank_ends_when_its_launcher_is_killed() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent has gone")
-def test_a_rank_whose_launcher_has_gone_before_ends() -> None:
+def test_a_rank_ends_if_its_launcher_ended_before() -> None:
     code = "from lightning_modules.rank_cleanup import _end_with_parent; _end_with_parent('1234567'); print('alive')"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (1, "")
@@ -117,7 +117,7 @@ def test_the_launcher_waits_for_its_ranks_and_ends_those_that_hang(monkeypatch: 
     assert hangs.returncode == -signal.SIGKILL
 
 
-def test_slurm_does_not_requeue_behind_our_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lightning_does_not_requeue_slurm_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
     assert cluster_plugins() == []

@@ -182,7 +182,7 @@ class StopsAtTwo(CodecTraining):
         self.trainer.should_stop = self.global_step == 2
 
 
-def test_a_run_that_is_stopped_is_not_a_finished_one(tmp_path: Path) -> None:
+def test_a_stopped_run_is_not_finished(tmp_path: Path) -> None:
     parts = tiny_module(max_steps=4)
     stopping = StopsAtTwo(parts.codec, parts.discriminator, parts.config)
     with pytest.raises(TrainingStoppedError, match=r"stopped at step 2 of 4; type the same command again"):
@@ -229,7 +229,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert last.equals(whole[last.index])
 
 
-def test_the_clock_goes_on_over_attempts(tmp_path: Path) -> None:
+def test_the_clock_adds_up_over_attempts(tmp_path: Path) -> None:
     first = fit(tiny_module(max_steps=2), Batches(), cpu_config(), tmp_path)
     second = fit(tiny_module(max_steps=3), Batches(), cpu_config(), tmp_path)
     assert second.seconds > first.seconds > 0
@@ -258,7 +258,7 @@ def test_another_models_checkpoint_is_refused_with_what_differs(tmp_path: Path) 
         fit(tiny_module(max_steps=2, embedding_dim=6), Batches(), cpu_config(), tmp_path)
 
 
-def test_only_what_is_meant_is_not_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_intended_warnings_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Advice about workers and unused devices is silenced; whatever else is warned of arrives."""
     from lightning.pytorch.accelerators import CUDAAccelerator
 
@@ -309,7 +309,7 @@ def test_weights_and_biases_offline_needs_no_network(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     """SIGKILL of a real process on real music; then the same command again."""
     killed = start("kill", tmp_path / "killed")
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]

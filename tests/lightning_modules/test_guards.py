@@ -48,12 +48,12 @@ def test_a_discriminator_that_won_for_long_may_learn_again() -> None:
         assert only_zeros.problem({"discriminator": norm}) is None
 
 
-def test_in_its_first_updates_a_side_may_do_what_it_likes() -> None:
+def test_the_first_updates_are_never_explosions() -> None:
     one = guard()
     assert [one.problem({"generator": 10.0**k}) for k in range(LEARNING_UPDATES)] == [None] * LEARNING_UPDATES
 
 
-def test_without_a_factor_nothing_explodes() -> None:
+def test_without_a_factor_no_update_is_an_explosion() -> None:
     one = guard(explosion_factor=0)
     assert all(one.problem({"generator": norm}) is None for norm in [1.0] * 50 + [1e30])
 
@@ -79,7 +79,7 @@ def test_a_run_that_ends_with_skipped_updates_failed() -> None:
     one.require_good_end()
 
 
-def test_good_updates_make_skipped_ones_forgotten() -> None:
+def test_good_updates_reset_the_count_of_skipped_ones() -> None:
     one = guard(max_skipped=1)
     for _ in range(5):
         skip(one)
@@ -107,7 +107,9 @@ def test_the_folder_does_not_grow_without_end(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == KEPT_BATCHES
 
 
-def test_a_folder_that_cannot_be_written_ends_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_cannot_be_written_does_not_end_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     one = guard(tmp_path)
     (tmp_path / "step-00000000-rank-0.safetensors").mkdir()
     skip(one)

@@ -55,7 +55,7 @@ def test_csv_is_always_there_and_alone_by_default(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["logs"]
 
 
-def test_tensorboard_goes_on_in_its_folder(tmp_path: Path) -> None:
+def test_tensorboard_continues_in_its_folder(tmp_path: Path) -> None:
     for steps in (2, 4):
         fit(tiny_module(max_steps=steps), Batches(), cpu_config(tensorboard=True), tmp_path)
     scalars = events(tmp_path / "tensorboard").Scalars("train/mel_loss")
@@ -72,10 +72,10 @@ def test_tensorboard_takes_stereo_and_pictures(tmp_path: Path) -> None:
     log_picture([logger], "samples/picture", Image.fromarray(pixels), 7)
     logger.finalize("success")
     seen = events(tmp_path / "tensorboard")
-    (heard,), (shown,) = seen.Audio("samples/clip"), seen.Images("samples/picture")
-    assert (heard.step, heard.sample_rate, heard.content_type) == (7, 48000, "audio/wav")
-    (tmp_path / "heard.wav").write_bytes(heard.encoded_audio_string)
-    again, rate = soundfile.read(tmp_path / "heard.wav", dtype="int16")
+    (audio_event,), (shown,) = seen.Audio("samples/clip"), seen.Images("samples/picture")
+    assert (audio_event.step, audio_event.sample_rate, audio_event.content_type) == (7, 48000, "audio/wav")
+    (tmp_path / "decoded.wav").write_bytes(audio_event.encoded_audio_string)
+    again, rate = soundfile.read(tmp_path / "decoded.wav", dtype="int16")
     assert rate == 48000
     assert np.array_equal(again, audio)
     (tmp_path / "shown.png").write_bytes(shown.encoded_image_string)
@@ -100,7 +100,7 @@ def test_a_missing_package_is_named(
 
 
 @pytest.mark.slow
-def test_no_network_is_told_within_seconds_and_before_training(tmp_path: Path, online: str) -> None:
+def test_a_missing_network_is_an_error_within_seconds_and_before_training(tmp_path: Path, online: str) -> None:
     module = tiny_module(max_steps=1)
     module.codec.register_forward_hook(lambda *_: pytest.fail("it trained"))
     began = time.monotonic()
@@ -109,7 +109,7 @@ def test_no_network_is_told_within_seconds_and_before_training(tmp_path: Path, o
     assert time.monotonic() - began < 15
 
 
-def test_no_account_is_told(tmp_path: Path, online: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_account_is_explained(tmp_path: Path, online: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
     monkeypatch.delenv("WANDB_API_KEY")

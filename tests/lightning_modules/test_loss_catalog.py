@@ -94,7 +94,7 @@ def test_a_loss_without_weight_leaves_everything_exactly_as_it_was(
 
 
 @pytest.mark.usefixtures("toy_losses")
-def test_balanced_toys_share_the_gradient() -> None:
+def test_two_balanced_losses_share_the_gradient() -> None:
     weights = LossWeights(adversarial=0, feature_matching=0, mel=0, commitment=0, waveform=1.0)
     both = LossWeights(adversarial=0, feature_matching=0, mel=0, commitment=0, waveform=7.0)
     one, other = (trained(loss, balance=True)[0] for loss in (weights, both))

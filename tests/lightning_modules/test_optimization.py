@@ -36,7 +36,7 @@ from lightning_modules.optimization import (
         ({"schedule": "cosine"}, 130, 0.0),
     ],
 )
-def test_the_rate_of_a_step_is_known(changes: dict[str, Any], step: int, expected: float) -> None:
+def test_learning_rates_of_each_schedule(changes: dict[str, Any], step: int, expected: float) -> None:
     config = OptimizerConfig(learning_rate=3.0, **changes)
     assert learning_rate(config, step, max_steps=100) == pytest.approx(3 * expected, abs=1e-12)
 
@@ -102,11 +102,11 @@ def test_clipping_scales_the_whole_gradient_and_reports_it_as_it_was(limit: floa
 
 @pytest.mark.parametrize("limit", [0.0, 1.0])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_has_a_norm_that_is_not(limit: float, value: float) -> None:
+def test_the_norm_of_a_gradient_that_is_not_finite_is_not_finite(limit: float, value: float) -> None:
     assert not math.isfinite(clip_gradients(with_gradients(1.0, value), limit).item())
 
 
-def test_what_is_frozen_is_neither_optimized_nor_measured() -> None:
+def test_frozen_parameters_are_neither_optimized_nor_measured() -> None:
     learning, frozen = with_gradients(3.0, 4.0)
     frozen.requires_grad_(False)
     optimizer = build_optimizer(OptimizerConfig(), [learning, frozen])

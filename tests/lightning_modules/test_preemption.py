@@ -28,12 +28,12 @@ COMPARED = ("state_dict", "optimizer_states", "global_step", "loops", "carried")
 
 @contextmanager
 def own_handlers() -> Iterator[list[int]]:
-    """Handlers that must be there again afterwards; notes what reached them."""
-    heard: list[int] = []
-    note = lambda number, _frame: heard.append(number)  # noqa: E731
+    """Install handlers that must be in place again afterwards; yield the signals that reached them."""
+    received: list[int] = []
+    note = lambda number, _frame: received.append(number)  # noqa: E731
     before = {number: signal.signal(number, note) for number in (*SIGNALS, signal.SIGINT)}
     try:
-        yield heard
+        yield received
         assert [signal.getsignal(number) for number in before] == [note] * len(before)
     finally:
         for number, handler in before.items():
@@ -85,10 +85,10 @@ def test_a_signal_waits_for_the_update_saves_and_loses_nothing(
     """In step 2 the validation is not waited for: the run that goes on makes up for it."""
     sends = Sends(number, **where)
     message = f"asked to make room at step {step} of 4; all is saved, type the same command again to go on"
-    with own_handlers() as heard, pytest.raises(PreemptedError, match=message) as raised:
+    with own_handlers() as received, pytest.raises(PreemptedError, match=message) as raised:
         run(tmp_path, sends)
     assert raised.value.exit_code == 75
-    assert heard == []
+    assert received == []
     assert f"step-{step:08d}.ckpt" in checkpoints(tmp_path)
     again = Sends(number)
     run(tmp_path, again)
@@ -108,9 +108,9 @@ def test_a_signal_within_an_update_waits_for_its_last_batch(tmp_path: Path) -> N
 
 
 def test_a_signal_in_the_last_update_changes_nothing(tmp_path: Path) -> None:
-    with own_handlers() as heard:
+    with own_handlers() as received:
         _, result = run(tmp_path, Sends(signal.SIGTERM, batch=3))
-    assert (result.steps, heard) == (4, [])
+    assert (result.steps, received) == (4, [])
 
 
 def test_handlers_are_restored_whatever_happens(tmp_path: Path) -> None:
@@ -118,14 +118,14 @@ def test_handlers_are_restored_whatever_happens(tmp_path: Path) -> None:
         def on_train_batch_end(self, *_: Any) -> None:
             raise KeyError("broken")
 
-    with own_handlers() as heard:
+    with own_handlers() as received:
         with pytest.raises(KeyError, match="broken"):
             run(tmp_path, Breaks())
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert heard == [signal.SIGUSR1]
+        assert received == [signal.SIGUSR1]
 
 
-def test_a_save_that_fails_then_is_an_error(tmp_path: Path) -> None:
+def test_a_failed_save_after_a_signal_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("in the way")
     with pytest.raises(CheckpointError, match=r"no checkpoint of step 2 could be written .*; make room there"):
         run(tmp_path, Sends(signal.SIGTERM, batch=1))
@@ -155,13 +155,11 @@ def test_a_second_sigterm_ends_at_once(
     assert killed == ([(signal.SIGTERM, signal.SIG_DFL)] if ends else [])
 
 
-def test_ctrl_c_saves_as_well_and_the_run_goes_on(
-    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_saves_and_the_run_resumes(tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = "^stopped at step 2 of 4; all is saved, type the same command again to go on$"
-    with own_handlers() as heard, pytest.raises(TrainingInterruptedError, match=message):
+    with own_handlers() as received, pytest.raises(TrainingInterruptedError, match=message):
         run(tmp_path, Sends(signal.SIGINT, batch=1))
-    assert (heard, checkpoints(tmp_path)) == ([], ["step-00000002.ckpt"])
+    assert (received, checkpoints(tmp_path)) == ([], ["step-00000002.ckpt"])
     assert "Ctrl-C once more ends at once, without saving" in capsys.readouterr().err
     run(tmp_path)
     one, other = (load(folder / "checkpoints" / "step-00000004.ckpt") for folder in (tmp_path, whole))
@@ -169,7 +167,7 @@ def test_ctrl_c_saves_as_well_and_the_run_goes_on(
         assert is_same(one[key], other[key]), key
 
 
-def test_who_ignores_ctrl_c_goes_on_ignoring_it(tmp_path: Path) -> None:
+def test_an_ignored_ctrl_c_stays_ignored(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         _, result = run(tmp_path, Sends(signal.SIGINT, batch=1))
@@ -220,7 +218,7 @@ def test_outside_the_main_thread_handlers_stay_as_they_are(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("is_first", [True, False])
-def test_one_process_speaks_for_all(
+def test_only_one_process_reports_the_stop(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_first: bool
 ) -> None:
     """The command's exit code is that of the error; a rank that is not the first ends without words."""

@@ -23,7 +23,7 @@ from spectrostream.codebook_learning import CodebookStatistics
 
 pytestmark = [pytest.mark.processes, *(pytest.mark.filterwarnings(warning) for warning in LIGHTNING_WARNINGS)]
 
-CLIPS = [noise(50)[0], noise(51)[0]]
+SEGMENTS = [noise(50)[0], noise(51)[0]]
 COLOR = (10, 200, 30)
 
 
@@ -34,7 +34,7 @@ def no_scores(decoded: Tensor, original: Tensor) -> Mapping[str, float]:
 def pictures() -> Pictures:
     """One pixel each; drawing takes random numbers, as any library may."""
 
-    def clip(original: Tensor, decoded: Tensor) -> Image.Image:
+    def segment(original: Tensor, decoded: Tensor) -> Image.Image:
         torch.rand(3)
         assert original.shape == decoded.shape == (2, SAMPLES)
         return Image.new("RGB", (1, 1), COLOR)
@@ -43,11 +43,11 @@ def pictures() -> Pictures:
         assert entries == 16
         return Image.new("RGB", (1, 1), COLOR)
 
-    return Pictures(clip, codebooks)
+    return Pictures(segment, codebooks)
 
 
 def samples(folder: Path, every: int = 2, score: Any = no_scores) -> Samples:
-    return Samples(CLIPS, folder / "samples", every=every, score=score, pictures=pictures())
+    return Samples(SEGMENTS, folder / "samples", every=every, score=score, pictures=pictures())
 
 
 def run(folder: Path, *callbacks: Callback, steps: int = 5, **training: Any) -> CodecTraining:
@@ -72,7 +72,7 @@ def test_the_training_is_the_same_with_and_without(tmp_path: Path, training: dic
 
 
 @pytest.mark.slow
-def test_a_resumed_run_is_the_same_and_writes_over_what_is_trained_again(tmp_path: Path) -> None:
+def test_a_resumed_run_is_the_same_and_overwrites_repeated_samples(tmp_path: Path) -> None:
     class Stops(Callback):
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
             if trainer.global_step == 3:
@@ -90,18 +90,18 @@ def test_a_resumed_run_is_the_same_and_writes_over_what_is_trained_again(tmp_pat
         assert np.array_equal(soundfile.read(path)[0], soundfile.read(other)[0])
 
 
-def test_the_last_set_is_what_the_finished_codec_makes_of_the_clips(tmp_path: Path) -> None:
+def test_the_last_set_is_what_the_finished_codec_makes_of_the_segments(tmp_path: Path) -> None:
     module = run(tmp_path, samples(tmp_path), ema_decay=0.9)
     folder = tmp_path / "samples" / "step-00000005"
     module.codec.eval()
-    for index, clip in enumerate(CLIPS):
-        expected = module.codec.decode(module.codec.encode(clip[None]), length=SAMPLES)[0].detach()
-        for name, audio in (("original", clip), ("decoded", expected)):
+    for index, segment in enumerate(SEGMENTS):
+        expected = module.codec.decode(module.codec.encode(segment[None]), length=SAMPLES)[0].detach()
+        for name, audio in (("original", segment), ("decoded", expected)):
             path = folder / f"clip-{index}-{name}.flac"
             assert soundfile.info(path).subtype == "PCM_24"
-            heard, rate = soundfile.read(path, dtype="float32")
+            decoded, rate = soundfile.read(path, dtype="float32")
             assert rate == 48000
-            assert np.abs(heard.T - audio.clamp(-1, 1).numpy()).max() < 2e-6
+            assert np.abs(decoded.T - audio.clamp(-1, 1).numpy()).max() < 2e-6
         assert Image.open(folder / f"clip-{index}.png").getpixel((0, 0)) == COLOR
     with (folder / "codebooks.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -115,14 +115,14 @@ def test_the_last_set_is_what_the_finished_codec_makes_of_the_clips(tmp_path: Pa
 def test_codebooks_that_have_not_started_have_no_picture(tmp_path: Path) -> None:
     run(tmp_path, samples(tmp_path), steps=2, initial_vectors=1000)
     names = {path.name for path in (tmp_path / "samples" / "step-00000002").iterdir()}
-    assert names == {f"clip-{clip}{end}" for clip in (0, 1) for end in (".png", "-original.flac", "-decoded.flac")}
+    assert names == {f"clip-{index}{end}" for index in (0, 1) for end in (".png", "-original.flac", "-decoded.flac")}
 
 
-def test_scores_are_logged_as_means_over_the_clips_that_have_them(
+def test_scores_are_logged_as_means_over_the_segments_that_have_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def score(decoded: Tensor, original: Tensor) -> Mapping[str, float]:
-        if torch.equal(original, CLIPS[1]):
+        if torch.equal(original, SEGMENTS[1]):
             return {"loudness": 3.0}
         return {"loudness": 1.0, "rare": 5.0}
 
@@ -132,20 +132,20 @@ def test_scores_are_logged_as_means_over_the_clips_that_have_them(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_score_that_fails_costs_only_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_score_costs_only_its_own_value(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def fails(decoded: Tensor, original: Tensor) -> Mapping[str, float]:
-        if torch.equal(original, CLIPS[0]):
+        if torch.equal(original, SEGMENTS[0]):
             raise RuntimeError("no such score")
         return {"loudness": 3.0}
 
     run(tmp_path, samples(tmp_path, score=fails), steps=2)
     (warning,) = [record for record in caplog.records if record.name == "lightning_modules.samples"]
-    assert (warning.levelno, warning.getMessage()) == (logging.WARNING, "clip 0 has no scores: no such score")
+    assert (warning.levelno, warning.getMessage()) == (logging.WARNING, "segment 0 has no scores: no such score")
     log = pd.read_csv(tmp_path / "logs" / "attempt-000" / "metrics.csv")
     assert log["validation/loudness"].dropna().tolist() == [3.0]
 
 
-def test_a_full_disk_costs_the_samples_and_not_the_training(
+def test_a_full_disk_loses_the_samples_but_not_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -159,7 +159,7 @@ def test_a_full_disk_costs_the_samples_and_not_the_training(
     assert messages == ["the samples of step 2 are not written: [Errno 28] No space left on device"]
 
 
-def test_every_logger_gets_what_it_can_take(tmp_path: Path) -> None:
+def test_every_logger_gets_the_media_it_supports(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     module = tiny_module(max_steps=2)
@@ -167,7 +167,7 @@ def test_every_logger_gets_what_it_can_take(tmp_path: Path) -> None:
     fit(module, Batches(), cpu_config(tensorboard=True), tmp_path, callbacks=(samples(tmp_path, score=score),))
     tags = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Tags()
     assert sorted(tags["audio"]) == [
-        f"samples/clip-{clip}-{what}" for clip in (0, 1) for what in ("decoded", "original")
+        f"samples/clip-{index}-{what}" for index in (0, 1) for what in ("decoded", "original")
     ]
     assert sorted(tags["images"]) == ["samples/clip-0", "samples/clip-1"]
     assert "validation/loudness" in tags["scalars"]
@@ -187,7 +187,7 @@ def test_each_part_keeps_its_own_mode() -> None:
     assert len(set(before.values())) == 2
 
 
-@pytest.mark.parametrize(("every", "clips"), [(0, CLIPS), (1, [])])
-def test_nothing_to_do_is_a_mistake(tmp_path: Path, every: int, clips: list[Tensor]) -> None:
-    with pytest.raises(ValueError, match=rf"given every = {every}, {len(clips)} clips"):
-        Samples(clips, tmp_path, every=every, score=no_scores, pictures=pictures())
+@pytest.mark.parametrize(("every", "segments"), [(0, SEGMENTS), (1, [])])
+def test_no_interval_or_no_segments_is_an_error(tmp_path: Path, every: int, segments: list[Tensor]) -> None:
+    with pytest.raises(ValueError, match=rf"given every = {every}, {len(segments)} segments"):
+        Samples(segments, tmp_path, every=every, score=no_scores, pictures=pictures())

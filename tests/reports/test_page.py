@@ -194,8 +194,8 @@ def test_a_metric_that_was_never_available_is_refused_not_zero(written: Written,
 
 def test_large_audio_lies_beside(written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_audio, "EMBEDDED_BYTES", 400_000)
-    heard = small(written.report, reference_audio=written.report.reference_audio)
-    index = write_report(heard, tmp_path / "report")
+    with_audio = small(written.report, reference_audio=written.report.reference_audio)
+    index = write_report(with_audio, tmp_path / "report")
     sources = [a["src"] for tag, a in Elements(index.read_text(encoding="utf-8")).tags if tag == "audio"]
     assert len(sources) == 2
     assert all(source and (index.parent / source).is_file() for source in sources)
@@ -321,8 +321,8 @@ def test_the_player_plays_and_switches(
 ) -> None:
     monkeypatch.setattr(page_audio, "EMBEDDED_BYTES", 25_000_000 if embedded else 0)
     audio = {key: path for key, path in written.report.decoded_audio.items() if key[0] == "base"}
-    heard = small(written.report, reference_audio=written.report.reference_audio, decoded_audio=audio)
-    index = write_report(heard, tmp_path / "report")
+    with_audio = small(written.report, reference_audio=written.report.reference_audio, decoded_audio=audio)
+    index = write_report(with_audio, tmp_path / "report")
     seen = loaded(browser, gate, index, PLAY_AND_SWITCH)
     assert seen["data-ready"] == "true"
     assert seen["data-players"] == "2"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reports.figures.sample_pictures import clip_picture, codebook_picture
+from reports.figures.sample_pictures import codebook_picture, segment_picture
 
 RATE = 48000
 
@@ -23,26 +23,26 @@ def share(picture: Image.Image, is_such: str) -> float:
 @pytest.mark.slow
 def test_what_is_missing_is_blue_and_what_is_too_much_is_vermilion() -> None:
     original = sound()
-    quiet, loud = clip_picture(original, original / 10, RATE), clip_picture(original, original * 10, RATE)
+    quiet, loud = segment_picture(original, original / 10, RATE), segment_picture(original, original * 10, RATE)
     assert share(quiet, "blue") > 0.5
     assert share(quiet, "vermilion") < 0.01
     assert share(loud, "vermilion") > 0.5
     assert share(loud, "blue") < 0.01
-    same = clip_picture(original, original, RATE)
+    same = segment_picture(original, original, RATE)
     assert share(same, "blue") + share(same, "vermilion") < 0.01
 
 
 @pytest.mark.parametrize("channels", [2, 3])
 def test_every_number_of_channels_has_its_rows(channels: int) -> None:
-    picture = clip_picture(sound(channels), sound(channels), RATE)
-    other = clip_picture(sound(1), sound(1), RATE)
+    picture = segment_picture(sound(channels), sound(channels), RATE)
+    other = segment_picture(sound(1), sound(1), RATE)
     assert picture.width == other.width == 1800
     assert picture.height - other.height == pytest.approx((channels - 1) * 340, abs=1)
 
 
-def test_silence_and_a_clip_shorter_than_a_window_are_drawn() -> None:
-    assert clip_picture(np.zeros((2, 4000), np.float32), sound()[:, :4000], RATE).height > 400
-    assert clip_picture(sound()[:, :100], sound()[:, :100], RATE).height > 400
+def test_silence_and_a_segment_shorter_than_a_window_are_drawn() -> None:
+    assert segment_picture(np.zeros((2, 4000), np.float32), sound()[:, :4000], RATE).height > 400
+    assert segment_picture(sound()[:, :100], sound()[:, :100], RATE).height > 400
 
 
 def test_bars_are_as_high_as_the_values() -> None:

@@ -136,7 +136,7 @@ def test_swapped_channels_swap_their_features_until_the_fusion_block(frontend, f
     left, right = fused(audio).chunk(2, dim=1)
     torch.testing.assert_close(fused(audio.flip(1)), torch.cat((right, left), dim=1))
     assert not torch.allclose(left, right)
-    # left first: the first half never heard the right channel
+    # left first: the first half does not depend on the right channel
     without_right = fused(audio * torch.tensor([1.0, 0.0])[:, None]).chunk(2, dim=1)
     torch.testing.assert_close(without_right[0], left)
     assert not torch.allclose(without_right[1], right)

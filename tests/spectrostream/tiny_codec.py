@@ -20,7 +20,7 @@ def tiny_config(**changes: object) -> SpectroStreamConfig:
 
 
 def built(config: SpectroStreamConfig) -> SpectroStream:
-    """Random weights, biases too: without them silence stays silence, and a wrong start of a stream is not heard."""
+    """Random weights, biases too: without them silence stays silence, and a wrong start of a stream is not noticed."""
     torch.manual_seed(0)
     codec = SpectroStream(config).eval().requires_grad_(False)
     for parameter in codec.parameters():

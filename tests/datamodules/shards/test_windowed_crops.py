@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader
 from datamodules.corpora.corpus import Corpus
 from datamodules.corpora.time_ranges import TimeRanges
 from datamodules.crop_dataset import CropDataset
-from datamodules.crops import StepSampler
+from datamodules.crops import RandomCrops
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.store import ShardStore
-from datamodules.shards.windows import WindowedCrops
+from datamodules.shards.windows import Window, WindowedCrops
+from datamodules.workers.resilient_loader import StepSampler
 
 pytestmark = pytest.mark.processes
 
@@ -36,9 +37,19 @@ def music(shards: int, tracks: int, seed: int = 0) -> tuple[TimeRanges, np.ndarr
 
 
 def crops_of(shards: int = 12, tracks: int = 60, **options: object) -> WindowedCrops:
-    spans, shard_of_track = music(shards, tracks)
-    arguments = {"batch_size": 4, "crop_seconds": 0.5, "sample_rate": RATE, "window_shards": 3} | options
-    return WindowedCrops(spans, shard_of_track, **arguments)  # type: ignore[arg-type]
+    ranges, shard_of_track = music(shards, tracks)
+    arguments = {"batch_size": 4, "window_shards": 3} | options
+    return WindowedCrops(RandomCrops(ranges, 0.5, RATE), shard_of_track, **arguments)  # type: ignore[arg-type]
+
+
+def windows(crops: WindowedCrops, seed: int, epoch: int, rank: int) -> list[Window]:
+    number, within = divmod(epoch, crops._world_size)
+    return crops.hands(seed, number, rank)[within]
+
+
+def window_at(crops: WindowedCrops, seed: int, step: int, slot: int) -> Window:
+    planned, place = crops._place(seed, step, slot)
+    return planned[place]
 
 
 @settings(max_examples=60)
@@ -53,17 +64,17 @@ def test_an_epoch_has_every_shard_once_and_no_shard_twice(
     shards: int, world_size: int, window: int, seed: int, epoch: int
 ) -> None:
     crops = crops_of(shards, 60, world_size=world_size, window_shards=window)
-    visited = [shard for rank in range(world_size) for w in crops.windows(seed, epoch, rank) for shard in w]
+    visited = [shard for rank in range(world_size) for w in windows(crops, seed, epoch, rank) for shard in w]
     assert sorted(visited) == list(range(shards))
-    lengths = [len(w) for rank in range(world_size) for w in crops.windows(seed, epoch, rank)]
+    lengths = [len(w) for rank in range(world_size) for w in windows(crops, seed, epoch, rank)]
     assert 1 <= min(lengths) <= max(lengths) <= window
-    hands = [sum(map(len, crops.windows(seed, epoch, rank))) for rank in range(world_size)]
+    hands = [sum(map(len, windows(crops, seed, epoch, rank))) for rank in range(world_size)]
     assert max(hands) - min(hands) <= 1
 
 
 def test_epochs_and_seeds_differ() -> None:
     crops = crops_of(world_size=2)
-    orders = {(seed, epoch): tuple(crops.windows(seed, epoch, 0)) for seed in range(4) for epoch in range(8)}
+    orders = {(seed, epoch): tuple(windows(crops, seed, epoch, 0)) for seed in range(4) for epoch in range(8)}
     assert len(set(orders.values())) == len(orders)
 
 
@@ -71,9 +82,9 @@ def test_epochs_and_seeds_differ() -> None:
 def test_batches_visit_the_windows_one_after_the_other(world_size: int) -> None:
     crops = crops_of(world_size=world_size)
     for rank in range(world_size):
-        planned = [window for epoch in range(world_size) for window in crops.windows(7, epoch, rank)]
+        planned = [window for epoch in range(world_size) for window in windows(crops, 7, epoch, rank)]
         steps = -(-crops.crops_per_round // 4)
-        drawn = [crops.window_at(7, step, rank * 4 + slot) for step in range(steps) for slot in range(4)]
+        drawn = [window_at(crops, 7, step, rank * 4 + slot) for step in range(steps) for slot in range(4)]
         drawn = drawn[: crops.crops_per_round]
         changes = [window for window, before in zip(drawn, [None, *drawn], strict=False) if window != before]
         assert changes == planned
@@ -82,9 +93,9 @@ def test_batches_visit_the_windows_one_after_the_other(world_size: int) -> None:
 @pytest.mark.parametrize("passes", [0.5, 1.0, 3.0])
 def test_a_window_lasts_as_long_as_its_music(passes: float) -> None:
     crops = crops_of(passes=passes)
-    spans, shard_of_track = music(12, 60)
-    starts = (np.round(spans.ends * RATE) - 50 + 1) * (1 / 50) * passes
-    drawn = [crops.window_at(1, step, slot) for step in range(crops.crops_per_round // 4) for slot in range(4)]
+    ranges, shard_of_track = music(12, 60)
+    starts = (np.round(ranges.ends * RATE) - 50 + 1) * (1 / 50) * passes
+    drawn = [window_at(crops, 1, step, slot) for step in range(crops.crops_per_round // 4) for slot in range(4)]
     for window in set(drawn):
         expected = starts[np.isin(shard_of_track, window)].sum()
         assert abs(drawn.count(window) - expected) <= 5, "one crop at each end, and the round's last crops"
@@ -102,11 +113,11 @@ def drawn_starts(crops: WindowedCrops, seeds: range, batch_size: int, ranks: int
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_every_sample_is_equally_likely_to_be_a_start(world_size: int) -> None:
-    spans, shard_of_track = music(5, 9, seed=3)
+    ranges, shard_of_track = music(5, 9, seed=3)
     crops = WindowedCrops(
-        spans, shard_of_track, batch_size=3, world_size=world_size, crop_seconds=0.5, sample_rate=RATE, window_shards=2
+        RandomCrops(ranges, 0.5, RATE), shard_of_track, batch_size=3, world_size=world_size, window_shards=2
     )
-    starts = np.round(spans.ends * RATE).astype(int) - 50 + 1
+    starts = np.round(ranges.ends * RATE).astype(int) - 50 + 1
     offsets = np.cumsum(starts) - starts
     counts = np.zeros(starts.sum())
     for track, start in drawn_starts(crops, range(400 // world_size), 3, world_size):
@@ -133,15 +144,13 @@ def test_a_biased_draw_would_be_noticed() -> None:
 
 
 def test_weights_are_heard_in_proportion() -> None:
-    spans, shard_of_track = music(6, 30)
+    ranges, shard_of_track = music(6, 30)
     weights = np.where(np.arange(30) % 3 == 0, 3.0, np.where(np.arange(30) % 3 == 1, 1.0, 0.0))
-    crops = WindowedCrops(
-        spans, shard_of_track, batch_size=4, crop_seconds=0.5, sample_rate=RATE, window_shards=2, weights=weights
-    )
+    crops = WindowedCrops(RandomCrops(ranges, 0.5, RATE, weights), shard_of_track, batch_size=4, window_shards=2)
     counts = np.zeros(30)
     for track, _ in drawn_starts(crops, range(40), 4):
         counts[track] += 1
-    starts = np.round(spans.ends * RATE) - 49
+    starts = np.round(ranges.ends * RATE) - 49
     expected = starts * weights / (starts * weights).sum() * counts.sum()
     assert counts[weights == 0].sum() == 0
     heard = weights > 0
@@ -164,7 +173,7 @@ def test_what_is_left_out_is_left_out(step: int, lost: set[int]) -> None:
     assume(crops.track_indices - lost)
     crop = crops.crop_for(5, step, 1, without=lost)
     assert crop.track_index not in lost
-    window_tracks = set(np.flatnonzero(np.isin(music(12, 60)[1], crops.window_at(5, step, 1))))
+    window_tracks = set(np.flatnonzero(np.isin(music(12, 60)[1], window_at(crops, 5, step, 1))))
     if (window_tracks & crops.track_indices) - lost:
         assert crop.track_index in window_tracks
 
@@ -176,10 +185,10 @@ def test_nothing_left_is_an_error() -> None:
 
 
 def test_shards_without_training_music_are_not_visited() -> None:
-    spans, shard_of_track = music(10, 40)
-    kept = shard_of_track[spans.tracks] % 2 == 0
-    crops = WindowedCrops(spans.at(kept), shard_of_track, batch_size=2, crop_seconds=0.5, sample_rate=RATE)
-    assert {shard for window in crops.windows(0, 0, 0) for shard in window} == {0, 2, 4, 6, 8}
+    ranges, shard_of_track = music(10, 40)
+    kept = shard_of_track[ranges.tracks] % 2 == 0
+    crops = WindowedCrops(RandomCrops(ranges.at(kept), 0.5, RATE), shard_of_track, batch_size=2)
+    assert {shard for window in windows(crops, 0, 0, 0) for shard in window} == {0, 2, 4, 6, 8}
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"world_size": 0}, {"window_shards": 0}, {"passes": 0.0}])
@@ -188,15 +197,10 @@ def test_impossible_numbers(options: dict[str, float]) -> None:
         crops_of(**options)
 
 
-def test_no_crop_fits() -> None:
-    with pytest.raises(ValueError, match=r"lower data\.crop_seconds"):
-        crops_of(crop_seconds=100.0)
-
-
 def test_the_window_after_this_one_is_announced_once() -> None:
     told: list[tuple[int, ...]] = []
     crops = crops_of(announce=lambda window: told.append(tuple(window)))
-    planned = crops.windows(3, 0, 0)
+    planned = windows(crops, 3, 0, 0)
     for step in range(crops.crops_per_round // 4):
         crops.crop_for(3, step, 0)
     assert told == [*planned[1:], planned[0]]
@@ -206,16 +210,12 @@ def dataset_of(folder: Path, seed: int) -> CropDataset:
     store = ShardStore(folder)
     reader = ShardReader(Corpus(str(folder), store.read_index()), store)
     durations = reader.corpus.durations
-    spans = TimeRanges(np.arange(len(durations)), np.zeros(len(durations)), durations)
+    ranges = TimeRanges(np.arange(len(durations)), np.zeros(len(durations)), durations)
     crops = WindowedCrops(
-        spans,
+        RandomCrops(ranges, 0.5, 48000, gain_db_range=(-6.0, 0.0), swap_channels_probability=0.5),
         reader.shard_of_track,
         batch_size=4,
-        crop_seconds=0.5,
-        sample_rate=48000,
         window_shards=2,
-        gain_db_range=(-6.0, 0.0),
-        swap_channels_probability=0.5,
         announce=reader.prefetch,
     )
     return CropDataset(reader, crops, crop_seconds=0.5, seed=seed)  # type: ignore[arg-type]

@@ -29,7 +29,7 @@ class Variant:
     name: str
     title: str
     role: str
-    """One of "baseline", "variant" and "peer"."""
+    """"baseline" (the reference), "variant" (a changed baseline) or "peer" (another codec, listed under `peers`)."""
     set: Mapping[str, Any]
     """Dotted configuration keys and their values; they override the study's own `set`."""
     change: str = ""

@@ -190,7 +190,7 @@ def small_disk(folder: Path, size: int) -> Iterator[tuple[Callable[[], None] | N
     """Mount a disk of `size` bytes at `folder`; without the right to mount, limit the size of files instead.
 
     Yields:
-        A function that sets the limit in a new process (or None), the disk in words, and a function that makes room.
+        A function that limits a new process (or None), the name of the disk, and a function that frees space.
     """
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]

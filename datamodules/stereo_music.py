@@ -70,7 +70,8 @@ class StereoMusicDataModule(lightning.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Find and divide the corpus; all else here does so when it needs it."""
-        _ = self._weights
+        _ = self._weights  # a condition that is wrong is an error now, not at the first batch
+        logger.info("%s", self.describe())
 
     @cached_property
     def source(self) -> Source:

@@ -158,7 +158,7 @@ class RunCheckpoint(Callback):
         good = f"the last good one is {self._last_good.name}" if self._last_good else "there is no earlier one"
         if required:
             remedy = (
-                "make room there, or allow writing, and type the same command again to go on from the last good one"
+                "make room there, or allow writing, and run the same command again to resume from the last good one"
             )
             raise CheckpointError(f"{what} ({_free_space(self.folder)}); {good}; {remedy}")
         if trainer.is_global_zero:

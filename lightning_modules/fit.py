@@ -111,7 +111,7 @@ def _require_good_end(trainer: lightning.Trainer, module: CodecTraining) -> None
         # A callback can stop training; Lightning then returns as if it had finished.
         raise TrainingStoppedError(
             f"training stopped at step {trainer.global_step} of {module.config.max_steps}; "
-            "type the same command again to go on"
+            "run the same command again to resume"
         )
     module.guard.require_good_end()
 

@@ -37,7 +37,7 @@ class PreemptedError(UserError):
 
     def __init__(self, step: int, max_steps: int, *, is_first: bool = True) -> None:
         super().__init__(
-            f"asked to make room at step {step} of {max_steps}; all is saved, type the same command again to go on"
+            f"asked to make room at step {step} of {max_steps}; all is saved, run the same command again to resume"
         )
         if not is_first:
             self.exit_code = 0
@@ -50,7 +50,7 @@ class TrainingInterruptedError(KeyboardInterrupt):
     """
 
     def __init__(self, step: int, max_steps: int) -> None:
-        super().__init__(f"stopped at step {step} of {max_steps}; all is saved, type the same command again to go on")
+        super().__init__(f"stopped at step {step} of {max_steps}; all is saved, run the same command again to resume")
 
 
 class Preemption(Callback):

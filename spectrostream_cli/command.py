@@ -25,7 +25,7 @@ def add_command(
     examples: str,
     *,
     stdout_is_data: Callable[[argparse.Namespace], bool] = lambda arguments: False,
-    when_stopped: str = "stopped; type the same command again to go on",
+    when_stopped: str = "stopped; run the same command again to resume",
 ) -> argparse.ArgumentParser:
     """Add a command whose `--help` ends with examples.
 

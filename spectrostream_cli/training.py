@@ -20,7 +20,7 @@ _TRAIN = """  spectrostream train config=tiny out=runs/tiny
 
 Without out= the folder is runs/ and the configuration's name. Run the same command again to resume a training."""
 # Shown before the first update and after a second Ctrl-C; otherwise the training saves and has its own message.
-_WHEN_STOPPED = "stopped; type the same command again to go on from the last checkpoint, if there is one"
+_WHEN_STOPPED = "stopped; run the same command again to resume from the last checkpoint, if there is one"
 _ABLATE = """  spectrostream ablate study=demo out=runs/demo
   spectrostream ablate study=my_study.yaml data=/music out=runs/mine jobs=2
 

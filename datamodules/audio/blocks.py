@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -81,23 +82,25 @@ class AudioReader:
             stop = min(start + samples, self.samples)
             first, last = self._resampler.source_range(start, stop, self.info.frames)
             read_so_far = held_from + held.shape[1]
-            more = self._read(read_so_far, max(last, read_so_far), _decode_next)
+            end = max(last, read_so_far)
+            more = self._checked(partial(decode, self._file, end - read_so_far), read_so_far, end)
             held, held_from = torch.cat((held[:, first - held_from :], more), dim=1), first
             yield self._resampled(held[:, : last - first], start, stop)
 
     def part(self, start: int, stop: int) -> Tensor:
         """Read samples `start` to `stop`, `[channels, stop - start]`, before anything else was read."""
         first, last = self._resampler.source_range(start, stop, self.info.frames)
-        return self._resampled(self._read(first, last, read_frames), start, stop)
+        decoded = partial(read_frames, self._file, self.info.path, first, last)
+        return self._resampled(self._checked(decoded, first, last), start, stop)
 
     def _resampled(self, source: Tensor, start: int, stop: int) -> Tensor:
         return self._resampler.resample(source, start, stop, self.info.frames).expand(self._channels, -1)
 
-    def _read(self, start: int, stop: int, read: Callable[[soundfile.SoundFile, Path, int, int], np.ndarray]) -> Tensor:
-        """Read frames `start` to `stop` at the file's own rate, `[channels of the file, stop - start]`."""
+    def _checked(self, read: Callable[[], np.ndarray], start: int, stop: int) -> Tensor:
+        """Call `read` for frames `start` to `stop`; return them complete, `[channels of the file, stop - start]`."""
         path = self.info.path
         try:
-            content = read(self._file, path, start, stop)
+            content = read()
         except soundfile.SoundFileError as error:
             raise self.info.broken(error) from error
         except OSError as error:
@@ -105,11 +108,6 @@ class AudioReader:
         audio = torch.from_numpy(np.ascontiguousarray(self.info.completed(content, start, stop)))
         require_samples(path, audio)
         return audio
-
-
-def _decode_next(file: soundfile.SoundFile, path: Path, start: int, stop: int) -> np.ndarray:
-    del path
-    return decode(file, stop - start)
 
 
 def summed(readers: Sequence[AudioReader], samples: int) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""The audio files below a folder, in an order that depends on the names only, and what was passed over and why."""
+"""Finds the audio files in a folder, in an order that depends on names only, and says what was skipped and why."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-# What soundfile's libsndfile opens by itself; headerless .raw is left out because nothing says what it holds.
+# What soundfile's libsndfile opens. Files without a header (.raw) are left out, because nothing says what they hold.
 AUDIO_EXTENSIONS = frozenset(
     {
         *(".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus"),
         *(".rf64", ".snd", ".w64", ".wav", ".wave"),
     }
 )
-# Music all the same, so it is reported instead of passed over.
-_FOREIGN_EXTENSIONS = frozenset(
+# Music that cannot be read here; it is reported, not ignored.
+_UNSUPPORTED_EXTENSIONS = frozenset(
     {
         *(".aac", ".ac3", ".ape", ".dsf", ".m4a", ".m4b", ".m4p", ".mka"),
         *(".mkv", ".mov", ".mp4", ".mpc", ".webm", ".wma", ".wv"),
@@ -29,7 +29,7 @@ _LEADS_OUT = (
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """A file or folder that was left out."""
+    """A file or folder that was skipped."""
 
     path: Path
     reason: str
@@ -37,7 +37,7 @@ class SkippedFile:
 
 @dataclass(frozen=True)
 class FoundAudio:
-    """Audio files by name, each once, as yet unopened; `seen` counts all files."""
+    """Audio files by name, each once, not opened yet; `seen` counts all files."""
 
     paths: tuple[Path, ...]
     skipped: tuple[SkippedFile, ...]
@@ -45,10 +45,10 @@ class FoundAudio:
 
 
 def audio_below(root: Path, *, inside_only: bool = False) -> FoundAudio:
-    """Every file below `root` that is audio by its name.
+    """Find every file below `root` whose name is that of an audio file.
 
-    Links are followed, each folder and file counts once, hidden names are passed over. With `inside_only` a link that
-    leads out of `root` is skipped instead, unless it stands directly in it and leads to a folder, as to another disk.
+    Links are followed, each folder and file counts once, and hidden names are ignored. With `inside_only`, links out of
+    `root` are skipped, except links directly in it to a folder, for instance on another disk.
     """
     skipped: list[SkippedFile] = []
     seen = 0
@@ -58,7 +58,7 @@ def audio_below(root: Path, *, inside_only: bool = False) -> FoundAudio:
     for path in files_below(root, skipped, inside_only=inside_only):
         seen += 1
         extension = path.suffix.lower()
-        if extension in _FOREIGN_EXTENSIONS:
+        if extension in _UNSUPPORTED_EXTENSIONS:
             skipped.append(
                 SkippedFile(path, f"{extension} cannot be read here; convert it, for instance `ffmpeg -i IN OUT.flac`")
             )
@@ -67,7 +67,7 @@ def audio_below(root: Path, *, inside_only: bool = False) -> FoundAudio:
             if inside_only and not _lies_in(identity, insides):
                 skipped.append(SkippedFile(path, _LEADS_OUT))
             elif identity in candidates:
-                # A link to a track would let the same music stand in training and in the held-out part.
+                # Through a link, the same music could be in training and in the held-out part.
                 skipped.append(SkippedFile(path, f"is the same file as {str(candidates[identity])!r}"))
             else:
                 candidates[identity] = path
@@ -75,9 +75,9 @@ def audio_below(root: Path, *, inside_only: bool = False) -> FoundAudio:
 
 
 def files_below(root: Path, skipped: list[SkippedFile], *, inside_only: bool = False) -> Iterator[Path]:
-    """Every visible file in sorted order; a folder that was met before, through a link, is not entered again.
+    """Yield every visible file in sorted order; each folder is entered once, also if links lead to it again.
 
-    With `inside_only` neither is a folder outside of `root`, which a link deeper in it leads to.
+    With `inside_only`, links below the first level to folders outside `root` are not entered.
     """
 
     def unreadable(error: OSError) -> None:
@@ -96,7 +96,7 @@ def files_below(root: Path, skipped: list[SkippedFile], *, inside_only: bool = F
             else:
                 visited.add(identity)
                 entered.append(name)
-        # os.walk goes on with what is left in this very list.
+        # os.walk continues with the names in this list.
         folder_names[:] = entered
         for name in sorted(file_names):
             if not name.startswith("."):
@@ -104,7 +104,7 @@ def files_below(root: Path, skipped: list[SkippedFile], *, inside_only: bool = F
 
 
 def _identity(path: Path, real_folders: dict[Path, str]) -> str:
-    """`os.path.realpath`, but each folder is resolved once: that is most of the time of walking 10^5 files."""
+    """Return `os.path.realpath`; each folder is resolved once, which is most of the time with 10^5 files."""
     if os.path.islink(path):  # noqa: PTH114  Path.is_symlink raises in a locked folder
         return os.path.realpath(path)
     folder = path.parent
@@ -114,17 +114,17 @@ def _identity(path: Path, real_folders: dict[Path, str]) -> str:
 
 
 def _insides(root: Path) -> tuple[str, ...]:
-    """The folder, and those that links directly in it lead to, as resolved names."""
+    """Return the folder, and the targets of the links directly in it, as resolved names."""
     top = os.path.realpath(root)
     linked = []
     with suppress(OSError), os.scandir(root) as entries:
         links = [entry.path for entry in entries if entry.is_symlink()]
         # DirEntry.is_dir raises for a link to itself.
         linked = [os.path.realpath(link) for link in links if os.path.isdir(link)]  # noqa: PTH112
-    # A link upwards leads to no other disk, but to everything beside the corpus.
+    # A link upwards would not lead to another disk, but to everything beside the corpus.
     return (top, *(folder for folder in linked if not _lies_in(top, (folder,))))
 
 
 def _lies_in(path: str, folders: Sequence[str]) -> bool:
-    """Whether it is one of the folders or lies below one; all resolved names."""
+    """Whether a path is one of the folders or below one; all are resolved names."""
     return any(path == folder or path.startswith(os.path.join(folder, "")) for folder in folders)  # noqa: PTH118

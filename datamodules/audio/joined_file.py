@@ -1,4 +1,4 @@
-"""Stretches of an open file, and bytes between them, as one file for reading."""
+"""Joins parts of an open file, and bytes between them, to one file for reading."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import IO
 
 
 class JoinedFile(io.RawIOBase):
-    """A file made of parts in order.
+    """A file that consists of parts, in order.
 
     Args:
-        file: where stretches are read from; it stays open.
-        parts: each a stretch of the file, as the range of its bytes, or bytes.
+        file: The file with the parts; it stays open.
+        parts: A range is a part of the file, from byte to byte; bytes are taken as they are.
     """
 
     def __init__(self, file: IO[bytes], parts: Sequence[range | bytes]) -> None:
@@ -24,25 +24,25 @@ class JoinedFile(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves to a position, which may lie beyond the end."""
+        """Move to a position, which may be beyond the end."""
         begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._ends[-1]}[whence]
         self._position = max(0, begin + offset)
         return self._position
 
     def tell(self) -> int:
-        """The position."""
+        """Return the position."""
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Reads from the part at the position, not beyond its end."""
+        """Read from the part at the position, not beyond its end."""
         for part, end in zip(self._parts, self._ends, strict=True):
             if self._position < end:
                 rest = part[self._position - end :]

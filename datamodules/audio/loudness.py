@@ -1,7 +1,7 @@
-"""Integrated loudness after ITU-R BS.1770-4, piece by piece; the energies of short blocks on which it rests.
+"""Integrated loudness after ITU-R BS.1770-4, computed block by block, and energies of blocks of 100 ms.
 
-Both filters are those of `pyloudnorm`, and so is the rule which incomplete block at the end still counts: the result is
-that of `pyloudnorm.Meter` for the whole signal, which holds it in memory several times over.
+The result equals that of `pyloudnorm.Meter`, which needs several copies of the whole signal in memory. Both filters and
+the rule for an incomplete block at the end are pyloudnorm's.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ _RELATIVE_GATE = -10.0  # LU
 _BLOCKS_PER_WINDOW = 4  # 400 ms, which overlap by three quarters
 _WEIGHTS = (1.0, 1.0, 1.0, 1.41, 1.41)  # left, right, centre, left surround, right surround
 _SHORTEST_CROP_SECONDS = 0.5  # as in DAC's audiotools
-# What is left in a filter after the music has ended; smaller numbers would reach the denormals, which are slow.
+# Smaller numbers in the filters become zero: after the end of the music they would be denormal, which is slow.
 _NEGLIGIBLE = 1e-30
 
 
 class BlockEnergies:
-    """Sums over consecutive blocks of 100 ms of a signal that comes in pieces; eighty bytes for each second.
+    """Sums over consecutive blocks of 100 ms of a signal that comes in parts; 80 bytes for each second.
 
-    sample_rate: in Hz. Block k begins at sample floor(k * sample_rate / 10).
+    Args:
+        sample_rate: In Hz. Block k begins at sample floor(k * sample_rate / 10).
     """
 
     def __init__(self, sample_rate: int) -> None:
@@ -40,11 +41,11 @@ class BlockEnergies:
         self._open = 0.0
 
     def add(self, energy: np.ndarray) -> None:
-        """The next samples of the energy, float64 `[samples]`."""
+        """Add the next samples of the energy, float64 `[samples]`."""
         if not len(energy):
             return
         start, self.samples = self.samples, self.samples + len(energy)
-        # Blocks end at `ends`; the last one may end with this very piece.
+        # Blocks end at `ends`; the last one may end with this part.
         blocks = np.arange(self._blocks + 1, self.samples * BLOCKS_PER_SECOND // self._rate + 2)
         ends = blocks * self._rate // BLOCKS_PER_SECOND
         ends = ends[ends <= self.samples]
@@ -56,27 +57,28 @@ class BlockEnergies:
         self._open = float(sums[-1]) if len(sums) > len(ends) else 0.0
 
     def sums(self) -> np.ndarray:
-        """Of all blocks, float64 `[blocks]`, the last one perhaps incomplete."""
+        """Return the sums of all blocks, float64 `[blocks]`; the last one may be incomplete."""
         is_open = self._blocks * self._rate // BLOCKS_PER_SECOND < self.samples
         return np.concatenate((*self._complete, [self._open] if is_open else []))
 
     def lengths(self) -> np.ndarray:
-        """Samples in each of these blocks."""
+        """Return the number of samples in each of these blocks."""
         edges = np.arange(len(self.sums()) + 1) * self._rate // BLOCKS_PER_SECOND
         return np.diff(np.minimum(edges, self.samples))
 
 
 class LoudnessMeter:
-    """Integrated loudness of a signal that comes in pieces.
+    """Measures the integrated loudness of a signal that comes in parts.
 
         meter = LoudnessMeter(48000, channels=2)
-        for audio in pieces:
+        for audio in parts:
             meter.add(audio)
         meter.integrated()
 
-    sample_rate: in Hz, at least 4000.
-    channels: up to five in the order left, right, centre, left surround, right surround with the standard's weights.
-        For more, whose meaning no file tells, the mean of all channels counts as one channel would.
+    Args:
+        sample_rate: In Hz, at least 4000.
+        channels: Up to five are left, right, centre, left surround and right surround with the standard's weights. With
+            more channels, whose meaning files do not say, the mean of all counts as one channel.
     """
 
     def __init__(self, sample_rate: int, channels: int) -> None:
@@ -89,7 +91,7 @@ class LoudnessMeter:
         self._energies = BlockEnergies(sample_rate)
 
     def add(self, audio: np.ndarray) -> None:
-        """The next piece `[channels, samples]`, full scale 1, of any length."""
+        """Add the next part `[channels, samples]`, full scale 1, of any length."""
         if not audio.shape[-1]:
             return
         weighted, self._state = sosfilt(self._filters, audio, zi=self._state)
@@ -98,9 +100,9 @@ class LoudnessMeter:
         self._energies.add(np.einsum("c,cs->s", self._weights, np.square(weighted)))
 
     def integrated(self) -> float:
-        """Loudness in LUFS of all so far; -inf where no window of 400 ms is louder than -70.
+        """Return the loudness in LUFS of all parts so far; -inf if no window of 400 ms is louder than -70.
 
-        Less than 400 ms count as if silence followed.
+        A signal below 400 ms counts as if silence followed.
         """
         powers = _window_powers(self._energies, self._rate)
         loud = powers[_lufs(powers) >= _ABSOLUTE_GATE]
@@ -112,9 +114,9 @@ class LoudnessMeter:
 
 
 def loudness_of(audio: Tensor, sample_rate: int) -> float:
-    """Integrated loudness in LUFS of a crop `[channels, samples]`, at least -70; shorter ones are padded to 0.5 s.
+    """Return the integrated loudness of a crop `[channels, samples]` in LUFS, at least -70.
 
-    This is what DAC's audiotools compute where they bring crops to one loudness.
+    Crops below 0.5 s are padded with silence. DAC's audiotools compute the same to normalize crops.
     """
     crop = audio.detach().cpu().numpy()
     missing = round(_SHORTEST_CROP_SECONDS * sample_rate) - crop.shape[-1]
@@ -125,15 +127,15 @@ def loudness_of(audio: Tensor, sample_rate: int) -> float:
 
 @lru_cache
 def _k_weighting(sample_rate: int) -> np.ndarray:
-    """Second-order sections: the shelf that stands for the head, the high-pass."""
+    """Return the second-order sections: the shelf for the effect of the head, and the high-pass."""
     shelf = IIRfilter(4.0, 1 / math.sqrt(2), 1500.0, sample_rate, "high_shelf")
     high_pass = IIRfilter(0.0, 0.5, 38.0, sample_rate, "high_pass")
     return np.array([np.concatenate((stage.b, stage.a)) for stage in (shelf, high_pass)])
 
 
 def _window_powers(energies: BlockEnergies, sample_rate: int) -> np.ndarray:
-    """Mean power of each window of four blocks."""
-    # A window that lacks less than half a block at its end counts.
+    """Return the mean power of each window of four blocks."""
+    # A window counts if less than half a block is missing at its end.
     seconds = energies.samples / sample_rate
     windows = max(round((seconds - 0.4) * BLOCKS_PER_SECOND) + 1, 1)
     blocks = energies.sums()

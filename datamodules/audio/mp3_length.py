@@ -1,10 +1,10 @@
-"""MP3 files that do not say how long they are, read as if they did.
+"""Reads MP3 files without a number of frames as if they had one.
 
-Most encoders begin an MP3 file with a frame that holds no music but, after "Xing" or "Info", the number of frames.
-Without it libsndfile estimates: file size over the size of the first frame. With a variable bitrate that is minutes
-off, pictures count as music, and even with a constant one it errs by some frames; what lies beyond its estimate it does
-not give out at all. So the frames of such a file are counted, and libsndfile is given the missing frame before them. As
-in all files that have one it then leaves out the decoder's delay, the first 529 samples.
+Most encoders begin an MP3 file with a frame without music that holds, after "Xing" or "Info", the number of frames.
+Without it libsndfile estimates the number: file size over the size of the first frame. With a variable bitrate the
+error is minutes, pictures count as music, and even with a constant bitrate the error is some frames. libsndfile reads
+nothing beyond its estimate. So the frames of such a file are counted, and libsndfile gets the missing frame before
+them. It then leaves out the decoder's delay, the first 529 samples, as in all files with that frame.
 
 Source: ISO/IEC 11172-3 and 13818-3 (the header of a frame, in 4 bytes); the Xing frame as mpg123 and LAME have it.
 """
@@ -22,7 +22,7 @@ from typing import BinaryIO, NamedTuple
 
 from datamodules.audio.joined_file import JoinedFile
 
-# By the two bits of the version: 3 is MPEG-1, 2 is MPEG-2, 0 is MPEG-2.5, of which only layer III is looked at.
+# Keys are the two bits of the version: 3 is MPEG-1, 2 is MPEG-2, 0 is MPEG-2.5. Only layer III counts.
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 _KBPS = {
     3: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -30,7 +30,7 @@ _KBPS = {
 }
 _KBPS[0] = _KBPS[2]
 _HEADER_BYTES = 4
-# Where a header of layer III may begin: 11 bits of synchronization, version, layer, and whether no CRC follows.
+# The beginning of a header of layer III: 11 bits of synchronization, version, layer, and a bit for "no CRC".
 _SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
 _NO_CRC = 0x01
 _CRC_BYTES = 2
@@ -38,17 +38,18 @@ _ID3 = re.compile(rb"ID3[\x00-\xfe][\x00-\xfe].([\x00-\x7f]{4})", re.DOTALL)
 _ID3_BYTES = 10
 _SEARCHED_BYTES = 2**16
 _HAS_FRAMES = 1
-# Of the frame that is put in: at any rate larger than what it must hold.
+# Bitrate of the added frame; it is large enough for its content at every sample rate.
 _TAG_KBPS = 64
 
 
 class Header(NamedTuple):
-    """Of a frame; all frames of a stream share version and rate.
+    """The header of a frame; all frames of a stream have the same version and rate.
 
-    size: in bytes, with the header itself.
-    version: the two bits.
-    sample_rate: Hz.
-    side_bytes: of the side information between header and music.
+    Attributes:
+        size: Of the frame in bytes, with the header.
+        version: The two bits.
+        sample_rate: In Hz.
+        side_bytes: Size of the side information between header and music.
     """
 
     size: int
@@ -58,16 +59,16 @@ class Header(NamedTuple):
 
 
 def frame_samples(sample_rate: int) -> int:
-    """Samples of a channel in a frame of layer III: MPEG-1 has the rates from 32000 Hz on."""
+    """Return the samples of a channel in a frame of layer III; rates from 32000 Hz are MPEG-1."""
     return 1152 if sample_rate >= 32000 else 576
 
 
 def samples_to_decode_before(sample_rate: int, channels: int) -> int:
-    """How many samples a decoder must have seen before a place, so that it gives what it gives from the start on.
+    """Return how many samples before a place a decoder must decode for the same output as from the start.
 
-    The music of a frame may begin in earlier ones (the bit reservoir), as far back as a number of 9 bits says, of 8 in
-    MPEG-2. After a pause these are frames of the lowest bitrate. Two more let the overlapping windows and the filter
-    bank settle.
+    The music of a frame may begin in earlier frames (the bit reservoir): up to 511 bytes earlier, 255 in MPEG-2. After
+    a pause these are frames of the lowest bitrate. Two more frames let the overlapping windows and the filter bank
+    settle.
     """
     version = 3 if sample_rate >= 32000 else 2
     reservoir_bytes = 511 if version == 3 else 255
@@ -85,7 +86,7 @@ def _side_bytes(version: int, channels: int) -> int:
 
 @lru_cache(maxsize=4096)
 def header_of(content: bytes) -> Header | None:
-    """Of 4 bytes; None for what is no header of layer III, or leaves its bitrate open ("free format")."""
+    """Parse 4 bytes; None if they are no header of layer III, or one without a bitrate ("free format")."""
     if len(content) < _HEADER_BYTES or not _SYNC.match(content):
         return None
     version, bitrate, rate = content[1] >> 3 & 3, content[2] >> 4, content[2] >> 2 & 3
@@ -101,7 +102,7 @@ def header_of(content: bytes) -> Header | None:
 
 @dataclass(frozen=True, slots=True)
 class Uncounted:
-    """An MP3 file without a number of frames: where the first one begins, its header, and how many there are."""
+    """An MP3 file without a number of frames: position of the first frame, its header, and the counted number."""
 
     first: int
     header: bytes
@@ -109,7 +110,11 @@ class Uncounted:
 
 
 def uncounted(path: Path) -> Uncounted | None:
-    """None for a file that says how long it is, and for one whose frames cannot be told. Raises OSError."""
+    """Count the frames of a file; None if it has their number, or if no frames are found.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     with path.open("rb") as file:
         start = 0
         while size := _id3_bytes(file, start):
@@ -121,16 +126,20 @@ def uncounted(path: Path) -> Uncounted | None:
 
 
 def open_counted(path: Path, found: Uncounted) -> io.RawIOBase:
-    """The file with a frame that says how long it is, for reading. Raises OSError."""
+    """Open the file for reading, with the missing frame.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
     return _Counted(path.open("rb"), found)
 
 
 class _Counted(JoinedFile):
-    """ID3, then the tag frame, then the music; closes its file."""
+    """ID3, then the added frame, then the music; it closes its file."""
 
     def __init__(self, file: BinaryIO, found: Uncounted) -> None:
-        # ID3 stays where it is, for it holds the names. Whatever else precedes the first frame is left out: libsndfile
-        # would not know the file as MP3.
+        # ID3 stays in place, because it holds the names. Everything else before the first frame is left out, because
+        # libsndfile would not recognize the file as MP3.
         id3, end = _id3_bytes(file, 0), file.seek(0, os.SEEK_END)
         super().__init__(file, [range(id3), _tag_frame(found), range(found.first, end)])
 
@@ -140,11 +149,11 @@ class _Counted(JoinedFile):
 
 
 def _tag_frame(found: Uncounted) -> bytes:
-    """The frame that says how many follow, of the same stream as they are."""
+    """Return the frame with the number of frames; it belongs to the same stream."""
     header = bytearray(found.header)
     version = header[1] >> 3 & 3
     header[1] |= _NO_CRC
-    # The bits of the sample rate and the private one, by which mpg123 tells frames of a stream, stay.
+    # mpg123 knows the frames of a stream by the bits of the sample rate and the private bit, so these stay.
     header[2] = (_KBPS[version].index(_TAG_KBPS) + 1) << 4 | header[2] & 0x0D
     parsed = header_of(bytes(header))
     assert parsed is not None
@@ -154,7 +163,7 @@ def _tag_frame(found: Uncounted) -> bytes:
 
 
 def _id3_bytes(file: BinaryIO, at: int) -> int:
-    """Size of the ID3 tag that begins there; 0 where none does."""
+    """Return the size of the ID3 tag that begins at a position; 0 if none does."""
     content = _read(file, at, _ID3_BYTES)
     found = _ID3.match(content)
     if found is None:
@@ -167,7 +176,7 @@ def _id3_bytes(file: BinaryIO, at: int) -> int:
 
 
 def _says_frames(file: BinaryIO, first: int) -> bool:
-    """Whether the first frame holds their number, where mpg123 looks for it."""
+    """Whether the first frame holds the number of frames in the place where mpg123 looks for it."""
     header = header_of(_read(file, first, _HEADER_BYTES))
     assert header is not None
     tag = _read(file, first + _HEADER_BYTES + header.side_bytes, 12)
@@ -176,7 +185,7 @@ def _says_frames(file: BinaryIO, first: int) -> bool:
 
 
 def _count(file: BinaryIO, first: int) -> int:
-    """Whole frames of the stream that begins at `first`; what lies between them is passed over."""
+    """Count the whole frames of the stream that begins at `first`; other bytes between them are skipped."""
     stream = header_of(_read(file, first, _HEADER_BYTES))
     end = file.seek(0, os.SEEK_END)
     at: int | None = first
@@ -194,7 +203,7 @@ def _count(file: BinaryIO, first: int) -> int:
 
 
 def _next_frame(file: BinaryIO, start: int, stream: Header | None = None) -> int | None:
-    """Where from `start` on the next frame begins that another one follows."""
+    """Find the next frame from `start` on that is followed by another one."""
     while len(content := _read(file, start, _SEARCHED_BYTES)) > 1:
         for found in _SYNC.finditer(content):
             at = start + found.start()

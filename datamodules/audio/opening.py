@@ -1,4 +1,4 @@
-"""Opening an audio file and judging its header, and the one error for all that is wrong with audio files."""
+"""Opens audio files and checks their headers; the one error for everything that is wrong with audio files."""
 
 from __future__ import annotations
 
@@ -29,26 +29,27 @@ _UNKNOWN_SIZE = 0x7FFFF000
 _SIZE_TOLERANCE = 16
 _LONGEST_TAG = 200
 
-LOWEST_RATE = 4000  # Hz; the shelf of the K-weighting lies at 1500 Hz and needs room below half the rate
+LOWEST_RATE = 4000  # Hz; the shelf of the K-weighting is at 1500 Hz, which must be well below half the rate
 _HIGHEST_RATE = 768000
-# No codec puts more samples of a channel into a byte: FLAC needs about 11 bytes for 65535 constant ones, and MPEG audio
-# at its lowest bitrate has 24 in each. What promises more would fill memory that the file has no music for.
+# No codec stores more samples of a channel in a byte: FLAC needs about 11 bytes for 65535 constant ones, and MPEG audio
+# at its lowest bitrate has 24 in a byte. A header with a higher number is wrong and would fill the memory.
 _MOST_FRAMES_PER_BYTE = 8192
 _MOST_FRAMES_PER_BYTE_OF = {"MP3": 64}
 _LONGEST_VORBIS_BLOCK = 8192
-# Longer stretches are decoded in blocks: the header may promise what is not there.
+# Longer parts are decoded in blocks, because the header may be wrong.
 _BLOCK_FRAMES = 2**22
-# A 32-bit integer written as a float without being scaled. What lies beyond is damage, and its square overflows.
+# A 32-bit integer that was written as a float without scaling. Larger samples are damage, and their squares overflow.
 _LARGEST_SAMPLE = 2.0**31
 
-# What a process has found out about files is kept for so many of them: some MB when they are full.
+# A process remembers facts about this many files, some MB.
 REMEMBERED_FILES = 30_000
 
 
 class AudioFileError(UserError):
-    """An audio file that cannot be used: the message names the file, what is wrong and what is allowed.
+    """An audio file that cannot be used. The message names the file, what is wrong and what is allowed.
 
-    `reason` is the message without the file's name.
+    Attributes:
+        reason: The message without the file's name.
     """
 
     def __init__(self, message: str, reason: str | None = None) -> None:
@@ -57,16 +58,22 @@ class AudioFileError(UserError):
 
     @classmethod
     def of(cls, path: Path, reason: str) -> AudioFileError:
-        """The error of one file."""
+        """Return the error of one file."""
         return cls(f"{str(path)!r}: {reason}", reason)
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of an audio file says; `frames` counts samples of one channel at `sample_rate` in Hz.
+    """What the header of an audio file says.
 
-    container, subtype: libsndfile's names, for instance WAV and PCM_24.
-    artist, album, genre: of the file's tags, "" where there are none.
+    Attributes:
+        path: The file.
+        sample_rate: In Hz.
+        channels: Number of channels.
+        frames: Samples of one channel.
+        container: libsndfile's name, for instance WAV.
+        subtype: libsndfile's name, for instance PCM_24.
+        artist: From the file's tags; "" if it has none. The same for `album` and `genre`.
     """
 
     path: Path
@@ -85,7 +92,7 @@ class AudioInfo:
         return self.frames / self.sample_rate
 
     def require_channels(self, channels: int) -> None:
-        """AudioFileError unless the file is mono or has so many channels."""
+        """Raise AudioFileError unless the file is mono or has this number of channels."""
         if self.channels in (1, channels):
             return
         raise AudioFileError.of(
@@ -95,7 +102,7 @@ class AudioInfo:
         )
 
     def resampler(self, sample_rate: int) -> PartResampler:
-        """From the file's rate to another; AudioFileError if the two have too little in common."""
+        """Return a resampler from the file's rate; AudioFileError if the rates share too small a divisor."""
         try:
             return PartResampler(self.sample_rate, sample_rate)
         except ValueError as error:
@@ -103,10 +110,12 @@ class AudioInfo:
             raise AudioFileError.of(self.path, f"has an unusual sample rate: {error}; {remedy}") from error
 
     def completed(self, content: np.ndarray, start: int, stop: int) -> np.ndarray:
-        """The frames `[channels, frames]` that were decoded for `start` to `stop`, as many as that.
+        """Complete the frames `[channels, frames]` that were decoded for `start` to `stop`.
 
-        Vorbis streams of good encoders end up to a block before what their last page says; the rest is silence. More
-        that is missing is an AudioFileError.
+        Vorbis streams of good encoders can end up to a block before the length in their last page; the rest is silence.
+
+        Raises:
+            AudioFileError: More frames are missing.
         """
         missing = stop - start - content.shape[1]
         if missing <= 0:
@@ -117,35 +126,35 @@ class AudioInfo:
         return np.pad(content, ((0, 0), (0, missing)))
 
     def require_frames(self, end: int, promised: int) -> None:
-        """AudioFileError if the file ends at frame `end`, before the one that was promised."""
+        """Raise AudioFileError if the file ends at frame `end`, before frame `promised`."""
         if end < promised:
             reason = f"is cut short: its header promises {self.frames} frames, it ends at {end}; copy it again"
             raise AudioFileError.of(self.path, reason)
 
     def broken(self, error: soundfile.SoundFileError) -> AudioFileError:
-        """What a failure in the middle of the file means."""
+        """Return the error for a failure in the middle of the file."""
         reason = f"is broken or cut short, {libsndfile_reason(error)} Copy it again or remove it"
         return AudioFileError.of(self.path, reason)
 
 
 class ForwardFile(soundfile.SoundFile):
-    """A file for reading that stays where a read has brought it.
+    """A file for reading that does not seek after a read.
 
-    soundfile seeks there once more after each read, for which FLAC decodes up to a block again.
+    soundfile seeks to the current position after each read, and FLAC then decodes up to a block again.
     """
 
     def seekable(self) -> bool:
-        """False, which only says that reads need not seek; `seek` and `tell` work, unless `is_sequential`."""
+        """Return False, so that reads do not seek; `seek` and `tell` work, unless `is_sequential`."""
         return False
 
     @property
     def is_sequential(self) -> bool:
-        """Whether libsndfile reads this encoding only from its start on."""
+        """Whether libsndfile can read this encoding only from its start."""
         return not super().seekable()
 
 
 class _OwningFile(ForwardFile):
-    """A file that closes with it the stream that it was made of."""
+    """A file that also closes the stream that it reads from."""
 
     def close(self) -> None:
         super().close()
@@ -153,7 +162,11 @@ class _OwningFile(ForwardFile):
 
 
 def open_audio(path: Path) -> ForwardFile:
-    """The file, open for reading. Raises AudioFileError: missing, no regular file, empty, not audio."""
+    """Open a file for reading.
+
+    Raises:
+        AudioFileError: Missing, no regular file, empty, or not audio.
+    """
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
@@ -170,10 +183,10 @@ def open_audio(path: Path) -> ForwardFile:
         raise AudioFileError.of(path, f"cannot be opened: {error.strerror}") from error
     except (soundfile.SoundFileError, TypeError) as error:
         if not os.access(path, os.R_OK):
-            # It may have vanished since it was looked at.
+            # It may have vanished in the meantime.
             number = errno.EACCES if path.exists() else errno.ENOENT
             raise AudioFileError.of(path, f"cannot be opened: {os.strerror(number)}") from error
-        # Of a file that is called MP3 and is none, libsndfile says that it is not there.
+        # If a file is named MP3 but is something else, libsndfile says that it does not exist.
         said = "whatever it is called." if "not a regular file" in str(error) else libsndfile_reason(error)
         reason = f"cannot be read as audio, {said} Allowed is what libsndfile reads: WAV, FLAC, Ogg, MP3, ..."
         raise AudioFileError.of(path, reason) from error
@@ -181,13 +194,13 @@ def open_audio(path: Path) -> ForwardFile:
 
 @lru_cache(REMEMBERED_FILES)
 def _uncounted(path: Path, size_bytes: int, modified_ns: int) -> Uncounted | None:
-    """Found out once for each state of a file."""
+    """Call `uncounted` once for each state of a file."""
     del size_bytes, modified_ns
     return uncounted(path)
 
 
 def _counted(file: ForwardFile, path: Path, status: os.stat_result) -> ForwardFile:
-    """The open MP3 file, or the same one with the length that its header lacks."""
+    """Return the open MP3 file, with the length that its header may lack."""
     try:
         found = _uncounted(path, status.st_size, status.st_mtime_ns)
     except OSError:
@@ -200,9 +213,10 @@ def _counted(file: ForwardFile, path: Path, status: os.stat_result) -> ForwardFi
 
 
 def audio_info(path: Path, file: ForwardFile) -> AudioInfo:
-    """What an open file says of itself.
+    """Return what the header of an open file says.
 
-    Raises AudioFileError: cut short, no frames, an impossible length or rate, an encoding without seeks.
+    Raises:
+        AudioFileError: Cut short, no frames, an impossible length or rate, or an encoding without seeks.
     """
     tags = (_tag(file, "artist"), _tag(file, "album"), _tag(file, "genre"))
     info = AudioInfo(path, file.samplerate, file.channels, file.frames, file.format, file.subtype, *tags)
@@ -224,7 +238,7 @@ def audio_info(path: Path, file: ForwardFile) -> AudioInfo:
 
 
 def _require_room_for(info: AudioInfo) -> None:
-    """AudioFileError where the file is too small for the frames that it promises."""
+    """Raise AudioFileError if the file is too small for the frames in its header."""
     try:
         size = info.path.stat().st_size
     except OSError as error:
@@ -235,18 +249,21 @@ def _require_room_for(info: AudioInfo) -> None:
 
 
 def _tag(file: soundfile.SoundFile, name: str) -> str:
-    # Whatever bytes a tag holds, it becomes one line of a table.
+    # A tag may hold any bytes; here it becomes one line of a table.
     return " ".join(getattr(file, name).split())[:_LONGEST_TAG].replace("\0", "")
 
 
 def decode(file: soundfile.SoundFile, frames: int) -> np.ndarray:
-    """The next frames of an open file, float32 `[channels, frames]`; fewer where it ends. Raises SoundFileError.
+    """Decode the next frames of an open file, float32 `[channels, frames]`, fewer at its end.
 
-    Memory grows with what the file has, whatever its header promises.
+    Memory grows with the frames in the file, not with the number in its header.
+
+    Raises:
+        SoundFileError: The file is damaged.
     """
     blocks = [np.empty((file.channels, 0), np.float32)]
     while frames > 0:
-        # In a damaged MP3 file the position may lie beyond the end.
+        # In a damaged MP3 file the position may be beyond the end.
         wanted = min(frames, _BLOCK_FRAMES, file.frames - file.tell())
         if wanted <= 0:
             break
@@ -260,18 +277,18 @@ def decode(file: soundfile.SoundFile, frames: int) -> np.ndarray:
 def _block(file: soundfile.SoundFile, frames: int) -> np.ndarray:
     if file.subtype != "PCM_16":
         return np.ascontiguousarray(file.read(frames, dtype="float32", always_2d=True).T)
-    # The same numbers in less than half the time: libsndfile makes floats one by one.
+    # The same numbers in less than half the time, because libsndfile converts floats one by one.
     return from_pcm16(file.read(frames, dtype="int16", always_2d=True))
 
 
 def from_pcm16(integers: np.ndarray) -> np.ndarray:
-    """Integers `[frames, channels]` as float32 `[channels, frames]`, full scale 1."""
+    """Convert integers `[frames, channels]` to float32 `[channels, frames]`, full scale 1."""
     samples = np.empty(integers.shape[::-1], np.float32)
     return np.multiply(integers.T, np.float32(2**-15), out=samples)
 
 
 def require_samples(path: Path, audio: Tensor) -> None:
-    """AudioFileError for NaN or infinite samples, and for such as no recording has."""
+    """Raise AudioFileError for samples that are NaN, infinite or too large for any recording."""
     if not audio.numel():
         return
     lowest, highest = (float(value) for value in audio.aminmax())
@@ -284,8 +301,8 @@ def require_samples(path: Path, audio: Tensor) -> None:
 
 
 def require_finite(path: Path, audio: Tensor) -> None:
-    """AudioFileError for NaN or infinite samples."""
-    # The sum of finite numbers is finite, unless they are so large that each must be looked at.
+    """Raise AudioFileError for NaN or infinite samples."""
+    # The sum of finite numbers is finite, unless it overflows; then each number is checked.
     if math.isfinite(audio.sum()):
         return
     bad = audio.numel() - int(torch.isfinite(audio).sum())
@@ -295,11 +312,11 @@ def require_finite(path: Path, audio: Tensor) -> None:
 
 
 def file_name(path: Path) -> str | bytes:
-    """The name as libsndfile wants it."""
-    # Bytes, because a name on a POSIX disk need not be valid UTF-8; Windows wants text.
+    """Return the name in the form that libsndfile takes."""
+    # Bytes, because a POSIX name need not be valid UTF-8; Windows takes text.
     return os.fsencode(path) if os.name == "posix" else str(path)
 
 
 def libsndfile_reason(error: Exception) -> str:
-    """What libsndfile has to say."""
+    """Return libsndfile's own message."""
     return f"libsndfile says: {getattr(error, 'error_string', str(error)).removeprefix('Error : ')}"

@@ -1,7 +1,8 @@
-"""Resampling a part of a signal so that it equals the same part of the whole signal resampled.
+"""Resamples a part of a signal so that it equals the same part of the whole resampled signal.
 
-A Kaiser-windowed sinc over 128 zero crossings to each side, cut-off at 0.975 of the lower Nyquist frequency, beta 10.
-Measured from 44.1 to 48 kHz: flat within 0.002 dB up to 21 kHz, the error 102 dB or more below the tone.
+The filter is a Kaiser-windowed sinc over 128 zero crossings to each side, cut-off at 0.975 of the lower Nyquist
+frequency, beta 10. Measured from 44.1 to 48 kHz: flat within 0.002 dB up to 21 kHz, the error 102 dB or more below the
+tone.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ ZERO_CROSSINGS = 128
 ROLLOFF = 0.975
 KAISER_BETA = 10.0
 
-# The kernel has about (source / divisor) * (target / divisor) entries: a rate that has no divisor in common with the
-# target, such as 44101 Hz, would take gigabytes; at this size it takes a second, for each crop.
+# The kernel has about (source / divisor) * (target / divisor) entries. A rate without a common divisor, such as
+# 44101 Hz, would need gigabytes. A kernel of this size takes a second for each crop.
 _LARGEST_KERNEL = 2**23
-# Longer signals are resampled in pieces of this many output samples, which bounds the memory.
-_PIECE_SAMPLES = 2**20
+# Longer signals are resampled in blocks of this many output samples, which bounds the memory.
+_BLOCK_SAMPLES = 2**20
 
 
 @dataclass(frozen=True)
 class PartResampler:
-    """From `source_rate` to `target_rate` in Hz, whole numbers.
+    """Resamples from `source_rate` to `target_rate`, whole numbers in Hz.
 
     Raises:
-        ValueError: the two rates share too small a divisor.
+        ValueError: The two rates share too small a divisor.
     """
 
     source_rate: int
@@ -61,35 +62,35 @@ class PartResampler:
         return math.ceil(ZERO_CROSSINGS * self.down / (min(self.up, self.down) * ROLLOFF))
 
     def length(self, frames: int) -> int:
-        """Output samples of a whole signal of `frames`."""
+        """Return the number of output samples for a whole signal of `frames`."""
         return -(-frames * self.up // self.down)
 
     def source_range(self, start: int, stop: int, frames: int) -> tuple[int, int]:
-        """The frames, of `frames`, that output samples `start` to `stop` depend on; the first is a multiple of `down`.
+        """Return the frames, of `frames`, that output samples `start` to `stop` depend on.
 
-        Output j lies at source time j * down / up. Only where both are whole numbers, at multiples of `up` and `down`,
-        does a part of the source meet the same phases of the kernel as the whole.
+        The first one is a multiple of `down`. Output j has the source time j * down / up. Both are whole numbers at
+        multiples of `up` and `down`; only from there does a part have the same phases of the kernel as the whole.
         """
         first_block = start // self.up - math.ceil(self.reach / self.down)
         last_block = -(-stop // self.up)
         return max(0, first_block) * self.down, min(frames, last_block * self.down + self.reach)
 
     def resample(self, source: Tensor, start: int, stop: int, frames: int) -> Tensor:
-        """Output samples `start` to `stop`, `[channels, stop - start]`.
+        """Return output samples `start` to `stop`, `[channels, stop - start]`.
 
         Args:
-            source: `[channels, ...]`, the frames named by `source_range(start, stop, frames)`.
-            start: first output sample.
-            stop: one past the last.
-            frames: length of the whole signal.
+            source: `[channels, ...]`, the frames of `source_range(start, stop, frames)`.
+            start: First output sample.
+            stop: One past the last one.
+            frames: Length of the whole signal.
         """
         if self.source_rate == self.target_rate:
             return source
         offset = self.source_range(start, stop, frames)[0]
-        pieces = []
-        for piece_start in range(start, stop, _PIECE_SAMPLES):
-            piece_stop = min(piece_start + _PIECE_SAMPLES, stop)
-            first, last = self.source_range(piece_start, piece_stop, frames)
+        blocks = []
+        for block_start in range(start, stop, _BLOCK_SAMPLES):
+            block_stop = min(block_start + _BLOCK_SAMPLES, stop)
+            first, last = self.source_range(block_start, block_stop, frames)
             # [channels, last - first] -> [channels, samples from the output time of frame `first` on]
             resampled = resample(
                 source[:, first - offset : last - offset],
@@ -101,5 +102,5 @@ class PartResampler:
                 beta=KAISER_BETA,
             )
             skipped = first // self.down * self.up
-            pieces.append(resampled[:, piece_start - skipped : piece_stop - skipped])
-        return torch.cat(pieces, dim=1)
+            blocks.append(resampled[:, block_start - skipped : block_stop - skipped])
+        return torch.cat(blocks, dim=1)

@@ -1,11 +1,11 @@
-"""Whether a compressed file gives the same samples after a seek as when it is read from its start.
+"""Reads parts of compressed files so that they equal the same parts of the whole file.
 
-libsndfile 1.2.2 misplaces the position in an Ogg stream that was cut out of a longer one without re-encoding: after a
-seek, everything beyond the first pages lies thousands of samples off (see also libsndfile issue 885). No header shows
-it, so each compressed file is put to the test once per process: three places are read after a seek and compared.
+libsndfile 1.2.2 seeks to a wrong position in an Ogg stream that was cut out of a longer one without re-encoding. Beyond
+the first pages, the error is thousands of samples (see also libsndfile issue 885). No header shows this. So each
+compressed file is tested once per process: three places are read after a seek and compared.
 
-What a decoder must have seen before a place so that it is settled there is another matter. In MP3 it depends on the
-place, and three of them show nothing: it is calculated for the worst one.
+A decoder must also decode some frames before the first one that is needed. In MP3 their number depends on the place,
+and three places do not show the largest number. So it is calculated for the worst place.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from datamodules.audio.mp3_length import samples_to_decode_before
 from datamodules.audio.opening import REMEMBERED_FILES, decode, open_audio
 
 _COMPRESSED = ("OGG", "MP3")
-# Where to compare, in seconds. An Ogg page holds up to 64 kB: below 10 s the test could lie within the first pages.
+# Where to compare, in seconds. An Ogg page holds up to 64 kB, so before 10 s the place could be on the first pages.
 _PLACES_SECONDS = (10.0, 11.5, 13.0)
 _COMPARED_FRAMES = 4096
 _TOLERANCE = 1e-5
-# Source frames decoded before the wanted ones, so that a decoder of Ogg has settled after a seek: most need none.
+# Frames to decode before the first one that is needed in an Ogg file; most files need none.
 _OGG_LEAD_INS = (0, 8192)
 _BLOCK_FRAMES = 2**16
 
 
 def read_frames(file: soundfile.SoundFile, path: Path, start: int, stop: int) -> np.ndarray:
-    """Frames `start` to `stop` as decoded from the start, float32 `[channels, frames]`; fewer where the file ends.
+    """Read frames `start` to `stop`, float32 `[channels, frames]`, as if decoded from the start; fewer at the end.
 
     Args:
-        file: open, nothing read yet.
-        path: of the file.
-        start: first frame.
-        stop: one past the last.
+        file: Open; nothing was read yet.
+        path: Of the file.
+        start: First frame.
+        stop: One past the last frame.
 
     Raises:
-        OSError, SoundFileError, AudioFileError: the file has vanished or is damaged.
+        OSError, SoundFileError, AudioFileError: The file has vanished or is damaged.
     """
     if file.format not in _COMPRESSED:
         return _read_after_seek(file, start, stop, 0)
@@ -66,9 +66,9 @@ def _read_from_start(file: soundfile.SoundFile, start: int, stop: int) -> np.nda
 
 @lru_cache(REMEMBERED_FILES)
 def _lead_in_needed(path: Path, size_bytes: int, modified_ns: int, lead_ins: tuple[int, ...]) -> int | None:
-    """The first that is enough, found out once for each state of a file; None where none is.
+    """Return the first lead-in that is enough, tested once for each state of a file; None if none is.
 
-    None also where it cannot be shown: in a file that is too short, silent at these places, or refuses to seek.
+    It is also None if the test is not possible: the file is too short, silent at these places, or cannot seek.
     """
     del size_bytes, modified_ns
     with open_audio(path) as file:

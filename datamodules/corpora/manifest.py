@@ -97,7 +97,7 @@ def write_manifest(table: pandas.DataFrame, path: Path) -> None:
 
     Raises:
         ManifestError: Another extension.
-        OSError: No room, no permission.
+        OSError: The disk is full, or writing is not allowed.
     """
     require_format(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -75,7 +75,7 @@ def build(recipe: Recipe, out: Path, given: Given, options: Options, report: Rep
 
     Raises:
         RecipeError: Something is missing or wrong, or tracks failed; the finished ones stay.
-        OSError: No room, no permission.
+        OSError: The disk is full, or writing is not allowed.
     """
     renders = recipe.music.is_notes
     ledger = Ledger(out, _asked(recipe, options))

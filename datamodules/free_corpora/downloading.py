@@ -41,7 +41,7 @@ def downloaded(package: str, cache: Path, report: Report) -> Path:
 
     Raises:
         RecipeError: No apt-get, an unknown package, no network, or a file that is not the promised one.
-        OSError: No room, no permission.
+        OSError: The disk is full, or writing is not allowed.
     """
     if shutil.which("apt-get") is None:
         raise RecipeError(f"The package {package} is needed, and there is no apt-get here to download it; {_OTHERWISE}")

@@ -154,8 +154,8 @@ def do_job(job: Job, out: Path, known_problems: Mapping[str, str], note: Path) -
         ReadBackError: It returns other bytes than were written.
     """
     problems = dict(known_problems)
-    make = _make_shards if job.settings.as_shards else _make_file
-    made = make(job, out, problems, _transcoded(job, out, problems, note))
+    tracks = _transcoded(job, out, problems, note)
+    made = _make_shards(job, out, tracks) if job.settings.as_shards else _make_file(out, tracks, problems, job.settings)
     note.unlink(missing_ok=True)
     return Made(*made, problems)
 
@@ -188,7 +188,7 @@ def _transcoded(job: Job, folder: Path, problems: dict[str, str], note: Path) ->
                 yield track, transcoded, files
 
 
-def _make_file(job: Job, out: Path, problems: dict[str, str], tracks: _TranscodedTracks) -> _FilesAndRows:
+def _make_file(out: Path, tracks: _TranscodedTracks, problems: dict[str, str], settings: Settings) -> _FilesAndRows:
     for track, transcoded, (file,) in tracks:
         path = file_path(table_name(out), track.name)
         file.seek(0)
@@ -199,13 +199,12 @@ def _make_file(job: Job, out: Path, problems: dict[str, str], tracks: _Transcode
             continue
         made = made_file(path, track.name)
         columns = {"size_bytes": made.size_bytes, "modified_ns": made.modified_ns, "sha256": made.sha256}
-        row = {**_columns(transcoded, job.settings, transcoded.lengths[0]), **columns}
+        row = {**_columns(transcoded, settings, transcoded.lengths[0]), **columns}
         return (made,), ((track.name, row),)
     return (), ()
 
 
-def _make_shards(job: Job, out: Path, problems: dict[str, str], tracks: _TranscodedTracks) -> _FilesAndRows:
-    del problems
+def _make_shards(job: Job, out: Path, tracks: _TranscodedTracks) -> _FilesAndRows:
     rows: list[tuple[str, dict[str, Any]]] = []
     with ShardPacker(out, job.name, job.settings.shard_bytes, job.settings.coding.extension) as packer:
         for track, transcoded, files in tracks:

@@ -116,7 +116,7 @@ def scan(
         require_name(name, corpus)
     found = layout(root)
     if not found.entries and not found.skipped:
-        raise ScanError(f"There is no music in {str(root)!r}; type the folder that it lies in")
+        raise ScanError(f"There is no music in {str(root)!r}; give a folder with music in it")
     with ThreadPoolExecutor(_STAT_THREADS) as pool:
         tracks = list(pool.map(lambda entry: _tracked(root, entry), found.entries))
     earlier = known_rows(known, headers_only=headers_only) | read_journal(journal)

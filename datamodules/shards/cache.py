@@ -1,7 +1,7 @@
-"""A folder of downloaded shards that all processes of a machine share; the files that were not used longest make room.
+"""A folder of downloaded shards that all processes of a machine share; the least recently used ones are removed.
 
-A shard lies there under its SHA-256. It is written beside and renamed, by one process while the others wait. Locks end
-with their processes, so one that is killed leaves nothing that others would wait for. Use a disk of the machine itself.
+The name of a shard there is its SHA-256. One process downloads it under another name and renames it; the others wait.
+Locks end with their processes, so nobody waits for a killed one. Use a local disk.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class ShardCache:
     """Shards on this disk.
 
     Args:
-        folder: made if it is not there.
-        capacity_bytes: never exceeded but by shards that are in use all at once.
+        folder: Created if missing.
+        capacity_bytes: Exceeded only if shards that are in use at the same time need more.
     """
 
     def __init__(self, folder: Path, capacity_bytes: int) -> None:
@@ -35,7 +35,7 @@ class ShardCache:
         self._is_warned = False
 
     def hold(self, shard: Shard, download: Download) -> IO[bytes]:
-        """The shard, open for reading; until it is closed nobody removes it. What `download` raises goes through."""
+        """Open a shard for reading; nobody removes it until it is closed. Errors of `download` are not caught."""
         while True:
             held = self._held(shard)
             if held is not None:
@@ -47,12 +47,12 @@ class ShardCache:
                 self._fetch(shard, download)
 
     def note_failure(self, shard: Shard) -> None:
-        """Tells the other processes that it is no use to try now."""
+        """Tell the other processes not to try this shard now."""
         self._failure(shard).parent.mkdir(parents=True, exist_ok=True)
         self._failure(shard).touch()
 
     def has_failed(self, shard: Shard, since: float) -> bool:
-        """Whether some process could not fetch it after that time, in seconds since the epoch."""
+        """Whether a process failed to fetch it after that time, in seconds since the epoch."""
         try:
             return self._failure(shard).stat().st_mtime > since
         except OSError:
@@ -87,7 +87,7 @@ class ShardCache:
         with self._locked("room"):
             self._make_room(shard)
             file = open_beside(path)
-            # The others see how large it will be.
+            # The other processes count its final size.
             file.truncate(shard.size_bytes)
         try:
             download(file)
@@ -124,7 +124,7 @@ class ShardCache:
 
 
 def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """Time of last use, size and path of each shard, and of each that is or was being downloaded."""
+    """Yield time of last use, size and path of each shard, finished or not."""
     with os.scandir(folder) as entries:
         for entry in entries:
             with suppress(FileNotFoundError):
@@ -134,7 +134,7 @@ def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
 
 
 def _removed(path: Path) -> bool:
-    """False where somebody uses or writes it."""
+    """Remove a file; return False if it is in use."""
     try:
         with path.open("rb") as file:
             if not lock(file, wait=False):

@@ -1,8 +1,7 @@
-"""How prepared audio is kept: 16 bit or float32 WAV, 16 or 24 bit FLAC; a piece written, and read back to be compared.
+"""The encodings of prepared audio: 16 bit or float32 WAV, 16 or 24 bit FLAC; how they are written and read back.
 
-WAV headers are written here, because libsndfile puts the time of day into those of float files: the same music gives
-the same bytes. Integers are rounded without dither to steps of 2^-15 or 2^-23, so that what was integer comes out
-unchanged.
+WAV headers are written here, because libsndfile puts the time into those of float files, and the same music must give
+the same bytes. Integers are rounded without dither to steps of 2^-15 or 2^-23, so that integer music does not change.
 """
 
 from __future__ import annotations
@@ -23,10 +22,13 @@ _LARGEST_WAV_BYTES = 2**32 - 2**16
 
 @dataclass(frozen=True)
 class Encoding:
-    """One way to keep samples.
+    """One way to store samples.
 
-    container, subtype: libsndfile's names. bits: of an integer sample; 0 is float32. size_ratio: what to expect of the
-    file's size against the samples' own (music in FLAC: about 0.6).
+    Attributes:
+        name: Its key in `ENCODINGS`.
+        container: libsndfile's name. The same for `subtype`.
+        bits: Of an integer sample; 0 is float32.
+        size_ratio: Expected size of the file over that of the samples (music in FLAC: about 0.6).
     """
 
     name: str
@@ -37,39 +39,39 @@ class Encoding:
 
     @property
     def extension(self) -> str:
-        """With the dot."""
+        """The file name extension, with the dot."""
         return f".{self.container.lower()}"
 
     @property
     def is_plain(self) -> bool:
-        """Whether the samples lie in the file as they are, so that any of them can be read where it stands."""
+        """Whether the file holds the samples unchanged, so that each can be read at its place."""
         return self.container == "WAV"
 
     @property
     def header_bytes(self) -> int:
-        """Before the first sample of a plain file."""
+        """Bytes before the first sample of a plain file."""
         return 44 if self.bits else 56
 
     @property
     def sample_bytes(self) -> int:
-        """Of one sample of one channel in a plain file."""
+        """Bytes of one sample of one channel in a plain file."""
         return (self.bits or 32) // 8
 
     @property
     def dtype(self) -> np.dtype:
-        """Of `quantized` samples, and of those in a plain file."""
+        """Type of `quantized` samples, and of those in a plain file."""
         return np.dtype({16: "<i2", 24: "<i4", 0: "<f4"}[self.bits])
 
     def expected_bytes(self, samples: int, channels: int) -> int:
-        """Of a file; exact for plain ones."""
+        """Return the size of a file; exact for plain ones."""
         if self.is_plain:
             return self.header_bytes + samples * channels * self.sample_bytes
         return round(samples * channels * self.sample_bytes * self.size_ratio)
 
     def quantized(self, audio: Tensor) -> np.ndarray:
-        """Samples as they are kept, `[samples, channels]`, from `[channels, samples]` in [-1, 1].
+        """Convert samples `[channels, samples]` in [-1, 1] to those that are stored, `[samples, channels]`.
 
-        24 bits stand in the upper bytes of 32, as libsndfile has them.
+        24 bits are in the upper bytes of 32, as in libsndfile.
         """
         frames = np.ascontiguousarray(audio.T.numpy())
         if not self.bits:
@@ -93,7 +95,12 @@ ENCODINGS: Mapping[str, Encoding] = {
 class PieceWriter:
     """Writes one piece of audio into an open, seekable, empty file; `close` it before the file is used.
 
-    samples: how many will come.
+    Args:
+        file: Where the piece is written; it stays open.
+        encoding: Of the samples.
+        sample_rate: In Hz.
+        channels: Of the audio.
+        samples: Length of the piece.
     """
 
     def __init__(self, file: BinaryIO, encoding: Encoding, *, sample_rate: int, channels: int, samples: int) -> None:
@@ -110,7 +117,11 @@ class PieceWriter:
             )
 
     def write(self, audio: Tensor) -> None:
-        """The next samples `[channels, samples]`, full scale 1; beyond it integers clip. Raises OSError: no room."""
+        """Write the next samples `[channels, samples]`, full scale 1; integers clip beyond it.
+
+        Raises:
+            OSError: The disk is full.
+        """
         frames = self._encoding.quantized(audio)
         self._digest.update(frames.data)
         if self._coder is None:
@@ -123,7 +134,7 @@ class PieceWriter:
             raise
 
     def close(self) -> str:
-        """The file is complete (it stays open); SHA-256 of the samples that went in."""
+        """Complete the file, which stays open; return the SHA-256 of the samples."""
         if self._coder is not None:
             self._coder.close()
             self._target.require_written()
@@ -132,7 +143,7 @@ class PieceWriter:
 
 
 class _Target:
-    """A file for libsndfile, which cannot pass on what an error of writing was: it is kept here."""
+    """A file for libsndfile, which does not report errors of writing; they are kept here."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.seek, self.tell = file.seek, file.tell
@@ -153,7 +164,7 @@ class _Target:
 
 
 def samples_digest(file: BinaryIO, encoding: Encoding) -> str:
-    """SHA-256 of the samples in a file that `PieceWriter` wrote, read back; "" where they cannot be read."""
+    """Return the SHA-256 of the samples in a file of `PieceWriter`; "" if they cannot be read."""
     file.seek(0)
     digest = hashlib.sha256()
     try:
@@ -184,7 +195,7 @@ def _wav_header(encoding: Encoding, sample_rate: int, channels: int, samples: in
     chunks = b"fmt " + struct.pack(
         "<IHHIIHH", 16, kind, channels, sample_rate, sample_rate * frame_bytes, frame_bytes, encoding.sample_bytes * 8
     )
-    if not encoding.bits:  # required of what is no PCM
+    if not encoding.bits:  # required if it is not PCM
         chunks += b"fact" + struct.pack("<II", 4, samples)
     chunks += b"data" + struct.pack("<I", data_bytes)
     return b"RIFF" + struct.pack("<I", 4 + len(chunks) + data_bytes) + b"WAVE" + chunks

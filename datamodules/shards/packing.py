@@ -1,7 +1,7 @@
-"""Writing shards: tar files that WebDataset reads, with the same bytes for the same members.
+"""Writes shards: tar files that WebDataset reads, with the same bytes for the same members.
 
-Each piece of music is two members, `KEY.json` and `KEY.wav` or `KEY.flac`. KEY is made of the track's name and a hash
-of it, has letters, digits, dashes and underscores only, and ends in the number of the piece.
+Each piece of music has two members, `KEY.json` and `KEY.wav` or `KEY.flac`. KEY consists of the track's name, a hash of
+it and the number of the piece. It has letters, digits, dashes and underscores only.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import IO, Any, BinaryIO, Self
 
 from spectrostream.atomic_files import discard, open_beside, take_name
 
-# What a piece takes beside its own size at most: two headers, the notes, the padding.
+# Most bytes of a piece besides its audio: two headers, the notes, the padding.
 PIECE_OVERHEAD_BYTES = 4096
-# What the end of a tar file takes.
+# Size of the end of a tar file.
 END_BYTES = tarfile.RECORDSIZE
 
 
 class ShardPacker:
-    """Packs pieces into `NAME.tar`; where that grows beyond its size, goes on in `NAME-001.tar`. Use as a context.
+    """Packs pieces into `NAME.tar`, and when it is full into `NAME-001.tar`, and so on. Use it as a context.
 
-    The files take their names in `finish`, or stay as they were.
+    The files appear in `finish`, or stay as they were.
 
     Args:
-        folder: where the shards lie.
-        name: of the first, without extension.
-        shard_bytes: a member that would make a shard larger begins the next one.
-        extension: of the audio members, with the dot.
+        folder: Folder of the shards.
+        name: Of the first shard, without extension.
+        shard_bytes: A member that would make a shard larger begins the next one.
+        extension: Of the audio members, with the dot.
     """
 
     def __init__(self, folder: Path, name: str, shard_bytes: int, extension: str) -> None:
@@ -42,7 +42,7 @@ class ShardPacker:
         self._shard_bytes = shard_bytes
         self._extension = extension
         self._tar: tarfile.TarFile | None = None
-        # Open until the end, so that nobody takes them for leftovers.
+        # Open until the end, so that no other command takes them for the rest of a killed one.
         self._unfinished: dict[str, BinaryIO] = {}
         self._shard = ""
 
@@ -54,7 +54,7 @@ class ShardPacker:
             discard(file)
 
     def add(self, track: str, piece: int, audio: IO[bytes], notes: Mapping[str, Any]) -> dict[str, Any]:
-        """Packs one piece; returns the columns of the index that say where it lies."""
+        """Pack one piece; return the columns of the index that say where it is."""
         size = audio.seek(0, os.SEEK_END)
         audio.seek(0)
         tar = self._tar
@@ -68,7 +68,7 @@ class ShardPacker:
         return {"shard": self._shard, "member": f"{key}{self._extension}", "offset": offset, "member_bytes": size}
 
     def finish(self) -> list[str]:
-        """The shards are complete and take their names, which are returned."""
+        """Complete the shards, which take their names; return these."""
         self._close_shard()
         for name, file in self._unfinished.items():
             take_name(file, self._folder / name)
@@ -79,7 +79,7 @@ class ShardPacker:
         number = len(self._unfinished)
         self._shard = f"{self._name}.tar" if not number else f"{self._name}-{number:03d}.tar"
         file = self._unfinished[self._shard] = open_beside(self._folder / self._shard)
-        # The oldest format has no room for times of this day, owners and the like.
+        # The oldest format holds no access times, owners and the like.
         return tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
 
     def _close_shard(self) -> None:
@@ -89,14 +89,14 @@ class ShardPacker:
 
 
 def member_key(track: str, piece: int) -> str:
-    """What WebDataset calls the key of a piece: unique, and without the dots at which it would be cut."""
+    """Return WebDataset's key of a piece: unique, and without dots, because WebDataset would cut it there."""
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", track)[-40:]
     digest = hashlib.sha256(track.encode("utf-8", "surrogateescape")).hexdigest()
     return f"{readable}-{digest[:12]}-{piece:04d}"
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:
-    # A TarInfo of its own has time 0, owner 0 and no names of users.
+    # A new TarInfo has time 0, owner 0 and no names of users.
     member = tarfile.TarInfo(name)
     member.size = size
     return member

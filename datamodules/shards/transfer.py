@@ -1,7 +1,4 @@
-"""Files below an address, as streams of bytes: HTTP(S), S3 and whatever else fsspec speaks.
-
-fsspec is the engine; what is ours are the limits: how long to wait, how slow is too slow, how much is too much.
-"""
+"""Fetches files from HTTP(S), S3 and everything else that fsspec knows, with limits on time, speed and size."""
 
 from __future__ import annotations
 
@@ -17,26 +14,26 @@ T = TypeVar("T")
 
 _BLOCK_BYTES = 2**20
 _S3_BLOCK_BYTES = 16 * 2**20
-# A server that gives less than this, once the time-out has passed, has stalled.
+# After the time-out, a slower server counts as stalled.
 _SLOWEST_BYTES_PER_SECOND = 64_000
 _LONGEST_PAUSE_SECONDS = 30.0
 
 
 class RemoteError(UserError):
-    """A file that could not be fetched, after all retries."""
+    """A file cannot be fetched, after all retries."""
 
 
 class Remote:
     """Files below an address.
 
     Args:
-        url: of the folder: http://, https://, s3://bucket/folder, or what else fsspec knows.
-        timeout_seconds: for connecting, and for each wait for more bytes.
-        retries: how often to try again, each time after a longer pause.
-        endpoint_url: of an S3-compatible server; None takes AWS_ENDPOINT_URL, or Amazon's.
+        url: Of the folder: http://, https://, s3://bucket/folder, or another address that fsspec knows.
+        timeout_seconds: For connecting, and for each wait for more bytes.
+        retries: How often to try again, each time after a longer pause.
+        endpoint_url: Of an S3-compatible server; None is AWS_ENDPOINT_URL, or Amazon's.
 
     Raises:
-        UserError: the package for this kind of address is not installed.
+        UserError: The package for this kind of address is not installed.
     """
 
     def __init__(
@@ -52,7 +49,7 @@ class Remote:
         self._retries = retries
         self._endpoint_url = endpoint_url
         self._filesystem: Any = None
-        # Whether the last try got no answer in time.
+        # Whether the last try had no response in time.
         self._is_silent = False
         self._protocol = url.split("://")[0]
 
@@ -61,11 +58,19 @@ class Remote:
         return {**self.__dict__, "_filesystem": None}
 
     def content(self, name: str, largest: int) -> bytes:
-        """A small file as a whole. Raises RemoteError: not there, too large, or failing again and again."""
-        return self._again_and_again(name, lambda: b"".join(self._blocks(name, largest)))
+        """Fetch a small file.
+
+        Raises:
+            RemoteError: It is missing, too large, or all tries failed.
+        """
+        return self._with_retries(name, lambda: b"".join(self._blocks(name, largest)))
 
     def download(self, name: str, file: IO[bytes], size: int, sha256: str) -> None:
-        """Fetches a file of known size and hash into an open one. Raises RemoteError: failing again and again."""
+        """Fetch a file of known size and hash into an open one.
+
+        Raises:
+            RemoteError: All tries failed.
+        """
 
         def attempt() -> None:
             file.seek(0)
@@ -80,11 +85,11 @@ class Remote:
             if digest.hexdigest() != sha256:
                 raise OSError("is damaged: its SHA-256 is not that of the index")
 
-        self._again_and_again(name, attempt)
+        self._with_retries(name, attempt)
 
-    def _again_and_again(self, name: str, attempt: Callable[[], T]) -> T:
-        # A server that was silent to the end is asked once for each file from then on, until it answers: with hundreds
-        # of files every try takes the whole time-out.
+    def _with_retries(self, name: str, attempt: Callable[[], T]) -> T:
+        # If a server did not respond in any try, each further file is tried once until it responds. With hundreds of
+        # files, every try would take the whole time-out.
         retries = 0 if self._is_silent else self._retries
         for tries in range(retries + 1):
             begin = time.monotonic()
@@ -92,12 +97,12 @@ class Remote:
                 content = attempt()
             except UserError:
                 raise
-            except Exception as error:  # engines raise whatever their libraries do
+            except Exception as error:  # fsspec's libraries raise errors of many kinds
                 last = error
                 self._is_silent = time.monotonic() - begin >= self._timeout
                 if isinstance(error, FileNotFoundError | PermissionError) or tries == retries:
                     break
-                # At random, so that the processes of a cluster do not all come back at once.
+                # A random pause, so that the processes of a cluster do not all try again at the same time.
                 time.sleep(min(0.25 * 2**tries * (1 + random.random()), _LONGEST_PAUSE_SECONDS))
             else:
                 self._is_silent = False
@@ -119,8 +124,8 @@ class Remote:
     def _open(self, url: str) -> Any:
         filesystem = self._connected()
         if self._protocol in ("http", "https"):
-            # One request, no random access. With a size, which is not used then, fsspec does not ask for it first: it
-            # would take whatever goes wrong there, also a server that is down for a second, for a file that is gone.
+            # One request, no random access. The size is not used, but without it fsspec would ask for it first, and
+            # would report any failure of that, such as a server that is down for a second, as a missing file.
             return filesystem.open(url, "rb", block_size=0, size=1)
         return filesystem.open(url, "rb", block_size=_S3_BLOCK_BYTES, cache_type="readahead")
 
@@ -142,7 +147,7 @@ class Remote:
         return self._filesystem
 
     def _options(self) -> dict[str, Any]:
-        # An instance of its own, with its own time-outs, and nothing remembered of what was (not) there a while ago.
+        # A new instance, with its own time-outs and no memory of earlier listings.
         options: dict[str, Any] = {"skip_instance_cache": True}
         if self._protocol in ("http", "https"):
             import aiohttp

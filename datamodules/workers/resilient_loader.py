@@ -146,7 +146,7 @@ class ResilientLoader(Iterable[Tensor]):
     def _death(self, number: signal.Signals) -> str:
         given = f"a process that reads music ended by signal {number:d} ({number.name})"
         fewer = f"lower data.num_workers={self._workers}"
-        resume = "type the same command again to go on from the last checkpoint"
+        resume = "run the same command again to resume from the last checkpoint"
         if number == signal.SIGKILL:
             return f"{given}, as where memory is short: {fewer} and {resume}"
         if number == signal.SIGBUS:

@@ -16,6 +16,19 @@ from spectrostream.other_codecs.encodec_config import SAMPLE_RATE, EncodecConfig
 PRETRAINED_NAME = "facebook/encodec_48khz"
 # The values of the 48 kHz model that differ from transformers' defaults and that `EncodecConfig` does not have.
 _FIXED = {"sampling_rate": SAMPLE_RATE, "norm_type": "time_group_norm", "use_causal_conv": False, "normalize": True}
+# Our keys and those of `transformers.EncodecConfig`. Strides and upsampling ratios have opposite orders.
+_KEYS = {
+    "channels": "audio_channels",
+    "width": "num_filters",
+    "strides": "upsampling_ratios",
+    "residual_layers": "num_residual_layers",
+    "lstm_layers": "num_lstm_layers",
+    "embedding_dim": "hidden_size",
+    "codebook_size": "codebook_size",
+    "bandwidths": "target_bandwidths",
+    "chunk_seconds": "chunk_length_s",
+    "overlap": "overlap",
+}
 _HOW_TO_GET_THEM = (
     f"On a machine with a network type: hf download {PRETRAINED_NAME}\n"
     "or give the path of a folder that holds config.json and model.safetensors."
@@ -68,19 +81,9 @@ def random_model(config: EncodecConfig) -> nn.Module:
 
 def _inner_config(config: EncodecConfig) -> Any:
     """Convert our configuration to a `transformers.EncodecConfig`."""
-    return _import_transformers().EncodecConfig(
-        **_FIXED,
-        audio_channels=config.channels,
-        num_filters=config.width,
-        upsampling_ratios=list(config.strides)[::-1],
-        num_residual_layers=config.residual_layers,
-        num_lstm_layers=config.lstm_layers,
-        hidden_size=config.embedding_dim,
-        codebook_size=config.codebook_size,
-        target_bandwidths=list(config.bandwidths),
-        chunk_length_s=config.chunk_seconds,
-        overlap=config.overlap,
-    )
+    values = {theirs: getattr(config, ours) for ours, theirs in _KEYS.items()}
+    values |= {"upsampling_ratios": list(config.strides)[::-1], "target_bandwidths": list(config.bandwidths)}
+    return _import_transformers().EncodecConfig(**_FIXED, **values)
 
 
 @contextmanager
@@ -97,18 +100,8 @@ def _config_of(inner: Any, name: str | Path) -> EncodecConfig:
     """Convert a `transformers.EncodecConfig` to ours; raise PretrainedWeightsError if ours cannot express it."""
     refusal = f"{str(name)!r} is not the 48 kHz EnCodec; allowed: {PRETRAINED_NAME} or a folder that holds it"
     try:
-        config = EncodecConfig(
-            channels=inner.audio_channels,
-            width=inner.num_filters,
-            strides=tuple(inner.upsampling_ratios)[::-1],
-            residual_layers=inner.num_residual_layers,
-            lstm_layers=inner.num_lstm_layers,
-            embedding_dim=inner.hidden_size,
-            codebook_size=inner.codebook_size,
-            bandwidths=tuple(inner.target_bandwidths),
-            chunk_seconds=inner.chunk_length_s,
-            overlap=inner.overlap,
-        )
+        values = {ours: getattr(inner, theirs) for ours, theirs in _KEYS.items()}
+        config = EncodecConfig(**{**values, "strides": tuple(inner.upsampling_ratios)[::-1]})
     except (TypeError, ValueError) as error:
         raise PretrainedWeightsError(f"{refusal}. ({error})") from error
     _require_equal(inner, _inner_config(config), refusal)

@@ -230,7 +230,7 @@ def test_ctrl_c_leaves_no_partial_file(
 
     monkeypatch.setattr("spectrostream.bitstream.writer.BitstreamWriter.write", interrupted)
     assert run("encode", bench.folder / "short.flac", tmp_path / "x.sps", "--weights", bench.weights) == 130
-    assert "stopped; type the same command again to go on" in capsys.readouterr().err
+    assert "stopped; run the same command again to resume" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     assert hidden_or_unfinished(tmp_path) == []
 

@@ -134,6 +134,6 @@ def test_an_interrupted_build_says_how_to_resume(machine: Path) -> None:
     os.kill(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error.decode().endswith("stopped; type the same command again to go on\n")
+    assert error.decode().endswith("stopped; run the same command again to resume\n")
     assert not list((machine / "out").rglob("*.flac"))
     assert list((machine / "out" / ".building" / "audio").iterdir()) == []

@@ -247,6 +247,6 @@ def test_ctrl_c_stops_quietly_and_keeps_what_is_done(music: Path) -> None:
         raise
 
     assert process.returncode == 130
-    assert error.decode().strip() == "stopped; type the same command again to go on"
+    assert error.decode().strip() == "stopped; run the same command again to resume"
     assert _holders(slow) == []
     assert not Path("m.csv").exists()

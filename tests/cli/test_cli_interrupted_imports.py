@@ -36,8 +36,8 @@ def _ran(stubs: Path, *words: str) -> tuple[int, str]:
     ("module", "last_line"),
     [
         ("argparse", "stopped"),
-        ("rich", "stopped; type the same command again to go on"),
-        ("torch", "stopped; type the same command again to go on"),
+        ("rich", "stopped; run the same command again to resume"),
+        ("torch", "stopped; run the same command again to resume"),
     ],
 )
 @pytest.mark.parametrize("entry", [("-m", "spectrostream_cli"), ("-c", _CONSOLE_SCRIPT)])

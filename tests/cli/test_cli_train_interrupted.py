@@ -83,7 +83,7 @@ def test_ctrl_c_saves_and_the_same_command_resumes(tmp_path: Path, devices: int)
     assert code == 130, error
     *_, promise, last = filter(None, error.splitlines())
     assert "Ctrl-C once more ends at once, without saving" in promise
-    said = re.fullmatch(r"stopped at step (\d+) of 1000000; all is saved, type the same command again to go on", last)
+    said = re.fullmatch(r"stopped at step (\d+) of 1000000; all is saved, run the same command again to resume", last)
     assert said, error
     assert "Traceback" not in error
     step = int(said[1])
@@ -111,6 +111,6 @@ def test_a_second_ctrl_c_ends_at_once_without_saving(tmp_path: Path) -> None:
     terminal.ctrl_c()
     code, error = terminal.end()
     assert time.monotonic() - began < 20
-    last = "stopped; type the same command again to go on from the last checkpoint, if there is one"
+    last = "stopped; run the same command again to resume from the last checkpoint, if there is one"
     assert (code, error.strip()) == (130, last)
     assert not list((tmp_path / "run").glob("checkpoints/*"))

@@ -57,7 +57,7 @@ def test_a_part_equals_the_same_part_of_the_whole(tmp_path: Path, extension: str
 def test_pieces_of_a_long_file_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_raw(tmp_path / "x.wav", noisy_tones(2.0, 44100), 44100, subtype="FLOAT")
     whole = read_audio(path)
-    monkeypatch.setattr(resampling, "_PIECE_SAMPLES", 7001)
+    monkeypatch.setattr(resampling, "_BLOCK_SAMPLES", 7001)
     torch.testing.assert_close(read_audio(path), whole, atol=1e-5, rtol=0)
 
 

@@ -112,7 +112,7 @@ def _loader(number: signal.Signals, path: Path | None) -> ResilientLoader:
     [
         (signal.SIGKILL, Path("good.wav"), r"signal 9 \(SIGKILL\), as where memory is short: lower data.num_workers=1"),
         (signal.SIGBUS, Path("good.wav"), r"signal 7 \(SIGBUS\), as where /dev/shm is full: enlarge it"),
-        (signal.SIGSEGV, None, r"signal 11 \(SIGSEGV\), but not by a file that it read; type the same command again"),
+        (signal.SIGSEGV, None, r"signal 11 \(SIGSEGV\), but not by a file that it read; run the same command again"),
     ],
 )
 def test_no_file_is_blamed_for_what_it_did_not_do(number: signal.Signals, path: Path | None, words: str) -> None:

@@ -185,7 +185,7 @@ class StopsAtTwo(CodecTraining):
 def test_a_stopped_run_is_not_finished(tmp_path: Path) -> None:
     parts = tiny_module(max_steps=4)
     stopping = StopsAtTwo(parts.codec, parts.discriminator, parts.config)
-    with pytest.raises(TrainingStoppedError, match=r"stopped at step 2 of 4; type the same command again"):
+    with pytest.raises(TrainingStoppedError, match=r"stopped at step 2 of 4; run the same command again"):
         fit(stopping, Batches(), cpu_config(validate_every=0), tmp_path)
     assert fit(tiny_module(max_steps=4), Batches(), cpu_config(validate_every=0), tmp_path).steps == 4
 

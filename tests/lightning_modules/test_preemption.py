@@ -84,7 +84,7 @@ def test_a_signal_waits_for_the_update_saves_and_loses_nothing(
 ) -> None:
     """In step 2 the validation is not waited for: the run that goes on makes up for it."""
     sends = Sends(number, **where)
-    message = f"asked to make room at step {step} of 4; all is saved, type the same command again to go on"
+    message = f"asked to make room at step {step} of 4; all is saved, run the same command again to resume"
     with own_handlers() as received, pytest.raises(PreemptedError, match=message) as raised:
         run(tmp_path, sends)
     assert raised.value.exit_code == 75
@@ -156,7 +156,7 @@ def test_a_second_sigterm_ends_at_once(
 
 
 def test_ctrl_c_saves_and_the_run_resumes(tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = "^stopped at step 2 of 4; all is saved, type the same command again to go on$"
+    message = "^stopped at step 2 of 4; all is saved, run the same command again to resume$"
     with own_handlers() as received, pytest.raises(TrainingInterruptedError, match=message):
         run(tmp_path, Sends(signal.SIGINT, batch=1))
     assert (received, checkpoints(tmp_path)) == ([], ["step-00000002.ckpt"])

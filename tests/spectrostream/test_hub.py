@@ -9,7 +9,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import huggingface_hub
+import huggingface_hub.constants
 import pytest
 from official_setup import SMALL, fixture_params, small_codec, write_official
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import weakref
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -66,7 +67,8 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         self.channels = channels
         self.batches_per_step = batches_per_step
         self.failure_list: Path | None = None
-        self._training_loader: ResilientLoader | None = None
+        # Weak, because the loader refers to this module: its processes end as soon as nobody uses it.
+        self._training_loader: weakref.ref[ResilientLoader] | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Find and divide the corpus; all else here does so when it needs it."""
@@ -116,15 +118,15 @@ class StereoMusicDataModule(lightning.LightningDataModule):
         """Return endless batches `[batch_size, channels, crop samples]`."""
         rank, world_size = self._rank_and_world_size()
         sampler = StepSampler(self.config.batch_size, rank=rank, world_size=world_size)
-        self._training_loader = ResilientLoader(
-            self.train_dataset(), sampler, self._next_batch, workers=self.config.num_workers
-        )
-        return self._training_loader
+        loader = ResilientLoader(self.train_dataset(), sampler, self._next_batch, workers=self.config.num_workers)
+        self._training_loader = weakref.ref(loader)
+        return loader
 
     def teardown(self, stage: str) -> None:
         """End the processes of the training loader."""
-        if stage == "fit" and self._training_loader is not None:
-            self._training_loader.close()
+        loader = None if self._training_loader is None else self._training_loader()
+        if stage == "fit" and loader is not None:
+            loader.close()
 
     def train_dataset(self) -> CropDataset:
         """Return the training crops by key `(batch index, slot)`."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import multiprocessing
@@ -168,6 +169,23 @@ def test_short_epochs_do_not_repeat_the_same_crops(
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
     assert len(started) == 1, "the processes of the first epoch serve the others"
     assert not multiprocessing.active_children(), "they end with the training"
+
+
+@pytest.mark.processes
+def test_processes_end_when_nobody_holds_their_loader(music_folder: Path) -> None:
+    before = {child.pid for child in multiprocessing.active_children()}
+    data = StereoMusicDataModule(DataConfig(root=str(music_folder), num_workers=2, cache_audio=False))
+    batches = iter(data.train_dataloader())
+    gc.disable()  # by counting references alone
+    try:
+        next(batches)
+        started = {child.pid for child in multiprocessing.active_children()} - before
+        del batches, data
+        left = {child.pid for child in multiprocessing.active_children()} & started
+    finally:
+        gc.enable()
+    assert len(started) == 2
+    assert not left
 
 
 def _counted(function: Callable[..., None], calls: list[object]) -> Callable[..., None]:

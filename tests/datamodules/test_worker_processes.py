@@ -53,8 +53,8 @@ def _end_by(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_worker_obeys_a_signal_that_its_server_does_not(number: signal.Signals) -> None:
-    """Cells do so, too: ablations/test_runner.py."""
+def test_a_signal_ends_a_worker_but_not_its_server(number: signal.Signals) -> None:
+    """The same for the processes of runs: ablations/test_runner.py."""
     with worker_processes(1, "datamodules.workers.processes") as pool:
         with pytest.raises(ProcessExpired):
             pool.schedule(_end_by, [number]).result(timeout=30)

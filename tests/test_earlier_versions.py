@@ -56,6 +56,7 @@ def test_its_finished_run_is_recognised(earlier: Path, capsys: pytest.CaptureFix
     assert not (earlier / "run" / "logs").exists()
 
 
+@pytest.mark.slow
 def test_its_stopped_run_resumes_to_the_same_weights(earlier: Path) -> None:
     finished = load_file(earlier / "run" / "codec.safetensors")
     for name in ("trained.json", "codec.safetensors"):

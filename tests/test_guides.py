@@ -39,14 +39,14 @@ def _restored_tables() -> Iterator[None]:
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
 def test_a_guide_runs_as_written(guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"__name__": guide.stem}
-    # Dataclasses look their module up by its name.
-    monkeypatch.setitem(sys.modules, guide.stem, types.ModuleType(guide.stem))
+    # Dataclasses and pickle look classes up in their module.
+    module = types.ModuleType(guide.stem)
+    monkeypatch.setitem(sys.modules, guide.stem, module)
     blocks = re.findall(r"^```(\w+)\n(.*?)^```", guide.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     assert {"python", "yaml", "bash"} >= {language for language, _ in blocks}
     for language, block in blocks:
         if language == "python":
-            exec(compile(block, guide.name, "exec"), names)
+            exec(compile(block, guide.name, "exec"), module.__dict__)
         elif language == "yaml":
             Path(block.split()[1]).write_text(block, encoding="utf-8")  # "# NAME.yaml" is the first line
         else:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 from spectrostream import QuantizerConfig, SpectroStream, SpectroStreamConfig
@@ -11,6 +12,7 @@ from spectrostream.weights import save_codec
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_python_of_the_readme(tmp_path, monkeypatch):
     (code,) = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
     torch.manual_seed(0)

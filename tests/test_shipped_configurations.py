@@ -37,6 +37,7 @@ README = commands(fenced((ROOT / "README.md").read_text(encoding="utf-8")))
 HEADERS = {path.name: commands(path.read_text(encoding="utf-8")) for path in (*CONFIGS, *STUDIES)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_configuration_composes(path: Path) -> None:
     config = load_experiment(path.stem)
@@ -71,6 +72,7 @@ def test_dac_has_descript_s_sizes_and_weights() -> None:
         assert (side.schedule, side.decay, side.gradient_clip_norm) == ("exponential", 0.999996, clip)
 
 
+@pytest.mark.slow
 def test_the_demo_moves_every_axis_and_compares_with_dac() -> None:
     study = load_study("demo")
     runs = study.runs()
@@ -87,6 +89,7 @@ def test_the_demo_moves_every_axis_and_compares_with_dac() -> None:
         assert (moved == "nothing") == (run is baseline)
 
 
+@pytest.mark.slow
 def test_the_demo_s_models_are_at_rest_when_they_are_evaluated() -> None:
     """At the full rate one update can undo most of what was learned, so that the last step says little."""
     for run in load_study("demo").runs():
@@ -102,6 +105,7 @@ def test_every_configuration_s_header_has_its_command() -> None:
         assert any(f"{key}={path.stem}" in command for command in HEADERS[path.name]), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [*README, *(one for found in HEADERS.values() for one in found)], ids=" ".join)
 def test_a_documented_command_can_be_typed(command: list[str]) -> None:
     parsed = build_parser().parse_args(command)

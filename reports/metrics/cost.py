@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -87,8 +87,9 @@ def real_time_factors(
     audio = _noise(codec, seconds)
     with torch.inference_mode():
         codes = codec.encode(audio, levels=levels)
-        encode = _median_seconds(lambda: codec.encode(audio, levels=levels), runs)
-        decode = _median_seconds(lambda: codec.decode(codes, length=audio.shape[-1]), runs)
+        device = device_of(codec)
+        encode = _median_seconds(lambda: codec.encode(audio, levels=levels), runs, device)
+        decode = _median_seconds(lambda: codec.decode(codes, length=audio.shape[-1]), runs, device)
     return RealTimeFactors(encode / seconds, decode / seconds, torch.get_num_threads())
 
 
@@ -106,14 +107,14 @@ def _noise(codec: AudioCodec, seconds: float) -> Tensor:
     return (0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(0))).to(device_of(codec))
 
 
-def _median_seconds(run: Callable[[], Tensor], runs: int) -> float:
+def _median_seconds(run: Callable[[], Any], runs: int, device: torch.device) -> float:
     run()  # the first run plans transforms and allocates
-    return statistics.median(_seconds(run) for _ in range(runs))
+    return statistics.median(_seconds(run, device) for _ in range(runs))
 
 
-def _seconds(run: Callable[[], Tensor]) -> float:
+def _seconds(run: Callable[[], Any], device: torch.device) -> float:
     start = time.perf_counter()
-    result = run()
-    if result.is_cuda:
-        torch.cuda.synchronize(result.device)  # the call returns before the device is done
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # the call returns before the device is done
     return time.perf_counter() - start

@@ -23,7 +23,7 @@ __all__ = [
     "Waveform",
 ]
 
-FRONT_ENDS: dict[str, type[ComplexSTFT] | type[Waveform] | type[MDCT] | type[PowerSTFT]] = {
+FRONT_ENDS: dict[str, type[FrontEnd]] = {
     "stft": ComplexSTFT,
     "waveform": Waveform,
     "mdct": MDCT,

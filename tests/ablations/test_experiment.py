@@ -222,6 +222,7 @@ def test_the_written_configuration_reads_as_the_same(tmp_path: Path) -> None:
         assert signature(load_experiment(str(path)), "x") == signature(config, "x")
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     rate=st.floats(1e-12, 1e3),

@@ -14,6 +14,8 @@ from ablations.runner import Task
 from ablations.study import Study
 from reports.records import read_card, read_records
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def copied(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, list[Task]]:
@@ -45,7 +47,6 @@ def test_a_run_without_a_log_has_empty_curves(tmp_path: Path) -> None:
     assert curves.empty
 
 
-@pytest.mark.slow
 def test_the_report_has_every_variant_with_its_numbers(tmp_path: Path, copied: tuple[Study, list[Task]]) -> None:
     study, tasks = copied
     measure_costs(tasks)
@@ -64,7 +65,6 @@ def test_the_report_has_every_variant_with_its_numbers(tmp_path: Path, copied: t
     assert list((page.parent / "audio").rglob("*.flac"))
 
 
-@pytest.mark.slow
 def test_failed_and_missing_runs_are_in_the_report(tmp_path: Path, copied: tuple[Study, list[Task]]) -> None:
     study, (baseline, *others) = copied
     for task in others:
@@ -93,7 +93,6 @@ def test_without_a_baseline_there_is_nothing_to_report(tmp_path: Path, copied: t
     assert not (tmp_path / "report").exists()
 
 
-@pytest.mark.slow
 def test_costs_are_measured_once_and_texts_come_from_the_study(
     tmp_path: Path, copied: tuple[Study, list[Task]]
 ) -> None:

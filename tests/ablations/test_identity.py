@@ -118,6 +118,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(SECTIONS, name, section)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("later")
 @pytest.mark.parametrize("name", ["paper", "small", "tiny"])
 def test_an_added_key_changes_signatures_only_with_a_value_that_is_not_neutral(name: str) -> None:
@@ -139,6 +140,7 @@ def test_an_added_section_outside_the_signature_changes_no_signature(monkeypatch
     assert identity.signature(config, CORPUS) == FROZEN["configurations"]["tiny"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("later")
 def test_an_added_key_with_its_neutral_value_changes_no_evaluation_hash() -> None:
     assert evaluations("evaluation.later=false") == FROZEN["evaluations"]

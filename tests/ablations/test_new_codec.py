@@ -84,6 +84,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CODECS, "toy", CodecKind(ToyConfig, Toy))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_registered")
 def test_a_new_codec_is_trained_evaluated_and_reported(tmp_path: Path) -> None:
     path = write_study(tmp_path, variants=None, peers=None, axes=None, compared_at=2)

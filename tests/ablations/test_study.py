@@ -170,6 +170,7 @@ def waveform_study(folder: Path, **variant_keys: Any) -> Study:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["macs", "parameters"])
 def test_a_matched_variant_has_the_widths_that_give_it_the_baselines_cost(tmp_path: Path, by: str) -> None:
     study = waveform_study(tmp_path, match=by)
@@ -221,6 +222,7 @@ def test_positions_on_an_axis_include_the_baseline(tmp_path: Path) -> None:
     assert study.positions(finished)["fusion point"] == [("baseline-seed0", 6), ("baseline-seed1", 6)]
 
 
+@pytest.mark.slow
 def test_every_run_has_its_own_folder_and_runs_share_scanned_corpora(tmp_path: Path) -> None:
     music = write_music(tmp_path / "music", tracks=1)
     longer = {"long": {"title": "long", "set": {"data.crop_seconds": 0.4}}}

@@ -72,6 +72,7 @@ def run_discriminator(config: DiscriminatorConfig) -> None:
         build_discriminator(config, channels=2)(torch.zeros(1, 2, config.shortest_audio))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "small", "paper", "dac"])
 def test_no_shipped_configuration_has_a_shape_that_amx_gets_wrong(name: str, shapes: set[Shape]) -> None:
     config = load_experiment(name)
@@ -82,6 +83,7 @@ def test_no_shipped_configuration_has_a_shape_that_amx_gets_wrong(name: str, sha
     assert list(wrong(shapes)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frontend", FRONT_ENDS)
 def test_which_codec_widths_have_a_shape_that_amx_gets_wrong(frontend: str, shapes: set[Shape]) -> None:
     found = set()
@@ -93,6 +95,7 @@ def test_which_codec_widths_have_a_shape_that_amx_gets_wrong(frontend: str, shap
     assert found == ({2, 3} if frontend == "waveform" else set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [MultiScaleSTFTConfig, DacDiscriminatorConfig])
 def test_no_discriminator_width_has_a_shape_that_amx_gets_wrong(
     config: type[DiscriminatorConfig], shapes: set[Shape]

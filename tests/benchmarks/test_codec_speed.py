@@ -199,6 +199,7 @@ def command(monkeypatch):
         os.sched_setaffinity(0, processors)
 
 
+@pytest.mark.slow
 def test_the_command_works_without_the_official_environment(command, capsys):
     assert command("--threads", "1") == 0
     printed = capsys.readouterr().out

@@ -51,6 +51,7 @@ def outputs(arrays, folder):
     return OfficialOutputs.read(folder / "live.npz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stereo_m2", "stereo_0", "mono"])
 def test_every_part_agrees_with_the_official_code(name, tmp_path):
     parities = compare_outputs(outputs(live_arrays(name), tmp_path))
@@ -64,6 +65,7 @@ def test_streamed_parts_are_compared_only_if_they_are_there(stereo, tmp_path):
     assert names == {name for name in PARTS if "streamed" not in name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("array", "broken"),
     [
@@ -123,6 +125,7 @@ def run(monkeypatch, tmp_path, arrays, *layouts):
     return interop.main(), worker
 
 
+@pytest.mark.slow
 def test_the_command_passes_and_writes_its_record(monkeypatch, tmp_path, stereo, capsys):
     code, worker = run(monkeypatch, tmp_path, stereo, "released", "mono")
     assert code == 0

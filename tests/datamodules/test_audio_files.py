@@ -281,6 +281,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 # The three 25 s excerpts were cut out of longer Vorbis streams, after which libsndfile seeks to wrong places.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zalek2_whallon.ogg", "ambiphonic_zeropage.ogg", "ubports_duarte.ogg"])
 def test_parts_of_the_demo_corpus_equal_the_whole(name: str) -> None:
     path = demo_corpus_root() / name
@@ -304,6 +305,7 @@ def _lead_in_of(path: Path) -> int | None:
     return lead_in
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("extension", "lead_in"), [("ogg", 0), ("opus", 0), ("mp3", 11 * 1152)])
 def test_a_long_compressed_file_is_read_after_seeks(tmp_path: Path, extension: str, lead_in: int) -> None:
     path = write_as(tmp_path / f"x.{extension}", noisy_tones(20.0, 48000), 48000)

@@ -27,6 +27,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(rate=st.sampled_from([11025, 44100, 48000, 96000]), samples=st.integers(1000, 40000))
 def test_pieces_side_by_side_are_the_file(sounds: dict[int, Path], rate: int, samples: int) -> None:
@@ -106,6 +107,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
     path = tmp_path / "x.wav"
     done = subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False)

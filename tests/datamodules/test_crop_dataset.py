@@ -79,6 +79,7 @@ def test_a_batch_is_the_crops_of_its_keys(tmp_path: Path, timeout_seconds: float
     assert 0 < together.failures["gone.wav"] < 3 * len(KEYS)
 
 
+@pytest.mark.slow
 def test_one_file_of_a_batch_hangs_and_the_others_are_read(music_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = dataset_of(reader_of(music_folder)).__getitems__(KEYS)
     hanging, asked = threading.Event(), Counter[str]()
@@ -143,6 +144,7 @@ def test_a_silent_corpus_ends_its_redraws(tmp_path: Path) -> None:
     assert not dataset_of(reader_of(tmp_path))[0, 0].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache_audio", [False, True])
 def test_a_file_that_breaks_is_replaced_and_named_once(
     music_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, cache_audio: bool

@@ -78,6 +78,7 @@ def _require_same_parts(path: Path, whole: torch.Tensor, sample_rate: int, lengt
 # ---- parts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT"])
 @pytest.mark.parametrize(("sample_rate", "channels"), [(48000, 2), (44100, 1), (32000, 2), (24000, 2), (22050, 1)])
 def test_parts_after_pauses_equal_the_whole(tmp_path: Path, sample_rate: int, channels: int, mode: str) -> None:
@@ -109,6 +110,7 @@ def test_how_far_back_the_bit_reservoir_reaches(sample_rate: int, channels: int,
 # ---- length
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT", "AVERAGE"])
 @pytest.mark.parametrize("compression", [0.0, 0.3, 0.6])
 @pytest.mark.parametrize(("sample_rate", "channels"), [(44100, 2), (48000, 1), (22050, 2)])
@@ -131,6 +133,7 @@ def test_a_file_that_does_not_say_its_length_is_read_whole(
         assert torch.equal(torch.cat(list(reader.blocks(10000)), dim=1), audio)
 
 
+@pytest.mark.slow
 def test_parts_of_a_file_that_does_not_say_its_length_equal_the_whole(tmp_path: Path) -> None:
     path = _written(tmp_path / "x.mp3", _pauses_and_music(28.0, 44100), 44100)
     path.write_bytes(_without_tag(path.read_bytes()))

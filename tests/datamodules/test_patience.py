@@ -45,11 +45,13 @@ def test_each_job_has_its_outcome_in_order(seconds: float | None) -> None:
     assert not list(each_within(seconds, []))
 
 
+@pytest.mark.slow
 def test_each_job_may_take_its_time() -> None:
     outcomes = each_within(2.5, [lambda: time.sleep(0.8)] * 4)
     assert [outcome.exception() for outcome in outcomes] == [None] * 4
 
 
+@pytest.mark.slow
 def test_a_job_that_hangs_holds_up_none_of_the_others() -> None:
     never, order = threading.Event(), list[int]()
     jobs: list[Callable[[], Any]] = [lambda: order.append(0), never.wait, lambda: order.append(2), never.wait]
@@ -65,6 +67,7 @@ def test_a_job_that_hangs_holds_up_none_of_the_others() -> None:
     assert order == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_the_thread_that_hangs_does_none_of_the_later_jobs() -> None:
     never, done = threading.Event(), list[int]()
     outcomes = each_within(2.0, [lambda: done.append(0), never.wait, lambda: done.append(2)])
@@ -76,6 +79,7 @@ def test_the_thread_that_hangs_does_none_of_the_later_jobs() -> None:
     assert done == [0, 2]
 
 
+@pytest.mark.slow
 def test_a_job_that_was_not_begun_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
     do = patience._do
 
@@ -87,6 +91,7 @@ def test_a_job_that_was_not_begun_is_not_blamed(monkeypatch: pytest.MonkeyPatch)
     assert [outcome.exception() for outcome in each_within(0.5, [lambda: 0, lambda: 1])] == [None, None]
 
 
+@pytest.mark.slow
 def test_a_wait_that_is_interrupted_leaves_nothing_for_the_next_job_to_wait_for() -> None:
     never, done = threading.Event(), list[int]()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -38,6 +38,7 @@ def assert_disjoint(corpus: Corpus, split: Split, gap_seconds: float) -> None:
                 assert train.end_seconds + gap_seconds <= held_out.start_seconds + 1e-9
 
 
+@pytest.mark.slow
 @given(DURATIONS, st.floats(0, 20), st.floats(0, 0.99), st.floats(0, 1), st.floats(0.02, 3))
 def test_training_and_held_out_seconds_never_overlap(
     durations: list[float], held_out: float, fraction: float, gap: float, minimum: float
@@ -62,6 +63,7 @@ def test_training_and_held_out_seconds_never_overlap(
         assert split.train[index].duration_seconds == durations[index]
 
 
+@pytest.mark.slow
 @given(DURATIONS, st.floats(0, 0.99))
 def test_split_by_track_gives_each_track_to_one_side(durations: list[float], fraction: float) -> None:
     split = split_corpus(corpus_of_lengths(durations), split="track", held_out_fraction=fraction)
@@ -115,6 +117,7 @@ def test_the_end_of_a_track_in_pieces_is_that_of_the_last_one() -> None:
     assert list(split.test) == [TimeRange(1, 150.0, 200.0), TimeRange(2, 0.0, 200.0)]
 
 
+@pytest.mark.slow
 @given(st.integers(1, 7), st.floats(3, 60), st.floats(0, 40), st.floats(0, 0.9), st.floats(0, 1), st.floats(0.02, 3))
 def test_pieces_and_copies_are_divided_as_the_track_itself(
     count: int, seconds: float, held_out: float, fraction: float, gap: float, minimum: float
@@ -141,6 +144,7 @@ def test_an_unknown_split_names_the_known() -> None:
         split_corpus(corpus_of_lengths([10.0]), split="random")
 
 
+@pytest.mark.slow
 @given(st.lists(ROWS, min_size=1, max_size=30), st.floats(0, 0.99), st.sampled_from(["track", "official"]))
 def test_no_music_is_heard_on_two_sides(rows: list[dict[str, str]], fraction: float, how: str) -> None:
     split = split_corpus(corpus_of_rows(rows), split=how, held_out_fraction=fraction)
@@ -157,6 +161,7 @@ def test_no_music_is_heard_on_two_sides(rows: list[dict[str, str]], fraction: fl
                 assert not groups[one] & groups[other]
 
 
+@pytest.mark.slow
 @given(st.lists(ROWS, min_size=1, max_size=30))
 def test_official_sides_are_kept(rows: list[dict[str, str]]) -> None:
     split = split_corpus(corpus_of_rows(rows), split="official")
@@ -225,6 +230,7 @@ def test_what_is_related_through_a_third_track_is_not_trained_on() -> None:
     assert {corpus.tracks[index].name for index in split.duplicates} == {"T", "X"}
 
 
+@pytest.mark.slow
 @given(st.lists(ROWS, min_size=1, max_size=30), st.floats(0, 0.99), st.sampled_from(["track", "official"]))
 def test_no_chain_of_copies_and_renditions_leads_to_a_stronger_side(
     rows: list[dict[str, str]], fraction: float, how: str

@@ -94,6 +94,7 @@ def test_unknown_choices_are_named(key: str, value: Any, allowed: str) -> None:
         TrainingConfig(**{key: value})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("adversarial_start", [0, 1, 9])
 def test_a_step_is_a_generator_update(accumulate: int, adversarial_start: int) -> None:
@@ -110,6 +111,7 @@ def test_a_step_is_a_generator_update(accumulate: int, adversarial_start: int) -
     assert len(updates.rates[1]) == max(0, 2 - adversarial_start)
 
 
+@pytest.mark.slow
 def test_accumulated_batches_equal_one_large_batch() -> None:
     """Before the codebooks start nothing is drawn and nothing mixes examples, so the two must agree."""
     after = {}
@@ -216,6 +218,7 @@ def test_a_diverged_discriminator_ends_the_run_and_names_the_step() -> None:
     assert len(turns) == 2
 
 
+@pytest.mark.slow
 def test_a_bad_batch_is_skipped_counted_and_kept(tmp_path: Path) -> None:
     """Both sides stay as they were, the codebooks stay finite, the step counts, and training goes on."""
     module = tiny_module(max_steps=7)
@@ -276,6 +279,7 @@ def test_balanced_losses_have_gradients_by_their_weights() -> None:
         torch.testing.assert_close(applied, wanted, rtol=1e-3, atol=1e-4 * largest)
 
 
+@pytest.mark.slow
 def test_balanced_training_uses_the_commitment_loss_and_lowers_the_mel_loss() -> None:
     module = tiny_module(max_steps=8, balance=True, initial_vectors=16)
     steps = Steps()
@@ -325,6 +329,7 @@ def test_each_side_has_the_learning_rate_of_its_schedule() -> None:
     assert updates.rates[1] == pytest.approx([4e-3, 2e-3, 1e-3])
 
 
+@pytest.mark.slow
 def test_codebooks_start_and_random_draws_follow_the_seed_alone() -> None:
     """Whatever state torch's generator is in, the run is the same; another seed is another run."""
     ends = []
@@ -346,6 +351,7 @@ def test_every_batch_of_an_update_draws_its_own_numbers() -> None:
     assert len(set(seeds)) == 4
 
 
+@pytest.mark.slow
 def test_training_lowers_the_mel_loss() -> None:
     """One batch again and again: the loss of its decoded audio, codes included, must fall by a half."""
     module = tiny_module(max_steps=24, adversarial_start=18, initial_vectors=4 * 2 * TOKENS)

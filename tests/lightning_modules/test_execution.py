@@ -54,6 +54,7 @@ def plain() -> list[list[float]]:
     return losses_of_run()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trainer", "updates", "tolerance"),
     [
@@ -121,6 +122,7 @@ def test_activations_are_computed_again_in_the_backward_pass_alone() -> None:
     assert any(isinstance(part, ResidualBlock2d) for part in module.discriminator.modules())
 
 
+@pytest.mark.slow
 def test_an_overflow_of_scaled_gradients_is_not_a_bad_batch(tmp_path: Path) -> None:
     """The first scale is too much for this loss; it halves until the gradients fit, and nothing counts as bad."""
     module = tiny_module(max_steps=8, max_skipped_updates=0, initial_vectors=1000)
@@ -155,6 +157,7 @@ def test_the_balancer_and_scaled_gradients_are_refused_together() -> None:
         build_trainer(tiny_module(balance=True), cpu_config(precision="16-mixed"), [], [])
 
 
+@pytest.mark.slow
 def test_a_convolution_that_is_wrong_in_bfloat16_trains_in_float32(
     plain: list[list[float]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

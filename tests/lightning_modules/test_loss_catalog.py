@@ -75,6 +75,7 @@ def test_a_loss_of_the_catalog_trains_with_the_weight_that_a_configuration_gives
         assert not is_same(updates.gradients[side], plain.gradients[side])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balance", [False, True])
 def test_a_loss_without_weight_leaves_everything_exactly_as_it_was(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, balance: bool

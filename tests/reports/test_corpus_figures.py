@@ -50,6 +50,7 @@ def _drawn_hours(panel: Axes) -> float:
     return sum(bar.get_height() for container in panel.containers for bar in container.patches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpora", [1, 3, 9])
 def test_every_hour_is_in_every_panel(corpora: int) -> None:
     table = pd.concat([_tracks(20, f"corpus {n}", n) for n in range(corpora)], ignore_index=True)
@@ -144,6 +145,7 @@ def _words(figure: Figure) -> list[object]:
     return [text for text in texts if text.get_visible() and text.get_text()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpora", [1, 6])
 def test_no_words_overlap_or_leave_the_page(corpora: int) -> None:
     long_names = [f"a genre with a rather long name {n}" for n in range(20)]
@@ -161,6 +163,7 @@ def test_no_words_overlap_or_leave_the_page(corpora: int) -> None:
         assert not first.shrunk(0.98, 0.9).overlaps(second.shrunk(0.98, 0.9)), (one, other)
 
 
+@pytest.mark.slow
 def test_the_picture_is_the_same_each_time_and_opens() -> None:
     table = _tracks(30)
     first, second = corpus_picture(table), corpus_picture(table)
@@ -173,6 +176,7 @@ def test_the_picture_is_the_same_each_time_and_opens() -> None:
         assert image.width == 1440
 
 
+@pytest.mark.slow
 @settings(max_examples=6, phases=[Phase.explicit, Phase.generate])  # to shrink pictures takes minutes
 @given(data=st.data())
 def test_any_table_is_drawn(data: st.DataObject) -> None:

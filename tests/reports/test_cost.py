@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from reports.metrics.cost import count_parameters, device_of, macs_per_second, real_time_factors
+from spectrostream.interface import AudioCodec
 
 
 class TinyCodec(nn.Module):
@@ -35,17 +36,17 @@ class PlainCodec:
 
     sample_rate, channels, levels, is_causal, latency_samples = 48000, 2, 1, False, None
 
-    def encode(self, audio: Tensor, *, levels: int | None = None) -> Tensor:
-        return audio
+    def encode(self, audio: Tensor, *, levels: int | None = None) -> tuple[Tensor, str]:
+        return audio, "its codes are no tensor"
 
-    def decode(self, codes: Tensor, *, length: int) -> Tensor:
-        return codes
+    def decode(self, codes: tuple[Tensor, str], *, length: int) -> Tensor:
+        return codes[0]
 
     def kbps(self, levels: int) -> float:
         return 1536.0
 
-    def bits(self, codes: Tensor) -> int:
-        return codes[0].numel() * 16
+    def bits(self, codes: tuple[Tensor, str]) -> int:
+        return codes[0][0].numel() * 16
 
 
 def test_parameters_by_hand() -> None:
@@ -67,9 +68,10 @@ def test_what_cannot_be_counted_is_not_a_number() -> None:
     assert macs_per_second(PlainCodec()) is None
 
 
-def test_real_time_factors_are_seconds_per_second() -> None:
+@pytest.mark.parametrize("codec", [TinyCodec(), PlainCodec()], ids=lambda codec: type(codec).__name__)
+def test_real_time_factors_are_seconds_per_second(codec: AudioCodec) -> None:
     threads = torch.get_num_threads()
-    factors = real_time_factors(TinyCodec(), seconds=1.0, runs=3)
+    factors = real_time_factors(codec, seconds=1.0, runs=3)
     assert 0 < factors.encode < 1
     assert 0 < factors.decode < 1
     assert factors.threads == threads

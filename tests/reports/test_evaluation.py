@@ -65,6 +65,7 @@ def values(frame, metric: str, levels: int) -> list[float]:
     return frame[(frame["metric"] == metric) & (frame["levels"] == levels)]["value"].tolist()
 
 
+@pytest.mark.slow
 def test_every_metric_of_every_segment_is_recorded(segments: list[Segment], pool: VisqolPool, tmp_path: Path) -> None:
     codec, said = RoundingCodec().train(), []
     frame = evaluate(

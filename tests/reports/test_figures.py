@@ -34,6 +34,7 @@ def words(svg: str) -> set[str]:
     return {"".join(element.itertext()).strip() for element in ElementTree.fromstring(svg).iter(f"{SVG}text")}
 
 
+@pytest.mark.slow
 def test_rate_curves(scores: TrackScores, drawn: Drawn) -> None:
     svg = figures.rate_curves(scores, ["base", "dac"], drawn)
     assert {"STFT <6/6>", "DAC", "ViSQOL-LR", "ViSQOL-S", "Mel distance", "IPD error (rad)"} <= words(svg)
@@ -42,12 +43,14 @@ def test_rate_curves(scores: TrackScores, drawn: Drawn) -> None:
         assert drawn.styles[system].color in svg
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_bytes(scores: TrackScores, drawn: Drawn) -> None:
     first, second = (figures.rate_curves(scores, ["base", "dac"], drawn) for _ in range(2))
     assert first == second
     assert "<dc:date>" not in first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("axis", "expected"),
     [("Fusion point", {"0", "3", "6", "7", "n/a"}), ("Front-end", {"complex STFT", "waveform"})],

@@ -87,6 +87,7 @@ class Elements(html.parser.HTMLParser):
         self.text += "" if self._silent else f" {data} "
 
 
+@pytest.mark.slow
 def test_everything_is_written(written: Written) -> None:
     folder = written.folder
     assert sorted(path.name for path in folder.iterdir()) == sorted(
@@ -139,6 +140,7 @@ def test_no_missing_value_shows_as_a_number(written: Written, name: str) -> None
     assert "n/a (silent side & " in text.replace("&amp;", "&")
 
 
+@pytest.mark.slow
 def test_the_page_and_the_markdown_carry_the_tables(written: Written) -> None:
     tables = page.report_tables(written.report, TrackScores(written.report.records))
     assert set(tables) == set(TABLES)
@@ -201,6 +203,7 @@ def test_large_audio_lies_beside(written: Written, tmp_path: Path, monkeypatch: 
     assert all(source and (index.parent / source).is_file() for source in sources)
 
 
+@pytest.mark.slow
 def test_an_old_report_is_replaced_as_a_whole(
     written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

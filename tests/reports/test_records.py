@@ -28,6 +28,7 @@ def records(*rows: tuple[str, str, float, str]) -> pd.DataFrame:
     return pd.DataFrame(full, columns=list(COLUMNS))
 
 
+@pytest.mark.slow
 @given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
 def test_records_come_back_exactly(values: list[float], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("records") / "scores.csv"

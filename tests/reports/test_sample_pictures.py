@@ -32,6 +32,7 @@ def test_what_is_missing_is_blue_and_what_is_too_much_is_vermilion() -> None:
     assert share(same, "blue") + share(same, "vermilion") < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [2, 3])
 def test_every_number_of_channels_has_its_rows(channels: int) -> None:
     picture = segment_picture(sound(channels), sound(channels), RATE)
@@ -40,6 +41,7 @@ def test_every_number_of_channels_has_its_rows(channels: int) -> None:
     assert picture.height - other.height == pytest.approx((channels - 1) * 340, abs=1)
 
 
+@pytest.mark.slow
 def test_silence_and_a_segment_shorter_than_a_window_are_drawn() -> None:
     assert segment_picture(np.zeros((2, 4000), np.float32), sound()[:, :4000], RATE).height > 400
     assert segment_picture(sound()[:, :100], sound()[:, :100], RATE).height > 400

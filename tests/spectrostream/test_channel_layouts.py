@@ -47,6 +47,7 @@ def test_any_number_of_channels_goes_in_and_comes_out(frontend, channels):
     assert codec.decode(codes, length=TOKEN + 9).shape == audio.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_all_fusions_meet_all_splits(fusion):
     audio = torch.randn(1, 2, TOKEN + 9)
@@ -255,6 +256,7 @@ def test_levels_take_turns_and_any_prefix_decodes(levels):
         assert_same_audio(codec.decode(codes[:, :prefix]), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [3, 4])
 @pytest.mark.parametrize("split", ["never", 6, "output"])
 def test_training_without_fusion_reaches_every_parameter(levels, split):

@@ -25,6 +25,7 @@ def output_of(module: torch.nn.Module, run: Callable[[], object], *, is_input: b
     return seen[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     samples=st.integers(1, 4000),
@@ -144,6 +145,7 @@ def test_swapped_channels_swap_their_features_until_the_fusion_block(frontend, f
     assert not torch.allclose(codec.embed(audio), codec.embed(audio.flip(1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frontend", ["stft", "waveform"])
 @pytest.mark.parametrize("split", range(8))
 def test_after_the_split_block_each_half_makes_its_channel_left_first(frontend, split):
@@ -293,6 +295,7 @@ assert codec(audio).audio.shape == audio.shape
 """
 
 
+@pytest.mark.slow
 def test_the_codec_works_where_only_torch_is_installed():
     done = subprocess.run([sys.executable, "-c", PURE_TORCH], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

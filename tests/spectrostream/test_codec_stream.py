@@ -57,6 +57,7 @@ def assert_the_way_through_equals_the_whole(codec: SpectroStream, audio: Tensor,
     assert_same_audio(passed_through(codec.streaming(len(audio)), cut(audio, samples)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frontend", FRONT_ENDS)
 @settings(max_examples=5)
 @given(
@@ -78,6 +79,7 @@ def test_blocks_of_tokens_equal_the_whole(frontend, tokens):
     assert_the_way_through_equals_the_whole(codec, audio, [tokens * TOKEN])
 
 
+@pytest.mark.slow
 def test_samples_one_by_one_equal_the_whole():
     assert_the_way_through_equals_the_whole(tiny_codec(), torch.randn(1, 2, TOKEN + 500), [1])
 
@@ -95,6 +97,7 @@ def test_tokens_of_each_channel_stream_into_every_kind_of_split(split):
     assert_streams_equal_the_whole(codec, torch.randn(2, 2, ODD_LENGTH), [*UNEVEN], [2, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frontend", FRONT_ENDS)
 def test_gradients_through_both_stacks_in_pieces_are_those_of_the_whole(frontend):
     codec = built(tiny_config(frontend=frontend)).requires_grad_(True)

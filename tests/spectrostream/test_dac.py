@@ -38,6 +38,7 @@ class _Bare:
         self.config, self.channels, self.hop_length = config, config.channels, math.prod(config.strides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 511, 24000, 61440])
 def test_output_length_is_input_length(dac, samples):
     audio = torch.randn(2, 2, samples) * 0.1

@@ -75,6 +75,7 @@ def test_parameter_count_of_the_published_layers() -> None:
     assert sum(counts) == 42_519_760
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "parameters"), [({"width": 4}, 672_584), ({"per_channel": False}, 42_546_480)])
 def test_parameter_count_of_other_layouts(changes: dict[str, int], parameters: int) -> None:
     # width 4, 16, 64, 128, 128: 28 + 352 + 5248 + 41216 + 82176 + 386 and 5 * (224 + 3 * 440 + 152) + 38
@@ -198,6 +199,7 @@ def test_a_joint_discriminator_sees_a_polarity_flip_of_one_channel() -> None:
         assert (logits - flipped).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     config=st.sampled_from(CONFIGS),

@@ -130,6 +130,7 @@ def assert_equal_to_transformers(codec: Encodec, audio: torch.Tensor, levels: in
     assert torch.equal(codec.decode(ours, length=length), decoded[..., :length])
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(samples=LENGTHS, batch=st.integers(1, 2), levels=st.sampled_from(TINY.trained_levels))
 @example(samples=TINY.chunk_stride + 1, batch=1, levels=8)

@@ -77,6 +77,7 @@ def test_a_front_end_as_convolutions_refuses_a_state(transforms):
         transforms["stft"][1].synthesis(torch.zeros(1, 2, 3, 480), state=object())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
 def test_the_exported_modules_are_the_codec(name):

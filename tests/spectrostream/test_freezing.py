@@ -45,6 +45,7 @@ def moved(codec: SpectroStream | Dac, before: dict[str, Tensor]) -> set[str]:
     return {name.removeprefix("model.").split(".")[0] for name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("frozen", "learning"),
     [
@@ -60,6 +61,7 @@ def test_what_is_frozen_stays_bit_by_bit_and_the_rest_learns(frozen, learning):
     assert moved(codec, trained(codec)) == learning
 
 
+@pytest.mark.slow
 def test_with_encoder_and_codebooks_frozen_codes_are_as_they_were_and_need_no_graph():
     codec = codec_with("encoder", "codebooks")
     expected = codec.encode(audio(9))
@@ -91,6 +93,7 @@ def test_codebooks_that_have_not_begun_are_taken_as_they_are():
     assert torch.equal(codec.quantizer.codebooks, before)
 
 
+@pytest.mark.slow
 def test_frozen_codebooks_stay_frozen_in_a_resumed_run():
     straight = codec_with("codebooks")
     trained(straight)
@@ -101,6 +104,7 @@ def test_frozen_codebooks_stay_frozen_in_a_resumed_run():
     assert torch.equal(resumed.quantizer.codebooks, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("frozen", "learning"),
     [(("encoder", "codebooks"), {"decoder"}), (("decoder",), {"encoder", "quantizer"})],

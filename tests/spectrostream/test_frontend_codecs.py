@@ -43,6 +43,7 @@ def reached(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[int, int]:
     return int(positions.min()), int(positions.max())
 
 
+@pytest.mark.slow
 @settings(max_examples=24)
 @given(name=st.sampled_from([*FRONT_ENDS]), samples=st.integers(1, 6000), batch=st.integers(1, 2))
 def test_lengths(name, samples, batch):

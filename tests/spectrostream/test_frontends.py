@@ -99,6 +99,7 @@ def test_music_comes_back_perfectly_once_two_frames_see_it(name):
     torch.testing.assert_close(back[..., HOP:], audio[..., HOP:], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(name=NAMES, sizes=st.lists(st.integers(1, 4), min_size=1, max_size=5), seed=st.integers(0, 2**31))
 def test_synthesis_piece_by_piece_is_the_whole_in_outputs_and_gradients(name, sizes, seed):

@@ -129,6 +129,7 @@ class TestHub:
         assert codec_fingerprint(again) == expected
         assert hub.requests == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", OFFICIAL_NAMES)
     def test_what_is_not_the_release_is_refused(self, name, hub, released):
         folder = write_official(fixture_params("mono"), hub.root / "google/magenta-realtime-2/resources/spectrostream")
@@ -181,6 +182,7 @@ class TestHub:
         with pytest.raises(WeightsError, match="is damaged: the SHA-256"):
             load_pretrained("someone/codec")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("source", "options", "message"),
         [
@@ -209,6 +211,7 @@ class TestHub:
         with pytest.raises(WeightsError, match=message):
             load_pretrained(source, **options)
 
+    @pytest.mark.slow
     def test_without_a_connection_the_cache_serves(self, hub, monkeypatch):
         (hub.root / "someone/codec").mkdir(parents=True)
         save_codec(small_codec(), hub.root / "someone/codec/codec.safetensors")
@@ -221,6 +224,7 @@ class TestHub:
         with pytest.raises(WeightsError, match=r"the hub cannot be reached and the files are not in its cache \(.+\)"):
             load_pretrained("someone/other")
 
+    @pytest.mark.slow
     def test_a_changing_repository_gives_no_mixture(self, hub, monkeypatch):
         write_official(fixture_params("mono"), hub.root / "someone/copy")
         plain = hub.answer

@@ -46,6 +46,7 @@ def assert_same_codec(codec: SpectroStream, fast: SpectroStream, samples: int, b
     assert_within_peak(fast.synthesize(embeddings, samples), codec.synthesize(embeddings, samples))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", [*POSITIONS, "outermost"])
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_every_fusion_and_split_point(position, channels):
@@ -63,6 +64,7 @@ def test_channel_groups_that_are_out_of_order():
     assert_same_codec(codec, fast, samples=5000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frontend", FRONT_ENDS)
 def test_every_front_end(frontend):
     codec, fast = codecs(frontend=frontend)
@@ -71,12 +73,14 @@ def test_every_front_end(frontend):
     assert isinstance(fast.decoder, FastDecoder if codec.frontend.layout.bins > 1 else LibraryStack)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(samples=st.integers(1, 12000), batch=st.integers(1, 3))
 def test_any_length_and_batch(samples, batch):
     assert_same_codec(*codecs(), samples=samples, batch=batch)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(cuts=st.lists(st.integers(1, 9000), min_size=1, max_size=6), seed=st.integers(0, 1000))
 def test_a_stream_of_the_fast_codec_gives_what_the_whole_gives(cuts, seed):
@@ -210,11 +214,13 @@ def test_elu_is_elu(value):
     torch.testing.assert_close(out, torch.nn.functional.elu(x), rtol=1e-6, atol=1.2e-7)
 
 
+@pytest.mark.slow
 def test_more_tokens_than_a_piece_holds():
     codec, fast = codecs()
     assert_same_codec(codec, fast, samples=1920 * (2 * CHUNK_TOKENS + 3) - 5)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_and_float32_in_and_out():
     codec, _ = codecs()
     weight = codec.encoder.first.weight

@@ -80,12 +80,14 @@ def test_a_product_is_exact_whatever_the_processor_adds_in(adds_in_32_bits, monk
     assert torch.equal(actual, (codes.double() @ weight.double().T).float())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", [*range(8), "never", "outermost"])
 def test_every_fusion_and_split_point(position):
     fusion, split = ("input", "output") if position == "outermost" else (position, position)
     assert_near(*codecs(fusion=fusion, split=split), noise(2, 2, 5 * 1920 + 700))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frontend", SPECTRAL)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_spectral_front_end(frontend, channels):
@@ -102,6 +104,7 @@ def test_most_of_it_is_int8_and_its_ends_are_not():
     assert not isinstance(int8.decoder.last.dense, Int8Convolution)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(cuts=st.lists(st.integers(1, 9000), min_size=1, max_size=6), seed=st.integers(0, 1000))
 def test_a_stream_gives_what_the_whole_gives(cuts, seed):
@@ -124,10 +127,12 @@ def test_embeddings_of_pieces_are_those_of_the_whole():
     torch.testing.assert_close(torch.cat(pieces, dim=-1), int8.encoder(features), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_more_tokens_than_a_piece_holds():
     assert_near(*codecs(), noise(1, 2, 1920 * (CHUNK_TOKENS + 3) - 5))
 
 
+@pytest.mark.slow
 def test_an_example_is_the_same_alone_and_beside_louder_ones():
     _, int8 = codecs()
     audio = noise(3, 2, 6 * 1920) * torch.tensor([1e-3, 1.0, 30.0])[:, None, None]
@@ -140,6 +145,7 @@ def test_an_example_is_the_same_alone_and_beside_louder_ones():
         assert (audio_alone - decoded[index]).abs().max() <= 1e-5 * audio_alone.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gain", [0.0, 1e-30, 1e-4, 1.0, 1e4])
 def test_silence_and_quiet_and_loud_sounds(gain):
     codec, int8 = codecs()
@@ -231,6 +237,7 @@ def test_weights_of_zero_give_zero():
     assert torch.equal(weights.product(codes), torch.zeros(2, 4))
 
 
+@pytest.mark.slow
 def test_the_trained_codec_is_left_as_it_was():
     codec, _ = codecs()
     before = copy.deepcopy(codec.state_dict())
@@ -241,6 +248,7 @@ def test_the_trained_codec_is_left_as_it_was():
     assert copy.deepcopy(int8).encode(noise(1, 2, 4000)).equal(int8.encode(noise(1, 2, 4000)))
 
 
+@pytest.mark.slow
 def test_the_waveform_front_end_is_refused():
     codec = SpectroStream(SpectroStreamConfig(frontend="waveform", encoder_width=2, decoder_width=2))
     with pytest.raises(Int8UnavailableError, match=r"waveform front-end.*use precision='float32'"):

@@ -43,6 +43,7 @@ def test_costs_of_the_released_layout():
     assert decoder == pytest.approx(47.66e9, rel=0.001)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", OTHERS.values(), ids=OTHERS)
 def test_costs_are_those_of_the_whole_codec_when_it_runs(changes):
     config = dataclasses.replace(SMALL, **changes)
@@ -55,6 +56,7 @@ def test_costs_are_those_of_the_whole_codec_when_it_runs(changes):
     assert counted == pytest.approx(encoder + decoder * 26 / 25, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "by"), [*((name, "parameters") for name in OTHERS), ("waveform", "macs"), ("pairs", "macs")]
 )
@@ -74,6 +76,7 @@ def test_no_other_width_is_nearer(name, by):
             assert abs(half.excess) < 0.03
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     encoder=st.integers(1, 40), decoder=st.integers(1, 70), start=st.integers(1, 90),
@@ -87,6 +90,7 @@ def test_a_codec_finds_its_own_widths_again(encoder, decoder, start, frontend):
     assert match.encoder.excess == match.decoder.excess == 0
 
 
+@pytest.mark.slow
 def test_only_the_widths_change_and_each_half_is_matched_to_its_own():
     variant = dataclasses.replace(SMALL, frontend="waveform", encoder_width=30)
     reference = dataclasses.replace(SMALL, encoder_width=64, decoder_width=16)
@@ -103,6 +107,7 @@ def test_excess_is_a_fraction_of_the_reference():
     assert HalfMatch(width=3, cost=75, reference=100).excess == pytest.approx(-0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("half", "reference"),
     [("encoder", {"encoder_width": 2, "decoder_width": 64}), ("decoder", {"encoder_width": 64, "decoder_width": 2})],

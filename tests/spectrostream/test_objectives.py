@@ -118,6 +118,7 @@ def test_losses_are_float32_scalars_for_half_precision_and_under_autocast(object
         torch.testing.assert_close(loss, expected, rtol=2e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_losses_never_wait_for_the_device(objective: Objective) -> None:
     # whatever looks at a tensor's values breaks the graph, which is an error
     traced = torch.compile(all_losses, backend="eager", fullgraph=True)

@@ -51,6 +51,7 @@ def edit(path: Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:
     save_file(tensors, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DECODED)
 @torch.no_grad()
 def test_official_files_give_the_official_outputs(name, tmp_path):
@@ -132,6 +133,7 @@ def test_a_truncated_file_is_refused(name, official):
         load_pretrained(official)
 
 
+@pytest.mark.slow
 @given(where=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255), name=st.sampled_from(OFFICIAL_NAMES))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 def test_a_damaged_header_is_an_error_or_the_same_layout(where, value, name, official, tmp_path_factory):

@@ -40,6 +40,7 @@ def assert_within_peak(actual: torch.Tensor, expected: torch.Tensor) -> None:
     assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_configuration_is_inferred_from_shapes(fixtures, name):
     config, meta = fixtures[name].codec.config, fixtures[name].meta
@@ -63,6 +64,7 @@ def test_encoder_and_codes(fixtures, name):
     torch.testing.assert_close(fixture.codec.encode(fixture.audio)[0], fixture.out("codes").long(), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DECODED)
 @torch.no_grad()
 def test_decoder(fixtures, name):

@@ -147,6 +147,7 @@ def test_a_second_module_of_the_same_shapes_is_not_measured_again(monkeypatch: p
     assert [one.name for one in check(layers)] == ["second"]
 
 
+@pytest.mark.slow
 def test_one_fault_in_many_frames_and_bins_is_looked_for_in_few(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = break_kernel(monkeypatch, (3, 3), FAULTS["noise"])
     layers = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1))
@@ -163,6 +164,7 @@ def test_random_numbers_and_gradients_of_the_caller_stay() -> None:
     assert all(parameter.grad is None and parameter.requires_grad for parameter in layers.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [(7, 7), (3, 4)])
 def test_a_codec_for_inference_is_right_in_spite_of_a_wrong_kernel(
     kernel: tuple[int, int], monkeypatch: pytest.MonkeyPatch

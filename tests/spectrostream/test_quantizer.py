@@ -257,6 +257,7 @@ def collapsed_usage(revival_threshold: float) -> tuple[ResidualVectorQuantizer, 
     return quantizer, (usage / usage.mean(1, keepdim=True)).min().item()
 
 
+@pytest.mark.slow
 def test_dead_entries_come_back_where_the_input_is():
     quantizer, lowest = collapsed_usage(revival_threshold=0.1)
     assert lowest > 0.05
@@ -267,6 +268,7 @@ def test_dead_entries_come_back_where_the_input_is():
     assert torch.cdist(quantizer.codebooks[0], points).min(1).values.max() > 5
 
 
+@pytest.mark.slow
 def test_learning_follows_the_data():
     quantizer = started(gaussian(4, 4, 64), decay=0.9)
     test = clustered(4, 64, seed=99)
@@ -278,6 +280,7 @@ def test_learning_follows_the_data():
     assert after < 0.01  # the noise within clusters, quantized by the later levels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("token_groups", "dim"), [(1, 4), (2, 2)])
 @pytest.mark.parametrize("steps_before", [0, 1, 2, 3, 7])
 def test_a_resumed_quantizer_goes_on_exactly(steps_before, token_groups, dim):

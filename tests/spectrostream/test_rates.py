@@ -52,6 +52,7 @@ def test_a_rate_chooses_the_levels_of_a_call():
         codec.encode(audio, levels=2, kbps=0.2)
 
 
+@pytest.mark.slow
 def test_levels_of_each_example_are_those_of_each_alone():
     codec, audio, levels = tiny_codec(), torch.randn(4, 2, 4000), [3, 0, 4, 1]
     codes = codec.encode(audio, levels=torch.tensor(levels))

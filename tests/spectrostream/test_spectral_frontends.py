@@ -52,6 +52,7 @@ def test_features_are_left_real_left_imaginary_right_real_right_imaginary():
         assert loudest == {(0, 10), (3, 20)}
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(samples=st.integers(1, 2500), seed=st.integers(0, 2**31))
 def test_the_mdct_is_the_sum_that_its_docstring_gives(samples, seed):
@@ -72,6 +73,7 @@ def test_a_tone_between_two_mdct_coefficients_lands_in_both(bin_):
     assert (energy[:, bin_ - 1 : bin_ + 1].sum(-1) / energy.sum(-1) > 0.9).all()
 
 
+@pytest.mark.slow
 @given(samples=st.integers(1, 2000), seed=st.integers(0, 2**31))
 def test_the_mdct_keeps_energy_and_has_as_many_numbers_as_samples(samples, seed):
     # an orthogonal transform times sqrt(180), once every sample lies in two frames
@@ -127,6 +129,7 @@ def test_audio_comes_back_on_either_side_of_the_threshold(gain):
     torch.testing.assert_close(POWER.synthesis(POWER.analysis(audio)), expected, rtol=0, atol=1e-5 * peak)
 
 
+@pytest.mark.slow
 @given(
     exponent=st.floats(0.2, 1.0),
     threshold=st.floats(1e-5, 1.0),

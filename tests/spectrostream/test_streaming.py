@@ -154,6 +154,7 @@ def test_pieces_of_a_layer_equal_the_whole_and_so_do_gradients(name, sizes, rest
     assert_pieces_equal_the_whole(streamed.layer, streamed.input(sum(frames)), frames)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STACKS)
 def test_tokens_of_a_stack_piece_by_piece_equal_the_whole_and_so_do_gradients(name):
     streamed = build(STACKS, name)
@@ -161,6 +162,7 @@ def test_tokens_of_a_stack_piece_by_piece_equal_the_whole_and_so_do_gradients(na
     assert_pieces_equal_the_whole(streamed.layer, streamed.input(sum(frames)), frames)
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(layout=st.sampled_from(LAYOUTS), samples=st.integers(1, 3), rest=st.floats(0.01, 0.99))
 def test_the_encoders_last_piece_need_not_fill_a_token(layout, samples, rest):
@@ -213,6 +215,7 @@ def test_the_span_of_a_layer_is_what_its_gradient_reaches(name, data):
     assert_span_is_measured(streamed, frames, first, last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in STACKS if "2 tokens" not in name])
 def test_the_span_of_a_stack_is_what_its_gradient_reaches(name):
     streamed = build(STACKS, name, torch.float32)

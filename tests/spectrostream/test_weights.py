@@ -81,6 +81,7 @@ def edited_config(path: Path, edit: Callable[[dict], object]) -> None:
     rewrite(path, config=json.dumps(plain))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
 def test_a_saved_codec_comes_back_with_identical_codes_and_audio(name, tmp_path):
@@ -98,6 +99,7 @@ def test_a_saved_codec_comes_back_with_identical_codes_and_audio(name, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["codec.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_trained_codecs_codebooks_are_saved_but_not_how_they_learn(tmp_path):
     codec, path = codec_of(), tmp_path / "codec.safetensors"
     codec(torch.randn(4, 2, 8000))
@@ -119,6 +121,7 @@ def test_the_file_names_its_format_configuration_and_checksum(saved):
     assert metadata["sha256"].startswith(codec_fingerprint(codec_of()).hex())
 
 
+@pytest.mark.slow
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 def test_any_flipped_bit_is_found(where, bit, saved):

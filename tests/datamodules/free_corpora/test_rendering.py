@@ -74,6 +74,7 @@ def test_notes_begin_when_they_should(font: Path, work: Path, name: str) -> None
     assert 1.2485 <= onset < 1.27  # fluidsynth begins notes at multiples of 64 samples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_a_track_that_would_clip_is_scaled_as_a_whole(font: Path, work: Path, name: str) -> None:
     renderer = chosen_renderer(name)

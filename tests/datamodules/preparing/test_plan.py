@@ -50,6 +50,7 @@ def jobs(count: int) -> list[Job]:
     return jobs_of(tracks(count), prepared_names(tracks(count), SHARDS), SHARDS)
 
 
+@pytest.mark.slow
 @given(count=st.integers(4, 60))
 @settings(max_examples=30)
 def test_one_more_track_changes_its_own_shard_alone(count: int) -> None:

@@ -62,6 +62,7 @@ def test_links_lead_nowhere_else(music: pandas.DataFrame, tmp_path: Path) -> Non
 parts = st.lists(st.sampled_from(["a", "b", "ab"]), max_size=4)
 
 
+@pytest.mark.slow
 @given(root=parts, out=parts)
 def test_apart_is_neither_inside_nor_around(root: list[str], out: list[str]) -> None:
     table = typed(pandas.DataFrame({"root": ["/".join(["/none", *root])], "name": ["x.flac"]}))
@@ -78,6 +79,7 @@ def test_a_root_that_no_disk_has_is_no_traceback(music: pandas.DataFrame, tmp_pa
     require_apart(music.assign(root=root), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "name"),
     [(FLAC, MANIFEST_NAME), (FLAC, PASSED_OVER_NAME), (SHARDS, INDEX_NAME), (SHARDS, PASSED_OVER_NAME)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +43,7 @@ def test_an_empty_table_has_none() -> None:
     assert list(mark_duplicates(_table()).columns) == list(_table().columns)
 
 
+@pytest.mark.slow
 @given(hashes=st.lists(st.sampled_from(["", "a", "b", "c"]), max_size=12))
 def test_one_of_each_content_is_left(hashes: list[str]) -> None:
     marked = mark_duplicates(_table(*(("folder", f"{i:02}", content, "") for i, content in enumerate(hashes))))

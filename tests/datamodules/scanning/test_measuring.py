@@ -38,6 +38,7 @@ def test_every_field_is_a_column() -> None:
     assert {field.name for field in fields(Measurement)} < set(COLUMNS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", DEMO, ids=lambda path: path.stem)
 def test_real_music_has_the_loudness_and_the_header_that_others_read(path: Path) -> None:
     frames, rate = soundfile.read(path, always_2d=True)
@@ -270,6 +271,7 @@ def test_damage_is_measured_or_an_explained_error(
         assert len(measured.content_hash) == 32
 
 
+@pytest.mark.slow
 def test_a_long_file_is_measured_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "long.flac"
     piece = sosfilt(butter(2, 0.5, output="sos"), noisy_tones(10, 48000).clip(-1, 1), axis=0)

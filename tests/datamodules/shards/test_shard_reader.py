@@ -35,6 +35,7 @@ def folder(request: pytest.FixtureRequest) -> Path:
     return request.getfixturevalue(request.param)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(track=st.integers(0, 10**6), start=st.floats(0, 1), length=st.integers(1, 60000))
 def test_a_part_is_that_part_of_the_original(
@@ -98,6 +99,7 @@ def test_a_lost_or_cut_shard_takes_its_tracks_with_it_and_no_others(shard_folder
     reader.close()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), changes=st.integers(1, 2000))
 def test_damaged_members_are_errors_or_other_sounds(flac_shard_folder: Path, seed: int, changes: int) -> None:

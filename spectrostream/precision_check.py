@@ -25,8 +25,8 @@ TOLERANCE = 0.03
 """Largest relative error that rounding explains: bfloat16 gives at most 0.009, a wrong kernel 0.4 and more, or NaN."""
 
 _CONVOLUTIONS = (Convolution, TransposedConvolution, nn.modules.conv._ConvNd)
-# oneDNN chooses a kernel by features, kernel size, stride, the last axis, and whether there are few positions.
-_FRAMES = 16
+# oneDNN chooses a kernel by features, kernel size, stride, the last axis, and whether there are few output positions.
+_FRAMES = 16  # of the output
 _BLOCK = 16  # a long last axis is shortened by whole blocks of so many bins
 # A kernel that reads uninitialised memory may be right once by chance.
 _REPETITIONS = 2
@@ -104,9 +104,12 @@ def _example_inputs(module: nn.Module, run: Callable[[], object], *, streams: bo
 
     def add_inputs(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0]
-        frames = [_FRAMES]
+        is_transposed = isinstance(layer, TransposedConvolution | nn.modules.conv._ConvTransposeNd)
+        assert isinstance(layer, _CONVOLUTIONS)
+        stride = layer.stride[0]
+        frames = [_FRAMES if is_transposed else _FRAMES * stride]
         if streams and isinstance(layer, Convolution):
-            frames += [layer.stride[0], 3 * layer.stride[0]]
+            frames += [stride, 3 * stride]
         for example in (_small_input_like(x, count) for count in frames):
             found.setdefault(layer, {})[example.shape + example.stride()] = example
 

@@ -180,3 +180,24 @@ def test_a_codec_for_inference_is_right_in_spite_of_a_wrong_kernel(
     assert half.synthesize(embeddings, 5000).isfinite().all()
     assert calls == []
     assert any(parameter.dtype == torch.bfloat16 for parameter in half.encoder.parameters())
+
+
+def test_a_fault_that_needs_more_than_four_output_frames_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As oneDNN's with AMX: 8 features and a kernel of 8 with stride 4 are right on 16 input frames, wrong on 32.
+    break_kernel(monkeypatch, (8, 4), lambda y: y if y.shape[2] <= 4 else torch.randn_like(y))
+    layers = nn.Sequential(Convolution(32, 32, (8, 4), (4, 2)))
+    assert [one.name for one in check(layers)] == ["0"]
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_a_training_is_right_where_this_processor_may_be_wrong(width: int) -> None:
+    # No fault is put in here: on a processor with AMX two strided convolutions of this codec are wrong (error 1.1).
+    codec = tiny_codec(frontend="waveform", encoder_width=width, embedding_dim=16)
+    codec = copy.deepcopy(codec).requires_grad_(True)
+    audio = 0.1 * torch.randn(1, 2, 19200, generator=torch.Generator().manual_seed(0))
+    exact = codec.embed(audio).detach()
+    run = lambda: codec.embed(audio)  # noqa: E731
+    run_wrong_convolutions_in_float32(codec, run, dtype=torch.bfloat16, gradients=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = codec.embed(audio).detach().float()
+    assert (rounded - exact).norm() < 0.05 * exact.norm()
